@@ -1,0 +1,106 @@
+"""Operation codes, digital functions, element types and buffer kinds of the instruction stream.
+
+The numbers are part of the file format (``docs/isa.md``): append, never renumber.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Opcode(IntEnum):
+    """One row of the instruction table does one of these."""
+
+    HALT = 0
+    LOOP = 1
+    END = 2
+    WRITE_XB = 3
+    WRITE_ROW = 4
+    READ_XB = 5
+    READ_ROW = 6
+    ALU = 7
+    COPY = 8
+    SEND = 9
+    RECV = 10
+    FREE = 11
+    DMA_IN = 12
+    DMA_OUT = 13
+    SIGNAL = 14
+    WAIT = 15
+    HOST = 16
+
+
+class AluFunction(IntEnum):
+    """Functions of the digital unit; operands and constants of each are in ``docs/isa.md``."""
+
+    FILL = 0
+    ADD_INT = 1
+    REQUANTISE = 2
+    ACC_TO_FLOAT = 3
+    ADD_CODES = 4
+    ADD_FLOAT = 5
+    CLAMP_CODES = 6
+    CLIP_FLOAT = 7
+    QUANTISE = 8
+    DEQUANTISE = 9
+    REQUANTISE_CODES = 10
+    MAX_POOL = 11
+    AVERAGE_POOL = 12
+    AVERAGE_POOL_FLOAT = 13
+    SUM_POSITIONS = 14
+    MEAN_CODES = 15
+    SOFTMAX = 16
+
+
+class BufferKind(IntEnum):
+    """How a buffer's slots are handed out."""
+
+    LOCAL = 0
+    RING = 1
+    WHOLE = 2
+    STATE = 3
+
+
+class Element(IntEnum):
+    """Element types a buffer can hold."""
+
+    I8 = 0
+    U8 = 1
+    I16 = 2
+    U16 = 3
+    I32 = 4
+    I64 = 5
+    F32 = 6
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The numpy type of one element."""
+        return np.dtype(_DTYPES[self])
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of one element."""
+        return self.dtype.itemsize
+
+    @staticmethod
+    def of(dtype: npt.DTypeLike) -> Element:
+        """The element type that holds ``dtype``; raises ``ValueError`` if there is none."""
+        wanted = np.dtype(dtype).name
+        for element, name in _DTYPES.items():
+            if name == wanted:
+                return element
+        raise ValueError(f"no element type holds {wanted}")
+
+
+_DTYPES: dict[Element, str] = {
+    Element.I8: "int8",
+    Element.U8: "uint8",
+    Element.I16: "int16",
+    Element.U16: "uint16",
+    Element.I32: "int32",
+    Element.I64: "int64",
+    Element.F32: "float32",
+}
