@@ -30,17 +30,17 @@ def run_node(
     graph = helper.make_graph(
         [node],
         "one_node",
-        [
-            helper.make_tensor_value_info(
-                first, helper.np_dtype_to_tensor_dtype(inputs[first].dtype), inputs[first].shape
-            )
-        ],
-        [helper.make_tensor_value_info("y", helper.np_dtype_to_tensor_dtype(np.dtype(output)), None)],
+        [value_info(first, inputs[first].dtype, inputs[first].shape)],
+        [value_info("y", np.dtype(output), None)],
         [numpy_helper.from_array(inputs[name], name) for name in rest],
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     return np.asarray(session(model).run(None, {first: inputs[first]})[0])
+
+
+def value_info(name: str, dtype: np.dtype[Any], shape: Any) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), shape)
 
 
 def session(model: onnx.ModelProto) -> ort.InferenceSession:

@@ -21,10 +21,7 @@ def run_graph(
     graph = helper.make_graph(
         nodes,
         "unfused",
-        [
-            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-            for n, a in inputs.items()
-        ],
+        [value_info(n, a.dtype, a.shape) for n, a in inputs.items()],
         [onnx.ValueInfoProto(name=output)],
         [numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items()],
     )
@@ -35,6 +32,10 @@ def run_graph(
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, inputs)[0])
+
+
+def value_info(name: str, dtype: np.dtype[Any], shape: Any) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), shape)
 
 
 def quantised_graph(
