@@ -30,6 +30,9 @@ WeightEncoding = Literal["offset", "differential", "twos_complement"]
 InputEncoding = Literal["offset", "sign_magnitude", "twos_complement"]
 NetworkKind = Literal["mesh", "bus"]
 
+NARROWEST_WEIGHT = 2
+"""Bits of the narrowest weights that models are quantised to."""
+
 
 class DigitalUnit(Section):
     """A vector unit: element-wise functions, reductions, and whatever the arrays do not take."""
@@ -185,16 +188,16 @@ class Crossbar(Section):
         if self.adcs > self.columns:
             message = f"must be at most one per column ({self.columns}), given {self.adcs}; lower it"
             yield BrokenRule(("adcs",), message)
-        cells = self._cells_of_narrowest_weight()
+        cells = self.cells_per_weight(NARROWEST_WEIGHT)
         if cells > self.columns:
             message = (
                 f"must hold a 2-bit weight, which takes {cells} cells of {self.cell_bits} bits with "
                 f"weight_encoding {self.weight_encoding}, given {self.columns}; raise columns or cell_bits"
             )
             yield BrokenRule(("columns",), message)
-        if self.weight_encoding != "differential":
+        if self.weight_encoding != "differential" or self.subtract != "analog":
             return
-        if self.subtract == "analog" and not self.adc_signed:
+        if not self.adc_signed:
             message = (
                 "must be true when weight_encoding is differential and subtract is analog (sums are "
                 "negative too), given false; set it, or subtract: digital"
@@ -202,15 +205,17 @@ class Crossbar(Section):
             yield BrokenRule(("adc_signed",), message)
         if self.column_flip:
             message = (
-                "must be false when weight_encoding is differential (its digits are centred already), "
-                "given true; remove one of the two"
+                "must be false when weight_encoding is differential and subtract is analog (flipped columns "
+                "need conversions of their own), given true; remove it, or set subtract: digital"
             )
             yield BrokenRule(("column_flip",), message)
 
-    def _cells_of_narrowest_weight(self) -> int:
-        """Cells of a 2-bit weight, the narrowest that is quantised to (docs/numerics.md 1.2)."""
-        slices = math.ceil(2 / self.cell_bits)
-        return {"offset": slices, "differential": 2 * slices, "twos_complement": 2}[self.weight_encoding]
+    def cells_per_weight(self, weight_bits: int) -> int:
+        """Cells, side by side in one row, of any weight of ``weight_bits`` (docs/numerics.md 1 step 2)."""
+        if self.weight_encoding == "twos_complement":
+            return 1 + math.ceil((weight_bits - 1) / self.cell_bits)
+        slices = math.ceil(weight_bits / self.cell_bits)
+        return 2 * slices if self.weight_encoding == "differential" else slices
 
 
 class Network(Section):

@@ -1,0 +1,31 @@
+"""Machines by name or file, and the JSON Schema that editors check such files against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cimc.backends.registry import resolve_backend
+from cimc.backends.schema import Architecture
+
+
+def load_architecture(name_or_path: str | Path) -> Architecture:
+    """The machine of a registered backend, a backend's ``.py`` file, or an architecture ``.yaml`` file.
+
+    Raises :class:`UsageError` (exit 2): an unknown name, or every problem of the file at once, each as
+    ``file:line:column: key: rule, given value; remedy``.
+    """
+    return resolve_backend(name_or_path).architecture()
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of an architecture file.
+
+    Rules over several keys are not in it; ``cimc arch validate`` checks them too.
+    """
+    schema = Architecture.model_json_schema()
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "cimc architecture",
+    }

@@ -1,0 +1,9 @@
+"""The PUMA, a programmable ReRAM inference accelerator; its numbers and their sources stand in ``puma.yaml``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cimc.backends.protocol import BaseBackend
+
+BACKEND = BaseBackend(Path(__file__).with_name("puma.yaml"))
