@@ -12,7 +12,7 @@ from cimc.backends.schema import Architecture
 def load_architecture(name_or_path: str | Path) -> Architecture:
     """The machine of a registered backend, a backend's ``.py`` file, or an architecture ``.yaml`` file.
 
-    Raises :class:`UsageError` (exit 2): an unknown name, or every problem of the file at once, each as
+    Raises :class:`CimError` with exit code 2: an unknown name, or every problem of the file at once, each as
     ``file:line:column: key: rule, given value; remedy``.
     """
     return resolve_backend(name_or_path).architecture()

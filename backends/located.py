@@ -20,6 +20,13 @@ from cimc.backends.yaml_document import KeyPath, Problem, YamlDocument, dotted, 
 from cimc.diagnostics import raise_all
 
 _RULES = "cimc_rules"
+_PLAIN_RULES = {
+    "model_type": "must be a section of keys, indented below this one",
+    "dict_type": "must be a section of names and numbers, indented below this one",
+    "mapping_type": "must be a section of names and numbers, indented below this one",
+    "tuple_type": "must be a list, one item after each dash",
+    "bool_type": "must be true or false",
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,10 @@ M = TypeVar("M", bound=Section)
 
 
 def load_located(path: Path, model: type[M]) -> M:
-    """The validated content of the YAML file ``path``; raises :class:`UsageError` (exit 2)."""
+    """The validated content of the YAML file ``path``.
+
+    Raises :class:`CimError` with exit code 2: all problems at once, each with its line.
+    """
     return validate_located(read_yaml(path), model)
 
 
@@ -116,8 +126,7 @@ def _unknown_key(path: KeyPath, model: type[Section]) -> str:
 def _wrong_value(error: Mapping[str, Any], path: KeyPath, model: type[Section]) -> str:
     given = error["input"]
     rule = str(error["msg"]).replace("Input should be", "must be")
-    if error["type"] == "model_type":
-        rule = "must be a section of keys, indented below this one"
+    rule = _PLAIN_RULES.get(str(error["type"]), rule)
     expected = str(error.get("ctx", {}).get("expected", ""))
     near = get_close_matches(
         str(given), [w.strip("' ") for w in expected.replace(" or ", ",").split(",")], n=1

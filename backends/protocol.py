@@ -34,7 +34,7 @@ class Backend(Protocol):
         ...
 
     def architecture(self) -> Architecture:
-        """The machine, validated and resolved. Raises :class:`UsageError` (exit 2) if its file is wrong."""
+        """The machine, validated and resolved. Raises :class:`CimError` (exit 2) if its file is wrong."""
         ...
 
     def legal_on_arrays(self, op: Operation) -> str | None:

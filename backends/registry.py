@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cimc.backends.protocol import STAGES, Backend, BaseBackend
-from cimc.diagnostics import UsageError
+from cimc.diagnostics import CimError, UsageError
 
 GROUP = "cimc.backends"
 _MEMBERS = ("name", "architecture", "legal_on_arrays", "extra_passes")
@@ -111,7 +111,7 @@ def _listed(entry: EntryPoint, times: int) -> BackendEntry:
         return BackendEntry(entry.name, origin, version, "", f"{times} entry points have this name; keep one")
     try:
         description = _load_entry(entry).architecture().description
-    except UsageError as error:
+    except CimError as error:
         return BackendEntry(entry.name, origin, version, "", str(error))
     return BackendEntry(entry.name, origin, version, description, "")
 
@@ -140,7 +140,7 @@ def _checked(backend: Any, where: str) -> Backend:
     try:
         backend.architecture()
         stages = [stage for stage, _ in backend.extra_passes()]
-    except UsageError:
+    except CimError:
         raise
     except Exception as error:
         raise UsageError(f"BACKEND fails: {_said(error)}; see docs/backends.md", where=where) from error

@@ -1,0 +1,130 @@
+"""The mapping file: how a network is quantised and copied, with exceptions by node name.
+
+The file is optional; every key has a default. ``docs/mapping-file.md`` shows one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, Strict
+
+from cimc.backends.located import BrokenRule, Section, load_located
+from cimc.diagnostics import UsageError
+
+Bits = Annotated[int, Field(ge=2, le=16)]
+Copies = Annotated[int, Field(ge=1, le=2**20)]
+
+
+class Calibration(Section):
+    """How the ranges of activations are chosen from the calibration data."""
+
+    method: Literal["minmax", "percentile"] = "minmax"
+    """minmax (the extremes seen) or percentile (a share of the values is clipped)"""
+    percentile: Annotated[float, Field(gt=50, le=100)] | None = None
+    """share of the values inside the range, in percent; only with method: percentile"""
+
+    def broken_rules(self) -> Iterator[BrokenRule]:
+        """The percentile belongs to its method."""
+        if self.method == "percentile" and self.percentile is None:
+            message = "method percentile needs a percentile, given none; add one, such as percentile: 99.99"
+            yield BrokenRule(("percentile",), message)
+        if self.method != "percentile" and self.percentile is not None:
+            message = f"belongs to method: percentile, given method: {self.method}; remove one of the two"
+            yield BrokenRule(("percentile",), message)
+
+
+class Override(Section):
+    """Exceptions for the nodes whose name matches a pattern."""
+
+    match: Annotated[str, Field(min_length=1)]
+    """pattern of ONNX node names: * any text, ? any character, [ab] one of these"""
+    weight_bits: Bits | None = None
+    """bits of the weights"""
+    activation_bits: Bits | None = None
+    """bits of the node's input"""
+    symmetric: bool | None = None
+    """whether the node's input has zero point 0"""
+    copies: Copies | None = None
+    """copies of the weights on the chip"""
+    on_array: bool | None = None
+    """false keeps the node off the crossbars"""
+
+    def broken_rules(self) -> Iterator[BrokenRule]:
+        """An override says something."""
+        if all(getattr(self, key) is None for key in type(self).model_fields if key != "match"):
+            message = f"changes nothing, given match: {self.match} alone; add a key or remove the override"
+            yield BrokenRule(("match",), message)
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """The options of one node, defaults and overrides merged."""
+
+    weight_bits: int
+    activation_bits: int
+    symmetric: bool
+    copies: int
+    on_array: bool
+
+
+class MappingOptions(Section):
+    """All options of a mapping; ``MappingOptions()`` is what holds without a file."""
+
+    weight_bits: Bits = 8
+    """bits of the weights of array operators, 2 to 16"""
+    activation_bits: Bits = 8
+    """bits of activation codes, 2 to 16"""
+    activations: Literal["all", "arrays", "auto"] = "auto"
+    """edges that hold codes: all, inputs of array operators only, or chosen by the kind of network"""
+    symmetric: bool = False
+    """whether activation codes have zero point 0"""
+    calibration: Calibration = Field(default_factory=Calibration)
+    """section of the calibration"""
+    copies: Copies = 1
+    """copies of the weights of every array operator"""
+    converter: Literal["full", "calibrated"] = "calibrated"
+    """steps of converters that can lose information: the full range of sums, or calibrated"""
+    network: Literal["mesh", "bus"] | None = None
+    """kind of network to compile for; absent: the machine's own"""
+    # A list in Python is as good as the tuple that a file gives; the items stay strict.
+    overrides: Annotated[tuple[Override, ...], Strict(False)] = ()
+    """exceptions by node name; of several that match, the last wins key by key"""
+
+    def for_node(self, name: str) -> NodeOptions:
+        """The options of the node called ``name`` (its ONNX name)."""
+        values: dict[str, Any] = {
+            "weight_bits": self.weight_bits,
+            "activation_bits": self.activation_bits,
+            "symmetric": self.symmetric,
+            "copies": self.copies,
+            "on_array": True,
+        }
+        for override in self.overrides:
+            if fnmatchcase(name, override.match):
+                values |= override.model_dump(exclude={"match"}, exclude_none=True)
+        return NodeOptions(**values)
+
+    def check_matches(self, names: Iterable[str]) -> None:
+        """Raise :class:`UsageError` (exit 2) for patterns that match none of the node ``names``."""
+        known = sorted(set(names))
+        idle = [o.match for o in self.overrides if not any(fnmatchcase(name, o.match) for name in known)]
+        if not idle:
+            return
+        near = get_close_matches(idle[0], known, n=1, cutoff=0.4)
+        hint = f"did you mean '{near[0]}'?" if near else f"the model has {len(known)} named nodes"
+        raise UsageError(f"overrides match no node of the model: {', '.join(idle)}; {hint}")
+
+
+def load_mapping(path: str | Path) -> MappingOptions:
+    """The mapping file ``path``.
+
+    Raises :class:`CimError` with exit code 2: every problem of the file at once, each as
+    ``file:line:column: key: rule, given value; remedy``.
+    """
+    return load_located(Path(path), MappingOptions)
