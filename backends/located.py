@@ -111,7 +111,9 @@ def _at(path: KeyPath, document: YamlDocument, message: str, *, point_at_key: bo
     while known not in document.positions:
         known = known[:-1]
     position = document.positions[known]
-    line, column = position.key if point_at_key or known != path else position.value
+    # A section begins in the line below its key; the key is where one looks.
+    at_key = point_at_key or known != path or position.value[0] != position.key[0]
+    line, column = position.key if at_key else position.value
     return Problem(line, column, dotted(path), message)
 
 
@@ -145,13 +147,13 @@ def _shown(value: Any) -> str:
 
 def _meaning(path: KeyPath, model: type[Section]) -> str:
     """What the key is for, from its attribute docstring: the remedy names what to write."""
-    while path and isinstance(path[-1], int):
-        path = path[:-1]
-    section = _section_at(path[:-1], model)
-    field = section.model_fields.get(str(path[-1])) if section and path else None
-    if field is None or not field.description:
-        return "see the documentation of this key"
-    return f"{path[-1]} = {' '.join(field.description.split())}"
+    while path:
+        section = _section_at(path[:-1], model)
+        field = section.model_fields.get(str(path[-1])) if section else None
+        if field and field.description:
+            return f"{path[-1]} = {' '.join(field.description.split())}"
+        path = path[:-1]  # an item of a list or table means what the list or table means
+    return "see docs/architecture-file.md and docs/mapping-file.md"
 
 
 def _section_at(path: KeyPath, model: type[Section]) -> type[Section] | None:

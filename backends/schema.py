@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from fractions import Fraction
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -19,6 +20,7 @@ from pydantic.config import JsonDict
 
 from cimc.backends.located import BrokenRule, Section
 from cimc.diagnostics import UsageError
+from cimc.runtime.program.opcodes import AluFunction
 
 Count = Annotated[int, Field(gt=0, le=2**40)]
 WholeOrNone = Annotated[int, Field(ge=0, le=2**40)]
@@ -29,6 +31,9 @@ PerFunction = Mapping[str, Amount]
 WeightEncoding = Literal["offset", "differential", "twos_complement"]
 InputEncoding = Literal["offset", "sign_magnitude", "twos_complement"]
 NetworkKind = Literal["mesh", "bus"]
+
+FUNCTIONS = tuple(function.name.lower() for function in AluFunction)
+"""Digital functions whose energy and time a machine may state (docs/isa.md)."""
 
 NARROWEST_WEIGHT = 2
 """Bits of the narrowest weights that models are quantised to."""
@@ -49,8 +54,12 @@ class DigitalUnit(Section):
     """cycles per element and lane, by function name; `default` serves every function not named"""
 
     def broken_rules(self) -> Iterator[BrokenRule]:
-        """A `default` in both tables, so that every function has a cost."""
+        """Every function has a cost, and every cost belongs to a function of the instruction set."""
         for key in ("energy_pj_per_element", "cycles_per_element"):
+            for name in sorted(set(getattr(self, key)) - set(FUNCTIONS) - {"default"}):
+                near = get_close_matches(name, FUNCTIONS, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(FUNCTIONS)}"
+                yield BrokenRule((key, name), f"no digital function is called '{name}'; {hint}")
             if "default" not in getattr(self, key):
                 message = "has no `default` for functions it does not name; add `default: <number>`"
                 yield BrokenRule((key,), message)
