@@ -133,7 +133,7 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "phase": _I,
     },
     "tiles": {"set": _I, "xbar": _I, "k0": _I, "k1": _I, "n0": _I, "n1": _I},
-    "codings": {"fields": "int64:20"},
+    "codings": {"fields": "int64:15"},
     "steps": {"h": _I},
     "windows": {
         "kh": _I,

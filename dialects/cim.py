@@ -1,0 +1,425 @@
+"""The ``cim`` dialect: meta-operators of crossbar machines, on channel-last rows (H, W, C) of one frame.
+
+A :class:`StageOp` is one array operator with its digital tail, or one digital operator; its body says what
+every copy does. Tiles, copies and cores are not operations: a stage names a tile grid, a number of
+copies and a placement table in the weight store.
+
+Named after CIM-MLC's meta-operators: a read (compute) for every write (program weights), per computing mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xdsl.dialects.builtin import (
+    I64,
+    ArrayAttr,
+    FloatData,
+    IntegerAttr,
+    IntegerType,
+    StringAttr,
+    TensorType,
+    i64,
+)
+from xdsl.ir import Attribute, Block, Dialect, Region, SSAValue
+from xdsl.irdl import (
+    irdl_op_definition,
+    operand_def,
+    opt_prop_def,
+    prop_def,
+    region_def,
+    result_def,
+    traits_def,
+    var_operand_def,
+)
+from xdsl.traits import IsTerminator, NoTerminator, Pure
+from xdsl.utils.exceptions import VerifyException
+
+from cimc.dialects.base import CimOperation
+from cimc.dialects.cim_types import ArraysType, CodingAttr, Function, FunctionAttr, WindowAttr
+from cimc.dialects.graph_types import IntsAttr, quant_of, shape_of
+from cimc.dialects.weights import WeightRefAttr
+
+
+class _WriteOp(CimOperation):
+    """Shared definition of the write meta-operators."""
+
+    weight = prop_def(WeightRefAttr)
+    grid = prop_def(IntsAttr)
+    coding = prop_def(CodingAttr)
+    arrays = result_def(ArraysType)
+
+    assembly_format = "$weight `grid` $grid `coding` $coding attr-dict `:` type($arrays)"
+
+    def __init__(self, weight: str, grid: Sequence[int], coding: CodingAttr, arrays: ArraysType):
+        super().__init__(
+            properties={"weight": WeightRefAttr.of(weight), "grid": IntsAttr.of(grid), "coding": coding},
+            result_types=[arrays],
+        )
+
+    def verify_(self) -> None:
+        if len(self.grid.data) != 2 or min(self.grid.data) < 1:
+            raise VerifyException(f"a tile grid is row tiles x column tiles, got {self.grid.data}")
+
+
+@irdl_op_definition
+class WriteXbOp(_WriteOp):
+    """Program whole crossbars (XBM) with the tiles of a weight matrix; ``grid`` is row x column tiles.
+
+    ```mlir
+    %w = cim.write_xb #graph.ref<"conv1.matrix"> grid #graph.ints<5, 2>
+         coding #cim.coding<weight_bits 8, weight_encoding offset> : !cim.arrays<576x64>
+    ```
+    """
+
+    name = "cim.write_xb"
+
+
+@irdl_op_definition
+class WriteRowOp(_WriteOp):
+    """Program arrays wordline by wordline (WLM); fields as in :class:`WriteXbOp`.
+
+    ```mlir
+    %w = cim.write_row #graph.ref<"conv1.matrix"> grid #graph.ints<5, 2>
+         coding #cim.coding<weight_bits 8, weight_encoding offset> : !cim.arrays<576x64>
+    ```
+    """
+
+    name = "cim.write_row"
+
+
+class _ReadOp(CimOperation):
+    """Shared definition of the read meta-operators."""
+
+    arrays = operand_def(ArraysType)
+    source = operand_def(TensorType)
+    window = prop_def(WindowAttr)
+    steps = opt_prop_def(WeightRefAttr)
+    acc = result_def(TensorType)
+
+    assembly_format = "$arrays `,` $source $window (`steps` $steps^)? attr-dict `:` type($arrays) `,` type($source) `->` type($acc)"
+
+    def __init__(
+        self, arrays: SSAValue, source: SSAValue, window: WindowAttr, acc: Attribute, steps: str | None = None
+    ):
+        super().__init__(
+            operands=[arrays, source],
+            properties={"window": window, "steps": WeightRefAttr.of(steps) if steps is not None else None},
+            result_types=[acc],
+        )
+
+    def verify_(self) -> None:
+        height, width, channels = shape_of(self.source)
+        kh, kw = self.window.kernel
+        matrix = self.arrays.type
+        assert isinstance(matrix, ArraysType)
+        k, n = matrix.shape.data
+        if k != kh * kw * channels:
+            raise VerifyException(
+                f"a window of {kh}x{kw}x{channels} is {kh * kw * channels} rows, the arrays have {k}"
+            )
+        if quant_of(self.source) is None:
+            raise VerifyException("arrays take codes; quantise the source first")
+        acc = self.acc.type
+        assert isinstance(acc, TensorType)
+        if acc.get_shape() != (*self.window.output(height, width), n):
+            raise VerifyException(
+                f"the window gives {(*self.window.output(height, width), n)} sums, the result has {acc.get_shape()}"
+            )
+        element = acc.get_element_type()
+        if not isinstance(element, IntegerType) or element.width.data not in (32, 64):
+            raise VerifyException(f"a read delivers i32 or i64 sums, not {element}")
+
+
+@irdl_op_definition
+class ReadXbOp(_ReadOp):
+    """Multiply every window of the source by the arrays, whole crossbars at a time (XBM).
+
+    The result is ``sum_k in_k * w_kn`` in units of 2^-F of the coding (docs/crossbar.md); ``steps`` names
+    the converter steps h, one per weight plane.
+
+    ```mlir
+    %acc = cim.read_xb %w, %x #cim.window<3 3 stride 1 1 pad 1 1 1 1 dilation 1 1>
+         : !cim.arrays<576x64>, tensor<56x56x64x!graph.quant<u8, 0.1, 0>> -> tensor<56x56x64xi32>
+    ```
+    """
+
+    name = "cim.read_xb"
+
+
+@irdl_op_definition
+class ReadRowOp(_ReadOp):
+    """As :class:`ReadXbOp`, a group of wordlines at a time (WLM).
+
+    ```mlir
+    %acc = cim.read_row %w, %x #cim.window<1 1 stride 1 1 pad 0 0 0 0 dilation 1 1>
+         : !cim.arrays<64x10>, tensor<1x1x64x!graph.quant<u8, 0.1, 0>> -> tensor<1x1x10xi32>
+    ```
+    """
+
+    name = "cim.read_row"
+
+
+@irdl_op_definition
+class RequantiseOp(CimOperation):
+    """Sums to codes (numerics 0.5) or, with a float32 result, to reals (0.6).
+
+    ``constant`` (int64 [N]) holds bias, zero points and the encoding's constant in units of 2^-F, ``multiplier``
+    (float32 [N]) ``m * 2^-F``; ``lo`` and ``hi`` clamp the codes.
+
+    ```mlir
+    %q = cim.requantise %acc constant #graph.ref<"c1.const"> multiplier #graph.ref<"c1.m"> lo 0 hi 255
+         : tensor<56x56x64xi32> -> tensor<56x56x64x!graph.quant<u8, 0.02, 0>>
+    ```
+    """
+
+    name = "cim.requantise"
+
+    acc = operand_def(TensorType)
+    constant = prop_def(WeightRefAttr)
+    multiplier = prop_def(WeightRefAttr)
+    lo = opt_prop_def(IntegerAttr[I64])
+    hi = opt_prop_def(IntegerAttr[I64])
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+    assembly_format = (
+        "$acc `constant` $constant `multiplier` $multiplier (`lo` $lo^)? (`hi` $hi^)? attr-dict "
+        "`:` type($acc) `->` type($result)"
+    )
+
+    def __init__(
+        self,
+        acc: SSAValue,
+        constant: str,
+        multiplier: str,
+        clamp: tuple[int, int] | None,
+        result: Attribute,
+    ):
+        super().__init__(
+            operands=[acc],
+            properties={
+                "constant": WeightRefAttr.of(constant),
+                "multiplier": WeightRefAttr.of(multiplier),
+                "lo": IntegerAttr(clamp[0], i64) if clamp is not None else None,
+                "hi": IntegerAttr(clamp[1], i64) if clamp is not None else None,
+            },
+            result_types=[result],
+        )
+
+    def verify_(self) -> None:
+        if shape_of(self.acc) != shape_of(self.result):
+            raise VerifyException("requantising keeps the shape")
+        if (quant_of(self.result) is None) != (self.lo is None) or (self.lo is None) != (self.hi is None):
+            raise VerifyException("codes are clamped by lo and hi; float results have neither")
+
+
+@irdl_op_definition
+class DcomOp(CimOperation):
+    """A digital function on rows (DCOM of CIM-MLC). Scales and zero points are those of the types.
+
+    ``lo``/``hi`` clamp codes, ``fmin``/``fmax`` clip float32.
+
+    ```mlir
+    %s = cim.dcom add(%a, %b) lo 0 hi 255
+         : (tensor<8x8x16x!graph.quant<u8, 0.1, 0>>, tensor<8x8x16x!graph.quant<u8, 0.2, 3>>)
+         -> tensor<8x8x16x!graph.quant<u8, 0.2, 0>>
+    ```
+    """
+
+    name = "cim.dcom"
+
+    function = prop_def(FunctionAttr)
+    args = var_operand_def(TensorType)
+    window = opt_prop_def(WindowAttr)
+    count_include_pad = opt_prop_def(IntegerAttr[I64])
+    lo = opt_prop_def(IntegerAttr[I64])
+    hi = opt_prop_def(IntegerAttr[I64])
+    fmin = opt_prop_def(FloatData)
+    fmax = opt_prop_def(FloatData)
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+    assembly_format = (
+        "$function `(` $args `)` (`window` $window^)? (`count_include_pad` $count_include_pad^)? (`lo` $lo^)? "
+        "(`hi` $hi^)? (`fmin` $fmin^)? (`fmax` $fmax^)? attr-dict `:` functional-type($args, $result)"
+    )
+
+    def __init__(
+        self,
+        function: Function,
+        args: Sequence[SSAValue],
+        result: Attribute,
+        *,
+        window: WindowAttr | None = None,
+        count_include_pad: bool = False,
+        clamp: tuple[int, int] | None = None,
+        clip: tuple[float, float] | None = None,
+    ):
+        super().__init__(
+            operands=[list(args)],
+            properties={
+                "function": FunctionAttr(function),
+                "window": window,
+                "count_include_pad": IntegerAttr(1, i64) if count_include_pad else None,
+                "lo": IntegerAttr(clamp[0], i64) if clamp is not None else None,
+                "hi": IntegerAttr(clamp[1], i64) if clamp is not None else None,
+                "fmin": FloatData(clip[0]) if clip is not None else None,
+                "fmax": FloatData(clip[1]) if clip is not None else None,
+            },
+            result_types=[result],
+        )
+
+    @property
+    def clamp(self) -> tuple[int, int]:
+        """The clamp of the result's codes; the whole range of its type unless narrowed."""
+        quant = quant_of(self.result)
+        assert quant is not None
+        lo = self.lo.value.data if self.lo is not None else quant.qmin
+        return lo, self.hi.value.data if self.hi is not None else quant.qmax
+
+    def verify_(self) -> None:
+        wanted = 2 if self.function.data is Function.ADD else 1
+        if len(self.args) != wanted:
+            raise VerifyException(f"{self.function.data} takes {wanted} operands, got {len(self.args)}")
+        if self.function.data in (Function.MAX_POOL, Function.AVERAGE_POOL) and self.window is None:
+            raise VerifyException(f"{self.function.data} needs a window")
+        if not self.function.data.windowed and any(shape_of(a) != shape_of(self.result) for a in self.args):
+            raise VerifyException(f"{self.function.data} keeps the shape of its operands")
+
+
+@irdl_op_definition
+class YieldOp(CimOperation):
+    """Ends a stage with the rows it delivers.
+
+    ```mlir
+    cim.yield %q : tensor<56x56x64x!graph.quant<u8, 0.02, 0>>
+    ```
+    """
+
+    name = "cim.yield"
+
+    value = operand_def(TensorType)
+
+    traits = traits_def(IsTerminator())
+    assembly_format = "$value attr-dict `:` type($value)"
+
+    def __init__(self, value: SSAValue):
+        super().__init__(operands=[value])
+
+
+@irdl_op_definition
+class StageOp(CimOperation):
+    """One array operator with its digital tail, or one digital operator; ``copies`` hold the weights that often.
+
+    The body's arguments are the stage's sources: the first feeds the windowed or array operator, the others
+    enter the tail row by row. ``placement`` names the table of contexts and crossbars (``passes/place``).
+
+    ```mlir
+    %y = cim.stage "conv1" copies 2 (%x) placement #graph.ref<"conv1.place">
+         : (tensor<8x8x1x!graph.quant<u8, 0.1, 0>>) -> tensor<8x8x16x!graph.quant<u8, 0.2, 0>> {
+    ^bb0(%a: tensor<8x8x1x!graph.quant<u8, 0.1, 0>>):
+      %w = cim.write_row ...
+      %acc = cim.read_row %w, %a ...
+      %q = cim.requantise %acc ...
+      cim.yield %q : tensor<8x8x16x!graph.quant<u8, 0.2, 0>>
+    }
+    ```
+    """
+
+    name = "cim.stage"
+
+    label = prop_def(StringAttr)
+    copies = prop_def(IntegerAttr[I64], default_value=IntegerAttr(1, i64))
+    sources = var_operand_def(TensorType)
+    placement = opt_prop_def(WeightRefAttr)
+    tensors = opt_prop_def(ArrayAttr[StringAttr])
+    result = result_def(TensorType)
+    body = region_def("single_block")
+
+    traits = traits_def(NoTerminator())
+    assembly_format = (
+        "$label (`copies` $copies^)? `(` $sources `)` (`placement` $placement^)? (`tensors` $tensors^)? attr-dict "
+        "`:` functional-type($sources, $result) $body"
+    )
+
+    def __init__(
+        self,
+        label: str,
+        sources: Sequence[SSAValue],
+        result: Attribute,
+        block: Block,
+        tensors: ArrayAttr[StringAttr] | None = None,
+    ):
+        super().__init__(
+            operands=[list(sources)],
+            properties={"label": StringAttr(label), "tensors": tensors},
+            result_types=[result],
+            regions=[Region(block)],
+        )
+
+    @property
+    def read(self) -> ReadXbOp | ReadRowOp | None:
+        """The stage's array operator, if it has one."""
+        for op in self.body.block.ops:
+            if isinstance(op, ReadXbOp | ReadRowOp):
+                return op
+        return None
+
+    @property
+    def write(self) -> WriteXbOp | WriteRowOp | None:
+        """The operation that programs the stage's arrays, if it has any."""
+        for op in self.body.block.ops:
+            if isinstance(op, WriteXbOp | WriteRowOp):
+                return op
+        return None
+
+    def verify_(self) -> None:
+        if self.copies.value.data < 1:
+            raise VerifyException(f"a stage has at least one copy, got {self.copies.value.data}")
+        block = self.body.block
+        if [a.type for a in block.args] != [s.type for s in self.sources]:
+            raise VerifyException("the body's arguments and the stage's sources differ in type")
+        last = block.last_op
+        if not isinstance(last, YieldOp) or last.value.type != self.result.type:
+            raise VerifyException("a stage ends in a cim.yield of its result's type")
+
+
+@irdl_op_definition
+class ConcatOp(CimOperation):
+    """Channels of several row streams side by side. Costs nothing: producers send parts of one row.
+
+    ```mlir
+    %y = cim.concat(%a, %b) : (tensor<8x8x4xf32>, tensor<8x8x6xf32>) -> tensor<8x8x10xf32>
+    ```
+    """
+
+    name = "cim.concat"
+
+    args = var_operand_def(TensorType)
+    tensors = opt_prop_def(ArrayAttr[StringAttr])
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+    assembly_format = "`(` $args `)` (`tensors` $tensors^)? attr-dict `:` functional-type($args, $result)"
+
+    def __init__(
+        self, args: Sequence[SSAValue], result: Attribute, tensors: ArrayAttr[StringAttr] | None = None
+    ):
+        super().__init__(operands=[list(args)], properties={"tensors": tensors}, result_types=[result])
+
+    def verify_(self) -> None:
+        height, width, channels = shape_of(self.result)
+        if any(shape_of(a)[:2] != (height, width) for a in self.args):
+            raise VerifyException("concatenated rows agree in height and width")
+        if sum(shape_of(a)[2] for a in self.args) != channels:
+            raise VerifyException(f"the parts' channels do not add up to {channels}")
+        if any(quant_of(a) != quant_of(self.result) for a in self.args):
+            raise VerifyException("concatenated codes share scale and zero point; requantise a part first")
+
+
+Cim = Dialect(
+    "cim",
+    [WriteXbOp, WriteRowOp, ReadXbOp, ReadRowOp, RequantiseOp, DcomOp, YieldOp, StageOp, ConcatOp],
+    [FunctionAttr, WindowAttr, CodingAttr, ArraysType],
+)

@@ -1,0 +1,504 @@
+"""The ``isa`` dialect: one short body per stage and role, in terms of parameters (docs/isa.md).
+
+A body is what all contexts of a stage and role share. Buffers, counts, routes and array sets that differ between
+contexts are parameters, named by the body; the table of contexts that run it is not IR. The emitter turns every
+operation into one row of the instruction table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from xdsl.dialects.builtin import I64, ArrayAttr, IntegerAttr, ModuleOp, StringAttr, UnitAttr, i64
+from xdsl.ir import Block, Data, Dialect, Operation, Region
+from xdsl.irdl import (
+    irdl_attr_definition,
+    irdl_op_definition,
+    opt_prop_def,
+    prop_def,
+    region_def,
+    traits_def,
+)
+from xdsl.parser import AttrParser
+from xdsl.printer import Printer
+from xdsl.traits import NoTerminator
+from xdsl.utils.exceptions import VerifyException
+
+from cimc.dialects.base import CimOperation
+from cimc.dialects.levels import Level
+
+MAX_LOOPS = 6
+"""Loops nest to this depth (docs/isa.md)."""
+
+Value = int | str
+"""An immediate, or the name of a parameter."""
+
+
+def _print_value(value: Value) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _parse_value(parser: AttrParser) -> Value:
+    name = parser.parse_optional_str_literal()
+    return parser.parse_integer(allow_boolean=False) if name is None else name
+
+
+@irdl_attr_definition
+class ValueAttr(Data[Value]):
+    """An immediate or a parameter: ``#isa.value<7>``, ``#isa.value<"turns">``."""
+
+    name = "isa.value"
+
+    @classmethod
+    def parse_parameter(cls, parser: AttrParser) -> Value:
+        with parser.in_angle_brackets():
+            return _parse_value(parser)
+
+    def print_parameter(self, printer: Printer) -> None:
+        printer.print_string(f"<{_print_value(self.data)}>")
+
+
+@dataclass(frozen=True)
+class Address:
+    """An operand: buffer, row, column, and their increments per enclosing loop, outermost first."""
+
+    buffer: Value
+    row: Value = 0
+    col: Value = 0
+    row_steps: tuple[int, ...] = ()
+    col_steps: tuple[int, ...] = ()
+
+
+@irdl_attr_definition
+class AddressAttr(Data[Address]):
+    """Where an operand lies: ``#isa.at<"x"[0, 0] rows [0, 1] cols [0, 0, 64]>``.
+
+    A buffer of -1 is no buffer: row and column are then plain numbers.
+    """
+
+    name = "isa.at"
+
+    @classmethod
+    def parse_parameter(cls, parser: AttrParser) -> Address:
+        with parser.in_angle_brackets():
+            buffer = _parse_value(parser)
+            parser.parse_punctuation("[")
+            row = _parse_value(parser)
+            parser.parse_punctuation(",")
+            col = _parse_value(parser)
+            parser.parse_punctuation("]")
+            steps: list[tuple[int, ...]] = []
+            for keyword in ("rows", "cols"):
+                found = parser.parse_optional_keyword(keyword) is not None
+                square = parser.Delimiter.SQUARE
+                steps.append(
+                    tuple(parser.parse_comma_separated_list(square, parser.parse_integer)) if found else ()
+                )
+        return Address(buffer, row, col, *steps)
+
+    def print_parameter(self, printer: Printer) -> None:
+        at = self.data
+        text = f"<{_print_value(at.buffer)}[{_print_value(at.row)}, {_print_value(at.col)}]"
+        for keyword, steps in (("rows", at.row_steps), ("cols", at.col_steps)):
+            if any(steps):
+                text += f" {keyword} [{', '.join(map(str, steps))}]"
+        printer.print_string(text + ">")
+
+
+def _value(value: Value | None) -> ValueAttr | None:
+    return None if value is None else ValueAttr(value)
+
+
+def _at(address: Address | None) -> AddressAttr | None:
+    return None if address is None else AddressAttr(address)
+
+
+class IsaOperation(CimOperation):
+    """One row of the instruction table."""
+
+
+@irdl_op_definition
+class BodyOp(CimOperation):
+    """The instructions of all contexts of one stage and role; ``params`` names their parameters in order.
+
+    ```mlir
+    isa.body "conv1.main" params ["arrays", "x"] {
+      isa.write #isa.value<"arrays"> [0, 128] by_row
+      isa.loop images {
+        isa.recv #isa.value<"x"> #isa.value<1>
+        isa.free #isa.value<"x"> #isa.value<1>
+      }
+    }
+    ```
+    """
+
+    name = "isa.body"
+
+    label = prop_def(StringAttr)
+    params = prop_def(ArrayAttr[StringAttr])
+    node = prop_def(StringAttr)
+    body = region_def("single_block")
+
+    traits = traits_def(NoTerminator())
+    assembly_format = "$label `node` $node `params` $params attr-dict-with-keyword $body"
+
+    def __init__(self, label: str, node: str, params: Sequence[str], ops: Sequence[Operation]):
+        super().__init__(
+            properties={
+                "label": StringAttr(label),
+                "node": StringAttr(node),
+                "params": ArrayAttr([StringAttr(p) for p in params]),
+            },
+            regions=[Region(Block(ops))],
+        )
+
+    def verify_(self) -> None:
+        known = {p.data for p in self.params}
+        if len(known) != len(self.params):
+            raise VerifyException("parameters have different names")
+        for op in self.walk():
+            unknown = [v for v in _parameters(op) if v not in known]
+            if unknown:
+                raise VerifyException(f"{op.name} names parameters the body has not: {', '.join(unknown)}")
+        depth = _depth(self.body.block)
+        if depth > MAX_LOOPS:
+            raise VerifyException(f"loops nest to depth {MAX_LOOPS}, got {depth}")
+
+
+def _parameters(op: Operation) -> Iterator[str]:
+    for attr in op.properties.values():
+        if isinstance(attr, ValueAttr) and isinstance(attr.data, str):
+            yield attr.data
+        if isinstance(attr, AddressAttr):
+            yield from (v for v in (attr.data.buffer, attr.data.row, attr.data.col) if isinstance(v, str))
+
+
+def _depth(block: Block) -> int:
+    inner = [_depth(op.body.block) + 1 for op in block.ops if isinstance(op, LoopOp)]
+    return max(inner, default=0)
+
+
+@irdl_op_definition
+class LoopOp(IsaOperation):
+    """Repeat a block ``count`` times, or once per image of the run.
+
+    ```mlir
+    isa.loop count #isa.value<"turns"> {
+      isa.recv #isa.value<"x"> #isa.value<1>
+    }
+    ```
+    """
+
+    name = "isa.loop"
+
+    images = opt_prop_def(UnitAttr)
+    count = opt_prop_def(ValueAttr)
+    body = region_def("single_block")
+
+    traits = traits_def(NoTerminator())
+    assembly_format = "(`images` $images^)? (`count` $count^)? attr-dict-with-keyword $body"
+
+    def __init__(self, count: Value | None, ops: Sequence[Operation]):
+        super().__init__(
+            properties={"images": UnitAttr() if count is None else None, "count": _value(count)},
+            regions=[Region(Block(ops))],
+        )
+
+    def verify_(self) -> None:
+        if (self.images is None) == (self.count is None):
+            raise VerifyException("a loop counts images, or has a count")
+
+
+class _ArrayOp(IsaOperation):
+    """Shared fields of writes and reads: an array set and a range of its tiles or wordlines."""
+
+    arrays = prop_def(ValueAttr)
+    start = prop_def(ValueAttr)
+    count = prop_def(ValueAttr)
+    by_row = opt_prop_def(UnitAttr)
+
+
+@irdl_op_definition
+class WriteOp(_ArrayOp):
+    """Program tiles (or, ``by_row``, wordlines) start .. start+count of an array set from the weight image.
+
+    ```mlir
+    isa.write #isa.value<"arrays"> #isa.value<0> #isa.value<128> by_row
+    ```
+    """
+
+    name = "isa.write"
+    assembly_format = "$arrays $start $count (`by_row` $by_row^)? attr-dict"
+
+    def __init__(self, arrays: Value, start: Value, count: Value, *, by_row: bool):
+        super().__init__(
+            properties={
+                "arrays": ValueAttr(arrays),
+                "start": ValueAttr(start),
+                "count": ValueAttr(count),
+                "by_row": UnitAttr() if by_row else None,
+            }
+        )
+
+
+@irdl_op_definition
+class ReadOp(_ArrayOp):
+    """One window through an array set: ``n`` sums to ``dst``.
+
+    ```mlir
+    isa.read #isa.value<"arrays"> #isa.value<0> #isa.value<128> by_row source #isa.at<"x"[0, 0]>
+      window #isa.value<"window"> to #isa.at<"acc"[0, 0]> n #isa.value<"n">
+    ```
+    """
+
+    name = "isa.read"
+
+    source = prop_def(AddressAttr)
+    window = prop_def(ValueAttr)
+    dst = prop_def(AddressAttr)
+    n = prop_def(ValueAttr)
+    assembly_format = "$arrays $start $count (`by_row` $by_row^)? `source` $source `window` $window `to` $dst `n` $n attr-dict"
+
+    def __init__(
+        self,
+        arrays: Value,
+        start: Value,
+        count: Value,
+        source: Address,
+        window: Value,
+        dst: Address,
+        n: Value,
+        *,
+        by_row: bool,
+    ):
+        super().__init__(
+            properties={
+                "arrays": ValueAttr(arrays),
+                "start": ValueAttr(start),
+                "count": ValueAttr(count),
+                "by_row": UnitAttr() if by_row else None,
+                "source": AddressAttr(source),
+                "window": ValueAttr(window),
+                "dst": AddressAttr(dst),
+                "n": ValueAttr(n),
+            }
+        )
+
+
+@irdl_op_definition
+class AluOp(IsaOperation):
+    """A digital function over ``m`` positions x ``n`` channels; names of functions are docs/isa.md's.
+
+    ```mlir
+    isa.alu "requantise" to #isa.at<"y"[0, 0]> from #isa.at<"acc"[0, 0]> and #isa.at<-1[0, "n0"]>
+      n #isa.value<"n"> m #isa.value<56> record #isa.value<"requant">
+    ```
+    """
+
+    name = "isa.alu"
+
+    function = prop_def(StringAttr)
+    dst = prop_def(AddressAttr)
+    a = opt_prop_def(AddressAttr)
+    b = opt_prop_def(AddressAttr)
+    n = prop_def(ValueAttr)
+    m = prop_def(ValueAttr)
+    record = opt_prop_def(ValueAttr)
+    assembly_format = (
+        "$function `to` $dst (`from` $a^)? (`and` $b^)? `n` $n `m` $m (`record` $record^)? attr-dict"
+    )
+
+    def __init__(
+        self,
+        function: str,
+        dst: Address,
+        a: Address | None = None,
+        b: Address | None = None,
+        *,
+        n: Value,
+        m: Value = 1,
+        record: Value | None = None,
+    ):
+        super().__init__(
+            properties={
+                "function": StringAttr(function),
+                "dst": AddressAttr(dst),
+                "a": _at(a),
+                "b": _at(b),
+                "n": ValueAttr(n),
+                "m": ValueAttr(m),
+                "record": _value(record),
+            }
+        )
+
+
+@irdl_op_definition
+class CopyOp(IsaOperation):
+    """Move elements within one memory by a pattern of extents and strides.
+
+    ```mlir
+    isa.copy to #isa.at<"whole"[0, 0]> from #isa.at<"x"[0, 0]> pattern #isa.value<"in">
+    ```
+    """
+
+    name = "isa.copy"
+
+    dst = prop_def(AddressAttr)
+    source = prop_def(AddressAttr)
+    pattern = prop_def(ValueAttr)
+    assembly_format = "`to` $dst `from` $source `pattern` $pattern attr-dict"
+
+    def __init__(self, dst: Address, source: Address, pattern: Value):
+        super().__init__(
+            properties={"dst": AddressAttr(dst), "source": AddressAttr(source), "pattern": ValueAttr(pattern)}
+        )
+
+
+@irdl_op_definition
+class SendOp(IsaOperation):
+    """Send a row of ``m`` positions x ``n`` channels by a route set; ``row`` gives its number in the image.
+
+    ```mlir
+    isa.send #isa.at<"y"[0, 0]> n #isa.value<"n"> m #isa.value<56> row #isa.at<-1["copy", 0] rows [0, 2]>
+      routes #isa.value<"routes"> tap #isa.value<0> #isa.value<"n0">
+    ```
+    """
+
+    name = "isa.send"
+
+    source = prop_def(AddressAttr)
+    n = prop_def(ValueAttr)
+    m = prop_def(ValueAttr)
+    row = prop_def(AddressAttr)
+    routes = prop_def(ValueAttr)
+    tap = prop_def(ValueAttr)
+    tap_channel = prop_def(ValueAttr)
+    assembly_format = "$source `n` $n `m` $m `row` $row `routes` $routes `tap` $tap $tap_channel attr-dict"
+
+    def __init__(
+        self,
+        source: Address,
+        row: Address,
+        routes: Value,
+        *,
+        n: Value,
+        m: Value,
+        tap: Value = -1,
+        tap_channel: Value = 0,
+    ):
+        super().__init__(
+            properties={
+                "source": AddressAttr(source),
+                "n": ValueAttr(n),
+                "m": ValueAttr(m),
+                "row": AddressAttr(row),
+                "routes": ValueAttr(routes),
+                "tap": ValueAttr(tap),
+                "tap_channel": ValueAttr(tap_channel),
+            }
+        )
+
+
+class _RingOp(IsaOperation):
+    """Shared fields of ``recv`` and ``free``."""
+
+    ring = prop_def(ValueAttr)
+    n = prop_def(ValueAttr)
+    assembly_format = "$ring $n attr-dict"
+
+    def __init__(self, ring: Value, n: Value):
+        super().__init__(properties={"ring": ValueAttr(ring), "n": ValueAttr(n)})
+
+
+@irdl_op_definition
+class RecvOp(_RingOp):
+    """Wait until the next ``n`` places of a ring are full.
+
+    ```mlir
+    isa.recv #isa.value<"x"> #isa.value<"advance">
+    ```
+    """
+
+    name = "isa.recv"
+
+
+@irdl_op_definition
+class FreeOp(_RingOp):
+    """Give back the ``n`` oldest places held.
+
+    ```mlir
+    isa.free #isa.value<"x"> #isa.value<"advance">
+    ```
+    """
+
+    name = "isa.free"
+
+
+@irdl_op_definition
+class DmaOp(IsaOperation):
+    """A row between the host and the global buffer; ``out`` is from the chip.
+
+    ```mlir
+    isa.dma #isa.value<0> row #isa.at<-1[0, 0] rows [0, 1]> buffer #isa.at<"in"[0, 0]> n #isa.value<3> m #isa.value<224>
+    ```
+    """
+
+    name = "isa.dma"
+
+    port = prop_def(ValueAttr)
+    row = prop_def(AddressAttr)
+    buffer = prop_def(AddressAttr)
+    n = prop_def(ValueAttr)
+    m = prop_def(ValueAttr)
+    out = opt_prop_def(UnitAttr)
+    assembly_format = "$port `row` $row `buffer` $buffer `n` $n `m` $m (`out` $out^)? attr-dict"
+
+    def __init__(self, port: Value, row: Address, buffer: Address, *, n: Value, m: Value, out: bool):
+        super().__init__(
+            properties={
+                "port": ValueAttr(port),
+                "row": AddressAttr(row),
+                "buffer": AddressAttr(buffer),
+                "n": ValueAttr(n),
+                "m": ValueAttr(m),
+                "out": UnitAttr() if out else None,
+            }
+        )
+
+
+@irdl_op_definition
+class HostOp(IsaOperation):
+    """Run a host operator on whole buffers of the global buffer.
+
+    ```mlir
+    isa.host 0
+    ```
+    """
+
+    name = "isa.host"
+
+    operator = prop_def(IntegerAttr[I64])
+    assembly_format = "$operator attr-dict"
+
+    def __init__(self, operator: int):
+        super().__init__(properties={"operator": IntegerAttr(operator, i64)})
+
+
+Isa = Dialect(
+    "isa",
+    [BodyOp, LoopOp, WriteOp, ReadOp, AluOp, CopyOp, SendOp, RecvOp, FreeOp, DmaOp, HostOp],
+    [ValueAttr, AddressAttr],
+)
+
+ISA_LEVEL = Level(
+    "isa",
+    "level 4: bodies of instructions, one a stage and role; everything else is in tables",
+    {
+        ModuleOp: (),
+        **{
+            op: ()
+            for op in (BodyOp, LoopOp, WriteOp, ReadOp, AluOp, CopyOp, SendOp, RecvOp, FreeOp, DmaOp, HostOp)
+        },
+    },
+)

@@ -1,0 +1,258 @@
+"""Level 2 to level 3: operators become stages of meta-operators on channel-last rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ArrayAttr, FunctionType, ModuleOp, StringAttr, TensorType
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import Block, Operation, OpResult, Region, SSAValue
+from xdsl.passes import ModulePass
+
+from cimc.diagnostics import CimError, UnsupportedError, raise_all
+from cimc.dialects import graph
+from cimc.dialects.base import located
+from cimc.dialects.cim import ConcatOp, StageOp, YieldOp
+from cimc.dialects.context import CimContext
+from cimc.dialects.graph import main_function, main_names, main_return, names, tensor_names
+from cimc.dialects.graph_types import shape_of
+from cimc.dialects.locations import describe, short_name
+from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
+from cimc.dialects.row_layout import RowLayout, frame_shape, row_layout, token_layout
+from cimc.passes.schedule.array_product import ArrayProduct, build_product, flattened_image
+from cimc.passes.schedule.stages import Group, absorbed_borders, group_stages
+from cimc.passes.schedule.tails import add_tail, head_layout
+
+
+@dataclass(frozen=True)
+class MapStagesPass(ModulePass):
+    """Turn every operator of level 2 into a stage, and place inputs, outputs, layout changes and host calls.
+
+    Convolutions and products by a constant become ``cim.write_*``/``cim.read_*`` in the machine's computing mode, with
+    tile grid and coding; elementwise operators join the stage before them; a flattened image that enters a
+    product becomes a window over the whole image, so that no element moves.
+
+    ```mlir
+    // before
+    %y = graph.conv %x weight <"w"> ... : (tensor<1x1x8x8x!graph.quant<u8, 0.1, 0>>) -> ...
+    // after
+    %y = cim.stage "conv1" (%x) : (tensor<8x8x1x!graph.quant<u8, 0.1, 0>>) -> ... {
+      %w = cim.write_row ...
+      %acc = cim.read_row %w, %a ...
+      %q = cim.requantise %acc ...
+      cim.yield %q
+    }
+    ```
+    """
+
+    name = "map-stages"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        """Rewrite ``@main`` in place. Raises ``UnsupportedError`` for operators the machine cannot take."""
+        assert isinstance(ctx, CimContext)
+        mapper = _Mapper(ctx, op)
+        body = mapper.run()
+        main = main_function(op)
+        mapped = FuncOp("main", FunctionType.from_lists([], []), Region(body))
+        mapped.attributes |= {
+            key: value for key, value in main.attributes.items() if key.startswith(("graph.", "cim."))
+        }
+        main.detach()
+        main.erase()
+        op.body.block.add_op(mapped)
+
+
+class _Mapper:
+    """Walks level 2 in order and builds the mapped block."""
+
+    def __init__(self, ctx: CimContext, module: ModuleOp):
+        self.ctx = ctx
+        self.main = main_function(module)
+        self.ops = [o for o in self.main.body.block.ops if not isinstance(o, ReturnOp)]
+        self.returned: Sequence[SSAValue] = main_return(module).operands
+        self.inputs = main_names(module, graph.INPUTS)
+        self.outputs = main_names(module, graph.OUTPUTS)
+        self.absorbed = absorbed_borders(self.ops)
+        self.groups = group_stages(self.ops, absorbed=self.absorbed)
+        self.block = Block()
+        self.values: dict[SSAValue, SSAValue] = {}
+        self.layouts: dict[SSAValue, RowLayout] = {}
+        self.labels: set[str] = set()
+
+    def run(self) -> Block:
+        """The mapped body of ``@main``."""
+        errors: list[CimError] = []
+        for name, argument in zip(self.inputs, self.main.args, strict=True):
+            self._input(name, argument)
+        for op in self.ops:
+            try:
+                self._operation(op)
+            except CimError as error:
+                errors.append(error)
+                break
+        raise_all(errors)
+        for name, value in zip(self.outputs, self.returned, strict=True):
+            source = value
+            if isinstance(value, OpResult) and value.op in self.absorbed:
+                source = value.op.operands[0]
+            self._add(OutputOp(name, frame_shape(shape_of(value)), self._rows(source)))
+        self.block.add_op(ReturnOp())
+        return self.block
+
+    def _add(self, op: Operation, like: Operation | None = None) -> Operation:
+        if like is not None:
+            op.location = like.location
+        self.block.add_op(op)
+        return op
+
+    def _type(self, value: SSAValue, layout: RowLayout) -> TensorType[Any]:
+        assert isinstance(value.type, TensorType)
+        return TensorType(value.type.get_element_type(), layout.shape)
+
+    def _record(self, value: SSAValue, mapped: SSAValue, layout: RowLayout) -> None:
+        self.values[value] = mapped
+        self.layouts[value] = layout
+
+    def _input(self, name: str, argument: SSAValue) -> None:
+        """One frame of an input, quantised as it comes in when a quantiser is its only user."""
+        first = next((u.operation for u in argument.uses), None)
+        value = first.results[0] if first is not None and first in self.absorbed else argument
+        frame = frame_shape(shape_of(argument))
+        layout = row_layout(frame)
+        tensors = names([name])
+        op = InputOp(name, frame, self._type(value, layout), tensors)
+        self._add(op, first if value is not argument else None)
+        self._record(value, op.result, layout)
+        if value is not argument and isinstance(first, graph.QuantizeOp):
+            self.labels.add(name)
+
+    def _rows(self, value: SSAValue, layout: RowLayout | None = None) -> SSAValue:
+        """The mapped rows of a level-2 value, re-laid when another layout is wanted."""
+        frame = frame_shape(shape_of(value))
+        wanted = layout or row_layout(frame)
+        mapped, given = self.values[value], self.layouts[value]
+        if given.same_order(wanted):
+            return mapped
+        source = (given.rows, given.channels) if given == token_layout(frame) else frame
+        target = (wanted.rows, wanted.channels) if wanted == token_layout(frame) else frame
+        op = RelayoutOp(mapped, source, target, self._type(value, wanted))
+        self._add(op, value.op if isinstance(value, OpResult) else None)
+        return op.result
+
+    def _operation(self, op: Operation) -> None:
+        if op in self.absorbed:
+            return
+        if isinstance(op, graph.ReshapeOp):
+            self._reshape(op)
+        elif isinstance(op, graph.ConcatOp):
+            self._concat(op)
+        elif isinstance(op, graph.HostOp):
+            self._host(op)
+        elif op in self.groups:
+            if self.groups[op].last is op:
+                self._stage(self.groups[op])
+        else:
+            raise UnsupportedError(located(op, "no stage takes this operation"))
+
+    def _reshape(self, op: graph.ReshapeOp) -> None:
+        """Elements stay where they are if the rows are the same; otherwise they pass the global buffer."""
+        if op.result.first_use is not None and all(
+            isinstance(u.operation, graph.GemmOp) and flattened_image(u.operation) is not None
+            for u in op.result.uses
+        ):
+            return  # every user takes the image itself
+        source, target = frame_shape(shape_of(op.input)), frame_shape(shape_of(op.result))
+        wanted = row_layout(target)
+        given = self.layouts[op.input]
+        mapped = self.values[op.input]
+        if not given.same_order(wanted):
+            frame = (given.rows, given.channels) if given != row_layout(source) else source
+            relayout = RelayoutOp(mapped, frame, target, self._type(op.result, wanted), op.tensors)
+            self._add(relayout, op)
+            mapped = relayout.result
+        self._record(op.result, mapped, wanted)
+
+    def _concat(self, op: graph.ConcatOp) -> None:
+        """Channels side by side are routes; any other axis is laid together on the host's side of the buffer."""
+        frame = frame_shape(shape_of(op.result))
+        layout = row_layout(frame)
+        axis = op.axis.value.data - (len(shape_of(op.result)) - len(frame))
+        channel_axis = 0 if len(frame) == 3 else len(frame) - 1
+        if axis != channel_axis:
+            raise UnsupportedError(
+                located(op, f"concatenates axis {op.axis.value.data}; only channels can be joined by routes")
+            )
+        concat = ConcatOp([self._rows(v) for v in op.inputs], self._type(op.result, layout), op.tensors)
+        self._add(concat, op)
+        self._record(op.result, concat.result, layout)
+
+    def _host(self, op: graph.HostOp) -> None:
+        layouts = [row_layout(frame_shape(shape_of(v))) for v in op.outputs]
+        call = HostCallOp(
+            op.op_type.data,
+            op.model,
+            [self._rows(v) for v in op.inputs],
+            [shape_of(v) for v in op.inputs],
+            [shape_of(v) for v in op.outputs],
+            [self._type(v, lay) for v, lay in zip(op.outputs, layouts, strict=True)],
+            op.tensors,
+        )
+        self._add(call, op)
+        for value, mapped, layout in zip(op.outputs, call.outs, layouts, strict=True):
+            self._record(value, mapped, layout)
+
+    def _label(self, op: Operation) -> str:
+        """A unique, readable name of a stage: that of its first operation's node."""
+        stem = short_name(op.location) or describe(op.location) or (tensor_names(op) or ("stage",))[0]
+        label, number = stem, 1
+        while label in self.labels:
+            number += 1
+            label = f"{stem}.{number}"
+        self.labels.add(label)
+        return label
+
+    def _stage(self, group: Group) -> None:
+        head = group.ops[0]
+        label = self._label(head)
+        product = build_product(head, label, self.ctx) if isinstance(head, graph.ProductOperation) else None
+        result = group.last.results[0]
+        layout = self._layout(head, result)
+        sources = self._sources(group, product)
+        block = Block(arg_types=[mapped.type for mapped in sources])
+        last = add_tail(block, group, product, lambda v: self._type(v, self._layout(head, v)), self.ctx)
+        block.add_op(YieldOp(last))
+        stage = StageOp(
+            label,
+            sources,
+            self._type(result, layout),
+            block,
+            ArrayAttr([StringAttr(t) for t in tensor_names(group.last)]),
+        )
+        self._add(stage, head)
+        self._record(result, stage.result, layout)
+
+    def _layout(self, head: Operation, value: SSAValue) -> RowLayout:
+        """The layout of ``value`` inside the stage of ``head``."""
+        frame = frame_shape(shape_of(value))
+        return head_layout(head, row_layout(frame), token_layout(frame))
+
+    def _sources(self, group: Group, product: ArrayProduct | None) -> list[SSAValue]:
+        """The mapped rows that enter the stage from outside, the head's input first.
+
+        A value that is needed twice (``x + x``) enters twice.
+        """
+        head = group.ops[0]
+        inside = {r for o in group.ops for r in o.results}
+        found: list[SSAValue] = []
+        for op in group.ops:
+            for operand in op.operands:
+                if operand in inside:
+                    continue
+                if op is head and product is not None:
+                    found.append(self._rows(product.source, product.layout))
+                else:
+                    found.append(self._rows(operand, self._layout(head, operand)))
+        return found

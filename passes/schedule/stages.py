@@ -1,0 +1,96 @@
+"""Which operations of level 2 form one stage: an array or windowed operator with its elementwise tail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from xdsl.dialects.func import ReturnOp
+from xdsl.ir import Operation, OpResult, SSAValue
+
+from cimc.dialects.graph import (
+    AddOp,
+    AveragePoolOp,
+    ClipOp,
+    ConvOp,
+    DequantizeOp,
+    GemmOp,
+    GlobalAveragePoolOp,
+    MaxPoolOp,
+    QuantizeOp,
+    ReluOp,
+    RequantizeOp,
+    SoftmaxOp,
+)
+
+HEADS = (ConvOp, GemmOp, MaxPoolOp, AveragePoolOp, GlobalAveragePoolOp, SoftmaxOp)
+"""Operators that need more than their own element: they start a stage."""
+
+ELEMENTWISE = (AddOp, ReluOp, ClipOp, QuantizeOp, DequantizeOp, RequantizeOp)
+"""Operators that work on each element alone: they join the stage that produces their operand."""
+
+
+@dataclass
+class Group:
+    """The operations of one stage, in order."""
+
+    ops: list[Operation] = field(default_factory=list[Operation])
+
+    @property
+    def last(self) -> Operation:
+        """The operation whose result the stage delivers."""
+        return self.ops[-1]
+
+
+def group_stages(ops: Sequence[Operation], *, absorbed: set[Operation]) -> dict[Operation, Group]:
+    """Assign every head and elementwise operation of ``ops`` (in order) to a group.
+
+    An elementwise operation joins the latest group that ends in one of its operands, if nothing else uses that
+    operand: the stage that ends the long path takes the other operand through a ring of its own. ``absorbed``
+    operations belong to the model's inputs and outputs and start no stage.
+    """
+    position = {op: index for index, op in enumerate(ops)}
+    groups: dict[Operation, Group] = {}
+    for op in ops:
+        if op in absorbed:
+            continue
+        if isinstance(op, HEADS):
+            groups[op] = Group([op])
+        elif isinstance(op, ELEMENTWISE):
+            group = _joinable(op, groups, position) or Group()
+            group.ops.append(op)
+            groups[op] = group
+    return groups
+
+
+def _joinable(op: Operation, groups: dict[Operation, Group], position: dict[Operation, int]) -> Group | None:
+    found: Group | None = None
+    for operand in op.operands:
+        if not isinstance(operand, OpResult) or operand.op not in groups or users(operand) != 1:
+            continue
+        group = groups[operand.op]
+        if group.last is not operand.op:
+            continue
+        if found is None or position[group.last] > position[found.last]:
+            found = group
+    return found
+
+
+def users(value: SSAValue) -> int:
+    """Number of uses of a value."""
+    return len(list(value.uses))
+
+
+def absorbed_borders(ops: Sequence[Operation]) -> set[Operation]:
+    """Quantisers of model inputs and dequantisers of model outputs: the chip's I/O does their work.
+
+    A quantiser of an input runs on the chip's digital unit as rows come in, if it is the input's only user; codes of
+    an output leave with their scale in the I/O table.
+    """
+    found: set[Operation] = set()
+    for op in ops:
+        if isinstance(op, QuantizeOp) and not isinstance(op.input, OpResult) and users(op.input) == 1:
+            found.add(op)
+        if isinstance(op, DequantizeOp) and all(isinstance(u.operation, ReturnOp) for u in op.result.uses):
+            found.add(op)
+    return found
