@@ -48,7 +48,7 @@ def list_backends() -> tuple[BackendEntry, ...]:
     for entry in listed:
         if entry.error:
             text = f"backend '{entry.name}' of {entry.origin} {entry.version} cannot be used: {entry.error}"
-            warnings.warn(text, BackendWarning, stacklevel=2)
+            warnings.warn(text, BackendWarning, stacklevel=1)  # keyed by text here: once a process
     return listed
 
 
