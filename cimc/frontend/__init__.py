@@ -1,0 +1,1 @@
+"""Front ends: what a user has (an ONNX model) to level 1, the ``graph`` dialect."""

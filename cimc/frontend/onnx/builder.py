@@ -1,0 +1,127 @@
+"""The state of one import: values so far, constants, and the block that grows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, TensorProto, numpy_helper
+from xdsl.dialects.builtin import TensorType, f32
+from xdsl.ir import Block, Operation, SSAValue
+
+from cimc.diagnostics import CimError, UnsupportedError
+from cimc.dialects.graph_types import AnyTensor, shape_of, tensor
+from cimc.dialects.locations import describe, node_location
+from cimc.dialects.weights import WeightStore
+from cimc.frontend.onnx.node import Node, ToHost
+from cimc.frontend.onnx.submodel import Typed
+from cimc.frontend.onnx.types import element_code
+
+
+@dataclass
+class Constant:
+    """A tensor known at compile time, decoded when first looked at."""
+
+    proto: TensorProto
+    _array: npt.NDArray[Any] | None = None
+
+    @property
+    def array(self) -> npt.NDArray[Any]:
+        if self._array is None:
+            self._array = numpy_helper.to_array(self.proto)
+        return self._array
+
+    @staticmethod
+    def of(array: npt.NDArray[Any]) -> Constant:
+        return Constant(numpy_helper.from_array(np.asarray(array)), np.asarray(array))
+
+
+@dataclass
+class Builder:
+    """What converters write into. A tensor name is a constant or a value of the block, never both."""
+
+    model: ModelProto
+    file: str
+    store: WeightStore
+    block: Block
+    constants: dict[str, Constant] = field(default_factory=dict[str, Constant])
+    values: dict[str, SSAValue] = field(default_factory=dict[str, SSAValue])
+
+    def constant(self, name: str) -> npt.NDArray[Any] | None:
+        """The array behind ``name``; ``None`` when it is not constant."""
+        found = self.constants.get(name)
+        return None if found is None else found.array
+
+    def image_or_vector(self, name: str, what: str = "input") -> SSAValue:
+        """The float32 value called ``name``. Raises :class:`ToHost` for constants and other elements."""
+        if name not in self.values:
+            raise ToHost(f"its {what} is a constant")
+        value = self.values[name]
+        if tensor(value).get_element_type() != f32:
+            raise ToHost(f"its {what} has elements {tensor(value).get_element_type()}, the arrays take f32")
+        if 0 in shape_of(value):
+            raise ToHost(f"its {what} is empty")
+        return value
+
+    def float_constant(self, name: str, what: str) -> npt.NDArray[np.float32]:
+        """The float32 constant called ``name``; every element finite.
+
+        Raises :class:`ToHost` when it is not constant and ``UnsupportedError`` for NaN or infinity.
+        """
+        array = self.constant(name)
+        if array is None:
+            raise ToHost(f"its {what} is computed at run time, the arrays hold constants")
+        if array.dtype != np.float32:
+            raise ToHost(f"its {what} has elements {array.dtype}, the arrays take float32")
+        bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+        if bad:
+            raise UnsupportedError(
+                f"{what} {name!r} holds {bad} of {array.size} elements that are NaN or infinite; "
+                "no cell can store them, so repair the checkpoint"
+            )
+        return array
+
+    def add(self, op: Operation, node: Node, *outputs: str) -> None:
+        """Append ``op`` with the node's location; its results become the tensors ``outputs``."""
+        op.location = node_location(node.name, self.file, node.index)
+        self.block.add_op(op)
+        for name, result in zip(outputs, op.results, strict=True):
+            if name:
+                self.values[name] = result
+                result.name_hint = value_hint(name)
+
+    def alias(self, name: str, other: str) -> None:
+        """``name`` is another name of the tensor ``other``."""
+        if other in self.constants:
+            self.constants[name] = self.constants[other]
+        else:
+            self.values[name] = self.values[other]
+
+    def put(self, stem: str, array: npt.ArrayLike) -> str:
+        """Store a weight under a fresh key that begins with ``stem``."""
+        return self.store.put(self.store.fresh(stem), array)
+
+    def typed(self, name: str) -> Typed:
+        """ONNX type of the value called ``name``."""
+        value = tensor(self.values[name])
+        return Typed(element_code(value.get_element_type()), value.get_shape())
+
+
+def value_hint(name: str) -> str | None:
+    """An SSA name that resembles the tensor's; purely numeric names stay numbered by the printer."""
+    text = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name).strip("_")
+    return text if text and not text[0].isdigit() else None
+
+
+def float_type(shape: Sequence[int]) -> AnyTensor:
+    """``tensor<...xf32>``."""
+    return TensorType(f32, list(shape))
+
+
+def at_node(error: CimError, node: Node, file: str) -> CimError:
+    """``error`` with the node's place and type in front."""
+    where = describe(node_location(node.name, file, node.index))
+    return type(error)(f"{node.op_type}: {error}", where=where)
