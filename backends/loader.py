@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
+
+from ruamel.yaml import YAML
 
 from cimc.backends.registry import resolve_backend
 from cimc.backends.schema import Architecture
@@ -16,6 +19,13 @@ def load_architecture(name_or_path: str | Path) -> Architecture:
     ``file:line:column: key: rule, given value; remedy``.
     """
     return resolve_backend(name_or_path).architecture()
+
+
+def resolved_yaml(arch: Architecture) -> str:
+    """``arch`` as an architecture file with every default written out; it loads to the same machine."""
+    text = StringIO()
+    YAML().dump(arch.model_dump(mode="json", exclude_none=True), text)  # keeps the order of the schema
+    return text.getvalue()
 
 
 def json_schema() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cimc.backends.loader import json_schema, load_architecture
+from cimc.backends.loader import json_schema, load_architecture, resolved_yaml
 from cimc.backends.located import parse_located
 from cimc.backends.schema import Architecture, Crossbar
 from cimc.diagnostics import UsageError
@@ -144,7 +144,7 @@ def test_a_mesh_can_be_read_as_a_bus_but_not_the_other_way_round() -> None:
 
 
 def _parsed_again(arch: Architecture) -> Architecture:
-    return parse_located(arch.model_dump_json(), "chip.yaml", Architecture)
+    return _parsed(resolved_yaml(arch))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -153,6 +153,8 @@ def test_the_resolved_machine_is_itself_a_legal_file(file: Path) -> None:
     arch = load_architecture(file)
     assert _parsed_again(arch) == arch
     assert _parsed_again(arch).sha256 == arch.sha256
+    assert f"contexts: {arch.core.contexts}\n" in resolved_yaml(arch)
+    assert resolved_yaml(arch).startswith(f"name: {arch.name}\n")
 
 
 def test_a_machine_does_not_change() -> None:
