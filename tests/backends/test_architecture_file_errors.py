@@ -12,6 +12,8 @@ from cimc.diagnostics import CimError, ExitCode
 
 GOOD = (Path(__file__).parents[2] / "backends" / "template" / "my_chip" / "my_chip.yaml").read_text()
 
+CORE_UNIT = GOOD[GOOD.index("  digital_unit") : GOOD.index("crossbar:\n")]
+
 
 @dataclass(frozen=True)
 class Bad:
@@ -118,11 +120,19 @@ CASES = [
     Bad("core mode, several streams", "mode: crossbar", "mode: core", "core:", "core.contexts", ("given 4",)),
     Bad(
         "nothing requantises",
-        GOOD[GOOD.index("  digital_unit") : GOOD.index("crossbar:\n")],
+        CORE_UNIT,
         "",
         "core:",
-        "core",
-        (),
+        "core.digital_unit",
+        ("given none", "chip.digital_unit"),
+    ),
+    Bad(
+        "cores add digits without a unit",
+        CORE_UNIT + GOOD[GOOD.index("crossbar:\n") : GOOD.index("periphery")] + "periphery",
+        GOOD[GOOD.index("crossbar:\n") : GOOD.index("periphery")] + "digital_unit",
+        "shift_add",
+        "crossbar.shift_add",
+        ("needs core.digital_unit", "given none"),
     ),
 ]
 
