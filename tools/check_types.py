@@ -36,14 +36,17 @@ def main() -> int:
 def python_files(root: Path, excluded: list[str]) -> list[Path]:
     """Python files under ``root``, each once (links are not followed), without ``excluded`` folders.
 
-    ``excluded`` is as in ``tool.pyright.exclude``: ``name`` at the root, ``**/name`` anywhere.
+    ``excluded`` is as in ``tool.pyright.exclude``: ``name`` at the root, ``**/name`` anywhere. pyright
+    always adds hidden folders and ``node_modules`` to it.
     """
-    anywhere = {pattern.removeprefix("**/") for pattern in excluded if pattern.startswith("**/")}
+    anywhere = {"node_modules"} | {
+        pattern.removeprefix("**/") for pattern in excluded if pattern.startswith("**/")
+    }
     found: list[Path] = []
     for folder, folders, names in os.walk(root):
         here = Path(folder)
         skipped = anywhere | (set(excluded) if here == root else set[str]())
-        folders[:] = sorted(name for name in folders if name not in skipped)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in skipped)
         found += [here / name for name in sorted(names) if name.endswith(".py")]
     return found
 

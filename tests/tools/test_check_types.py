@@ -29,14 +29,15 @@ def report(analysed: int, *diagnostics: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_files_are_counted_once_and_excluded_folders_not_at_all(guard: ModuleType, tmp_path: Path) -> None:
-    """A linked folder counts once; ``.venv`` is left out at the root, ``__pycache__`` anywhere."""
-    for name in ("a.py", "real/b.py", "real/__pycache__/c.py", ".venv/d.py", "real/.venv/e.py", "f.txt"):
+    """A linked folder counts once; ``build`` is left out at the root, the others anywhere."""
+    left_out = ("real/__pycache__/c.py", "build/d.py", "real/.hidden/e.py", "real/node_modules/f.py", "g.txt")
+    for name in ("a.py", "real/b.py", "real/build/h.py", *left_out):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     (tmp_path / "link").symlink_to("real")
-    found = guard.python_files(tmp_path, ["**/__pycache__", ".venv"])
-    assert {str(path.relative_to(tmp_path)) for path in found} == {"a.py", "real/.venv/e.py", "real/b.py"}
+    found = guard.python_files(tmp_path, ["**/__pycache__", "build"])
+    assert {str(path.relative_to(tmp_path)) for path in found} == {"a.py", "real/build/h.py", "real/b.py"}
     assert len(found) == 3
 
 
