@@ -30,8 +30,8 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow -n $(WORKERS) --dist loadfile
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	test -x $(BIN)/python || { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    && $(PYTHON) -m venv .venv; } \
 	  || { echo "cimc needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,dev]'
 	touch $(READY)
