@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from xdsl.dialects.builtin import ModuleOp, TensorType
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import ReturnOp
 from xdsl.ir import Operation, SSAValue
 
@@ -44,6 +44,8 @@ from cimc.dialects.graph import (
 from cimc.dialects.graph_types import quant_of, shape_of
 from cimc.dialects.locations import describe
 from cimc.dialects.weights import WeightStore
+from cimc.interpreters.graph import check_inputs
+from cimc.interpreters.host import HostRunner
 from cimc.interpreters.integer_products import accumulate_conv, accumulate_gemm, product_weights
 from cimc.runtime.numerics import digital
 
@@ -63,33 +65,40 @@ class QuantisedRun:
 
 
 def run_quantised(
-    module: ModuleOp, store: WeightStore, inputs: Mapping[str, Array], *, taps: Iterable[str] = ()
+    module: ModuleOp,
+    store: WeightStore,
+    inputs: Mapping[str, Array],
+    *,
+    taps: Iterable[str] = (),
+    host: HostRunner | None = None,
 ) -> dict[str, Array]:
     """Outputs and taps of a level-2 program by tensor name; a tap of an output gives its codes.
 
     ``inputs``: arrays by ONNX name, in the shape the program declares. Raises as :func:`execute_quantised`.
     """
-    run = execute_quantised(module, store, inputs, taps=taps)
+    run = execute_quantised(module, store, inputs, taps=taps, host=host)
     return {**run.outputs, **run.taps}
 
 
 def execute_quantised(
-    module: ModuleOp, store: WeightStore, inputs: Mapping[str, Array], *, taps: Iterable[str] = ()
+    module: ModuleOp,
+    store: WeightStore,
+    inputs: Mapping[str, Array],
+    *,
+    taps: Iterable[str] = (),
+    host: HostRunner | None = None,
 ) -> QuantisedRun:
-    """Run a level-2 program. ``inputs``: arrays by ONNX name, in the shape the program declares.
+    """Run a level-2 program. ``inputs``: arrays by ONNX name, in the shape and element type the program
+    declares; ``host`` keeps its sessions between runs.
 
     Raises UsageError for inputs or taps that are missing, unknown or of another shape, UnsupportedError
     with a location for values that are not numbers and operations without a meaning at level 2.
     """
+    check_inputs(module, inputs)
     main = main_function(module)
-    names = main_names(module, INPUTS)
-    frame = _Frame(store)
-    for argument, name in zip(main.args, names, strict=True):
-        frame.define(argument, name, _checked_input(inputs, name, argument))
-    if unknown := set(inputs) - set(names):
-        raise UsageError(
-            f"the program has no input {sorted(unknown)[0]!r}; its inputs are {', '.join(names)}"
-        )
+    frame = _Frame(store, host or HostRunner(store))
+    for argument, name in zip(main.args, main_names(module, INPUTS), strict=True):
+        frame.define(argument, name, np.asarray(inputs[name]))
     for op in main.body.block.ops:
         if isinstance(op, ReturnOp):
             return _result(module, op, frame, tuple(taps))
@@ -107,6 +116,7 @@ class _Frame:
     """Values computed so far, by SSA value and by tensor name."""
 
     store: WeightStore
+    host: HostRunner
     values: dict[SSAValue, Array] = field(default_factory=dict[SSAValue, Array])
     named: dict[str, SSAValue] = field(default_factory=dict[str, SSAValue])
 
@@ -121,16 +131,6 @@ class _Frame:
 
     def array(self, key: str) -> Array:
         return self.store.array(key)
-
-
-def _checked_input(inputs: Mapping[str, Array], name: str, argument: SSAValue) -> Array:
-    if name not in inputs:
-        raise UsageError(f"input {name!r} is missing; given are {', '.join(sorted(inputs)) or 'none'}")
-    array = np.asarray(inputs[name])
-    assert isinstance(argument.type, TensorType)
-    if array.shape != shape_of(argument):
-        raise UsageError(f"input {name!r} has shape {array.shape}, the program takes {shape_of(argument)}")
-    return array.astype(np.float32) if str(argument.type.get_element_type()) == "f32" else array
 
 
 def _result(module: ModuleOp, op: ReturnOp, frame: _Frame, taps: tuple[str, ...]) -> QuantisedRun:
@@ -288,10 +288,7 @@ def _softmax(op: SoftmaxOp, frame: _Frame) -> list[Array]:
 
 
 def _host(op: HostOp, frame: _Frame) -> list[Array]:
-    from cimc.interpreters.host import run_host
-
-    model = frame.array(op.model.key.data).tobytes()
-    return run_host(model, [frame[value] for value in op.inputs], where=_where(op))
+    return frame.host.run(op, [frame[value] for value in op.inputs])
 
 
 _EVALUATE: Mapping[type[Operation], Callable[[Any, _Frame], list[Array]]] = {
