@@ -72,8 +72,8 @@ def observe(qx: npt.NDArray[np.integer[Any]], cells: Cells, coding: Coding, boun
     return Observed(first, counts.reshape(coding.digit_cycles, conversions, bins))
 
 
-def choose_steps(observed: Sequence[Observed], coding: Coding, *, per_phase: bool = False) -> StepChoice:
-    """Steps of one operator from what its tiles observed: ``h`` (J), or (I, J) with ``per_phase``.
+def choose_steps(observed: Sequence[Observed], coding: Coding, *, per_phase: bool = True) -> StepChoice:
+    """Steps of one operator from what its tiles observed: ``h`` (I, J), or (J) without ``per_phase``.
 
     Each step is the one of least squared error of the conversions seen, a phase counting with the square of
     its worth, among 1, its multiples, and :data:`CANDIDATES` steps up to the largest useful one. It is
@@ -152,7 +152,7 @@ def calibrate(
     coding: Coding,
     bounds: Bounds,
     *,
-    per_phase: bool = False,
+    per_phase: bool = True,
 ) -> StepChoice:
     """Steps of one product from calibration windows ``qx`` (M, K): observe, then choose."""
     return choose_steps([observe(qx, cells, coding, bounds)], coding, per_phase=per_phase)

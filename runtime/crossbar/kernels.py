@@ -1,4 +1,4 @@
-"""The two loops of the stacked evaluation that numpy would do in many passes.
+"""Loops over cells, digits and conversions that numpy would do in many passes.
 
 Compiled without ``fastmath``: every float operation here is on integers below 2^53 and the one division is
 rounded once, so the results are exact (see :func:`fold`).
@@ -14,6 +14,51 @@ from numba import njit
 
 SOURCES = ("value", "positive", "negative")
 """Order of the codes that :func:`stack_digits` takes for a phase's source."""
+
+
+@njit(cache=True)
+def signed_sums(
+    levels: npt.NDArray[np.int16],
+    bounds: npt.NDArray[np.int64],
+    below: npt.NDArray[np.int64],
+    above: npt.NDArray[np.int64],
+) -> None:
+    """Sums of the negative and of the positive levels (K, N, J) of each group, the extreme over columns: (G, J)."""
+    _, columns, conversions = levels.shape
+    minus = np.empty((columns, conversions), dtype=np.int64)
+    plus = np.empty((columns, conversions), dtype=np.int64)
+    for g in range(len(bounds) - 1):
+        minus[:] = 0
+        plus[:] = 0
+        for k in range(bounds[g], bounds[g + 1]):
+            for n in range(columns):
+                for j in range(conversions):
+                    minus[n, j] += min(levels[k, n, j], np.int16(0))
+                    plus[n, j] += max(levels[k, n, j], np.int16(0))
+        below[g] = 0
+        above[g] = 0
+        for n in range(columns):
+            for j in range(conversions):
+                below[g, j] = min(below[g, j], minus[n, j])
+                above[g, j] = max(above[g, j], plus[n, j])
+
+
+@njit(cache=True)
+def weigh(
+    levels: npt.NDArray[np.int16],
+    bounds: npt.NDArray[np.int64],
+    worth: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.int64],
+) -> None:
+    """Add ``sum_j worth[g, n, j] * levels[k, n, j]`` to ``weights`` (K, N), row k lying in group g."""
+    _, columns, conversions = levels.shape
+    for g in range(len(bounds) - 1):
+        for k in range(bounds[g], bounds[g + 1]):
+            for n in range(columns):
+                total = np.int64(0)
+                for j in range(conversions):
+                    total += worth[g, n, j] * np.int64(levels[k, n, j])
+                weights[k, n] += total
 
 
 @njit(cache=True)

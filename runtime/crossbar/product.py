@@ -18,7 +18,7 @@ import numpy.typing as npt
 from cimc.runtime.crossbar.cells import Cells, Flips, conversion_levels
 from cimc.runtime.crossbar.coding import Coding
 from cimc.runtime.crossbar.converter import broadcast_steps, is_lossless
-from cimc.runtime.crossbar.kernels import SOURCES, fold, stack_digits
+from cimc.runtime.crossbar.kernels import SOURCES, fold, signed_sums, stack_digits, weigh
 from cimc.runtime.crossbar.reference import check_codes
 from cimc.runtime.crossbar.rows import Bounds, group_of_rows
 
@@ -49,8 +49,9 @@ def group_ranges(levels: npt.NDArray[np.int16], coding: Coding, bounds: Bounds) 
     A group's partial sum is largest when every row with positive levels is driven fully and the others not.
     """
     drive = np.array([phase.top for phase in coding.phases], dtype=np.int64)[:, None]
-    below = np.add.reduceat(np.minimum(levels, 0), bounds[:-1], axis=0, dtype=np.int64).min(axis=1)
-    above = np.add.reduceat(np.maximum(levels, 0), bounds[:-1], axis=0, dtype=np.int64).max(axis=1)
+    below = np.empty((len(bounds) - 1, levels.shape[2]), dtype=np.int64)
+    above = np.empty_like(below)
+    signed_sums(levels, bounds, below, above)
     return np.stack([below[:, None, :] * drive, above[:, None, :] * drive])
 
 
@@ -164,13 +165,13 @@ def _dense_weights(
     The weights of the ``collapsed`` (G, J) conversions, the correction ``top * sum_k x`` of flipped columns
     (which is linear in the values, converted or not), and the offset encoding's correction.
     """
-    groups = group_of_rows(bounds)
-    weights = np.full(levels.shape[:2], -coding.weight_offset, dtype=np.int64)
-    for j, plane in enumerate(coding.conversions):
-        sign = np.where(flips[:, :, j], -1, 1)
-        fixed = np.where(flips[:, :, j], plane.top, 0)
-        kept = sign * collapsed[:, j, None]
-        weights += plane.coefficient * (kept[groups] * levels[:, :, j] + fixed[groups])
+    coefficients = np.array([plane.coefficient for plane in coding.conversions], dtype=np.int64)
+    tops = np.array([plane.top for plane in coding.conversions], dtype=np.int64)
+    # Analog subtraction has fewer conversions than cells, and no flips.
+    flipped = flips[:, :, : len(tops)]
+    fixed = (flipped * (coefficients * tops)).sum(axis=2) - coding.weight_offset
+    weights = fixed[group_of_rows(bounds)]
+    weigh(levels, bounds, np.where(flipped, -coefficients, coefficients) * collapsed[:, None, :], weights)
     return weights
 
 
