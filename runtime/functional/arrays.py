@@ -1,0 +1,290 @@
+"""The crossbars of the machine and what reads of an array set see of them.
+
+Cells change through ``write_*`` only, which turns the weight image into digits; a read multiplies by what
+the cells hold at that time. What is derived from cells (decoded weights, joined tiles) is kept until one
+of the crossbars is written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cimc.diagnostics import UsageError
+from cimc.runtime.crossbar.cells import store
+from cimc.runtime.crossbar.coding import Coding
+from cimc.runtime.crossbar.product import ArrayProduct
+from cimc.runtime.crossbar.reference import read_reference
+from cimc.runtime.crossbar.rows import group_bounds
+from cimc.runtime.crossbar.tile import CellArray, Stored, join
+from cimc.runtime.functional.converters import ConverterCount, count_conversions
+from cimc.runtime.functional.problems import BoundsError, ExecutionError, UnwrittenError
+from cimc.runtime.program.builder import Tile
+from cimc.runtime.program.tables import Program
+
+Integers = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ArraySet:
+    """One row of ``array_sets`` with its tiles; blocks are relative to the set."""
+
+    number: int
+    core: int
+    coding: Coding
+    tensor: int
+    k0: int
+    k1: int
+    n0: int
+    n1: int
+    tiles: tuple[Tile, ...]
+    steps: npt.NDArray[np.int64]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the weight block: elements of a window."""
+        return self.k1 - self.k0
+
+    @property
+    def columns(self) -> int:
+        """Logical columns."""
+        return self.n1 - self.n0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The wordlines [first, last) of one tile that a read drives."""
+
+    tile: Tile
+    first: int
+    last: int
+
+
+class Arrays:
+    """All crossbars, array sets and the weight image they are written from."""
+
+    def __init__(self, program: Program, weights: Mapping[str, npt.NDArray[Any]]):
+        self._program = program
+        self._weights = weights
+        self._cells: dict[tuple[int, int], CellArray] = {}
+        self._sets: dict[int, ArraySet] = {}
+        self.writes = 0
+
+    def array_set(self, number: int) -> ArraySet:
+        """Array set ``number``. BoundsError if there is none or its converter steps are missing."""
+        known = self._sets.get(number)
+        if known is None:
+            known = self._sets[number] = self._load(number)
+        return known
+
+    def _load(self, number: int) -> ArraySet:
+        program = self._program
+        if not 0 <= number < program.count("array_sets"):
+            raise BoundsError(f"array set {number} is named, the program has {program.count('array_sets')}")
+        f = {name: int(column[number]) for name, column in program["array_sets"].items()}
+        coding = Coding.from_row(program["codings"]["fields"][f["coding"]])
+        span = range(f["tile_first"], f["tile_first"] + f["tile_count"])
+        columns = program["tiles"]
+        tiles = tuple(Tile(*(int(columns[name][i]) for name in Tile._fields)) for i in span)
+        wanted = len(coding.conversions)
+        steps = program["steps"]["h"][f["step_first"] : f["step_first"] + wanted].astype(np.int64)
+        if f["step_first"] < 0 or len(steps) < wanted:
+            raise BoundsError(f"array set {number} needs {wanted} converter steps from {f['step_first']}")
+        return ArraySet(
+            number, f["core"], coding, f["tensor"], f["k0"], f["k1"], f["n0"], f["n1"], tiles, steps
+        )
+
+    def pieces_of_tiles(self, array_set: ArraySet, first: int, count: int) -> tuple[Piece, ...]:
+        """All wordlines of tiles [first, first + count). BoundsError if the set has fewer."""
+        if first < 0 or count < 1 or first + count > len(array_set.tiles):
+            raise BoundsError(
+                f"tiles {first} … {first + count - 1} of array set {array_set.number} are used, it has "
+                f"{len(array_set.tiles)}"
+            )
+        return tuple(Piece(t, 0, t.k1 - t.k0) for t in array_set.tiles[first : first + count])
+
+    def pieces_of_wordlines(self, array_set: ArraySet, first: int, count: int) -> tuple[Piece, ...]:
+        """Wordlines [first, first + count) of every tile that has some of them. BoundsError if none has."""
+        pieces = tuple(
+            Piece(t, first, min(first + count, t.k1 - t.k0)) for t in array_set.tiles if first < t.k1 - t.k0
+        )
+        if first < 0 or count < 1 or not pieces:
+            raise BoundsError(
+                f"wordlines {first} … {first + count - 1} of array set {array_set.number} are used, its tiles "
+                f"have at most {max((t.k1 - t.k0 for t in array_set.tiles), default=0)}"
+            )
+        return pieces
+
+    def write(self, array_set: ArraySet, pieces: tuple[Piece, ...]) -> None:
+        """Program the pieces from the weight image.
+
+        BoundsError if a block leaves the weight or the crossbar, ExecutionError for weights that the coding
+        cannot hold.
+        """
+        name = self._program.weights[array_set.tensor]
+        image = self._weights[name]
+        if image.ndim != 2 or array_set.k1 > image.shape[0] or array_set.n1 > image.shape[1]:
+            raise BoundsError(
+                f"rows {array_set.k0} … {array_set.k1 - 1}, columns {array_set.n0} … {array_set.n1 - 1} of "
+                f"weight '{name}' are written, it has shape {image.shape}"
+            )
+        block = image[array_set.k0 : array_set.k1, array_set.n0 : array_set.n1]
+        for piece in pieces:
+            self._write_piece(array_set, block, piece)
+        self.writes += 1
+
+    def _write_piece(self, array_set: ArraySet, block: Integers, piece: Piece) -> None:
+        tile, coding = piece.tile, array_set.coding
+        parallel = coding.parallel_rows
+        bounds = group_bounds([(tile.k1 - tile.k0, 0)], parallel)
+        try:
+            cells, flips = store(block[tile.k0 : tile.k1, tile.n0 : tile.n1], coding, bounds)
+        except ValueError as error:
+            raise ExecutionError(str(error)) from error
+        groups = slice(piece.first // parallel, -(-piece.last // parallel))
+        try:
+            self._array(array_set.core, tile.xbar, coding).write(
+                cells[piece.first : piece.last], flips[groups], piece.first
+            )
+        except UsageError as error:
+            raise BoundsError(f"crossbar {tile.xbar} of core {array_set.core}: {error.message}") from error
+
+    def _array(self, core: int, xbar: int, coding: Coding) -> CellArray:
+        """The crossbar; one that is written with another kind of digits starts empty."""
+        known = self._cells.get((core, xbar))
+        if known and (known.cell_bits, known.parallel_rows) == (coding.cell_bits, coding.parallel_rows):
+            return known
+        shape: Mapping[str, int] = self._program.machine["crossbar"]
+        fresh = CellArray(shape["rows"], shape["columns"], coding.cell_bits, coding.parallel_rows)
+        self._cells[core, xbar] = fresh
+        return fresh
+
+    def stored(self, array_set: ArraySet, piece: Piece) -> Stored:
+        """Cells of a piece as they are now. UnwrittenError if some were never written."""
+        array = self._cells.get((array_set.core, piece.tile.xbar))
+        place = f"crossbar {piece.tile.xbar} of core {array_set.core}"
+        if array is None:
+            raise UnwrittenError(f"{place} is read but was never written")
+        columns = piece.tile.n1 - piece.tile.n0
+        try:
+            return array.read_back(array_set.coding, piece.last - piece.first, columns, piece.first)
+        except UsageError as error:
+            raise UnwrittenError(f"{place}: {error.message}") from error
+
+    def versions(self, array_set: ArraySet, pieces: tuple[Piece, ...]) -> list[tuple[int, int]]:
+        """Identity and write count of the crossbars of the pieces, to see whether they changed."""
+        arrays = [self._cells.get((array_set.core, piece.tile.xbar)) for piece in pieces]
+        return [(id(array), array.version if array else 0) for array in arrays]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Cells with the same row segments: the rows of the window they see, the columns they make."""
+
+    rows: slice | npt.NDArray[np.int64]
+    columns: slice | npt.NDArray[np.int64]
+    stored: Stored
+
+
+class SetReader:
+    """One instruction's view of an array set: which wordlines, and what they were last seen to hold."""
+
+    def __init__(self, arrays: Arrays, array_set: ArraySet, pieces: tuple[Piece, ...], *, count: bool):
+        self._arrays = arrays
+        self._set = array_set
+        self._pieces = pieces
+        self._seen_writes = -1
+        self._seen: list[tuple[int, int]] = []
+        self._blocks: list[_Block] = []
+        self._products: list[ArrayProduct] = []
+        self._count = count
+        self.converters = ConverterCount()
+        self.macs = sum((p.last - p.first) * (p.tile.n1 - p.tile.n0) for p in pieces)
+        """Multiply-accumulates of one window: rows used times columns used."""
+
+    def read(self, qx: Integers) -> npt.NDArray[np.int64]:
+        """Windows ``qx`` (M, K) times the cells: int64 (M, N) in units of 2^-F; columns not read are 0."""
+        self._refresh()
+        if self._count:
+            self._count_conversions(qx)
+        try:
+            if len(self._blocks) == 1 and self._products[0].columns == self._set.columns:
+                return self._products[0].read(qx[:, self._blocks[0].rows])
+            out = np.zeros((len(qx), self._set.columns), np.int64)
+            for block, product in zip(self._blocks, self._products, strict=True):
+                out[:, block.columns] += product.read(qx[:, block.rows])
+        except ValueError as error:
+            raise ExecutionError(str(error)) from error
+        return out
+
+    def walk(self, qx: Integers) -> npt.NDArray[np.int64]:
+        """The same by the definition: one tile column, group, digit and conversion at a time."""
+        out = np.zeros((len(qx), self._set.columns), np.int64)
+        for (first, last), pieces in _by_columns(self._pieces).items():
+            stored = join([self._arrays.stored(self._set, piece) for piece in pieces])
+            rows = np.concatenate([np.arange(p.tile.k0 + p.first, p.tile.k0 + p.last) for p in pieces])
+            steps = self._set.steps
+            try:
+                out[:, first:last] += read_reference(
+                    qx[:, rows], stored.cells, stored.flips, self._set.coding, stored.bounds, steps
+                )
+            except ValueError as error:
+                raise ExecutionError(str(error)) from error
+        return out
+
+    def _refresh(self) -> None:
+        if self._seen_writes == self._arrays.writes:
+            return
+        self._seen_writes = self._arrays.writes
+        versions = self._arrays.versions(self._set, self._pieces)
+        if self._blocks and versions == self._seen:
+            return
+        self._seen = versions
+        self._blocks = self._join_columns()
+        coding, steps = self._set.coding, self._set.steps
+        self._products = [
+            ArrayProduct(b.stored.cells, b.stored.flips, coding, b.stored.bounds, steps) for b in self._blocks
+        ]
+
+    def _join_columns(self) -> list[_Block]:
+        """Tile columns whose tiles cut the rows alike become one block: one product serves them all."""
+        alike: dict[tuple[tuple[int, int, int], ...], list[tuple[int, int, Stored]]] = {}
+        for (first, last), pieces in _by_columns(self._pieces).items():
+            segments = tuple((p.tile.k0 + p.first, p.last - p.first, p.first) for p in pieces)
+            stored = join([self._arrays.stored(self._set, piece) for piece in pieces])
+            alike.setdefault(segments, []).append((first, last, stored))
+        blocks: list[_Block] = []
+        for segments, members in alike.items():
+            bounds = members[0][2].bounds
+            cells = np.concatenate([stored.cells for _, _, stored in members], axis=1)
+            flips = np.concatenate([stored.flips for _, _, stored in members], axis=1)
+            rows = _index([(k, k + size) for k, size, _ in segments])
+            columns = _index([(first, last) for first, last, _ in members])
+            blocks.append(_Block(rows, columns, Stored(cells, flips, bounds)))
+        return blocks
+
+    def _count_conversions(self, qx: Integers) -> None:
+        for block, product in zip(self._blocks, self._products, strict=True):
+            self.converters += count_conversions(
+                qx[:, block.rows], block.stored, self._set.coding, self._set.steps, product.lossless
+            )
+
+
+def _by_columns(pieces: tuple[Piece, ...]) -> dict[tuple[int, int], list[Piece]]:
+    """Pieces of each tile column in the order of their rows."""
+    columns: dict[tuple[int, int], list[Piece]] = {}
+    for piece in sorted(pieces, key=lambda p: p.tile.k0):
+        columns.setdefault((piece.tile.n0, piece.tile.n1), []).append(piece)
+    return columns
+
+
+def _index(spans: list[tuple[int, int]]) -> slice | npt.NDArray[np.int64]:
+    """Spans one behind the other as a slice where they adjoin, else as an index."""
+    if all(a[1] == b[0] for a, b in pairwise(spans)):
+        return slice(spans[0][0], spans[-1][1])
+    return np.concatenate([np.arange(first, last) for first, last in spans])

@@ -1,0 +1,309 @@
+"""Rows between rings, the host's tensors and buffers: ``send``, ``recv``, ``free``, ``dma_*``, ``copy``, events.
+
+A step of these may block: it then notes itself with what it waits for and is tried again when that
+changes. Nothing polls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import as_strided
+
+from cimc.runtime.functional.fields import Frame
+from cimc.runtime.functional.memory import Buffer, Ring
+from cimc.runtime.functional.problems import BoundsError, ExecutionError
+from cimc.runtime.functional.tensors import HostTensor
+from cimc.runtime.program.builder import Route
+from cimc.runtime.program.rows import Row
+from cimc.runtime.program.tables import NONE, Program
+
+Action = Callable[[], None]
+Attempt = Callable[[], bool]
+"""Executes and returns True, or changes nothing, hangs the context on what it waits for and returns False."""
+
+
+class Waiter(Protocol):
+    """A context that can be woken."""
+
+    reason: str
+    """What it waits for, as a deadlock report says it."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a part of one row goes: a ring, the place within an image, source and destination rectangle."""
+
+    ring: Ring
+    slots: npt.NDArray[Any]
+    """(slots, positions, channels) view of the ring."""
+    place: int
+    size: int
+    src: tuple[slice, slice]
+    dst: tuple[slice, slice]
+
+
+@dataclass
+class Event:
+    """A counted event."""
+
+    count: int
+
+
+@dataclass
+class Switchboard:
+    """Who waits for what. ``wake`` puts a context back among the ready ones."""
+
+    program: Program
+    buffers: list[Buffer]
+    wake: Callable[[Waiter], None]
+    events: list[Event]
+    waiting: dict[int, list[Waiter]] = field(default_factory=dict[int, list[Waiter]])
+    """Contexts by ``id`` of the ring side or event they wait for."""
+    _routes: dict[tuple[int, int], list[Target]] = field(default_factory=dict[tuple[int, int], list[Target]])
+    _entries: dict[int, list[Route]] = field(default_factory=dict[int, list[Route]])
+    _views: dict[int, npt.NDArray[Any]] = field(default_factory=dict[int, npt.NDArray[Any]])
+
+    def hang(self, key: int, waiter: Waiter, reason: str) -> bool:
+        """The context waits; returns False for the step to pass on."""
+        waiter.reason = reason
+        self.waiting.setdefault(key, []).append(waiter)
+        return False
+
+    def changed(self, key: int) -> None:
+        """Wake who waits for ``key``."""
+        if key not in self.waiting:
+            return
+        for waiter in self.waiting.pop(key):
+            self.wake(waiter)
+
+    def targets(self, routes: int, row: int) -> list[Target]:
+        """Entries of a route set that want row number ``row`` of an image."""
+        known = self._routes.get((routes, row))
+        if known is None:
+            entries = self._route_entries(routes)
+            found = (self._target(entry, row) for entry in entries)
+            known = self._routes[routes, row] = [target for target in found if target]
+        return known
+
+    def _route_entries(self, routes: int) -> list[Route]:
+        known = self._entries.get(routes)
+        if known is not None:
+            return known
+        if not 0 <= routes < self.program.count("route_sets"):
+            raise BoundsError(
+                f"route set {routes} is named, the table has {self.program.count('route_sets')}"
+            )
+        first = int(self.program["route_sets"]["first"][routes])
+        count = int(self.program["route_sets"]["count"][routes])
+        columns = [self.program["routes"][name][first : first + count].tolist() for name in Route._fields]
+        entries = [Route(*values) for values in zip(*columns, strict=True)]
+        self._entries[routes] = entries
+        return entries
+
+    def _target(self, entry: Route, row: int) -> Target | None:
+        ring = self.buffers[entry.ring]
+        if not isinstance(ring, Ring):
+            raise BoundsError(f"a route leads to {ring.label}, which is not a ring")
+        if not ring.first <= row <= ring.last:
+            return None
+        turn, offset = divmod(row - ring.first, ring.period)
+        if offset >= ring.advance:
+            return None
+        positions, channels = ring.pitch // ring.channels, ring.channels
+        dst = (
+            slice(entry.dst_pos, entry.dst_pos + entry.positions),
+            slice(entry.dst_chan, entry.dst_chan + entry.channels),
+        )
+        if min(entry[2:]) < 0 or dst[0].stop > positions or dst[1].stop > channels:
+            raise BoundsError(
+                f"a route writes positions {dst[0].start} … {dst[0].stop - 1}, channels {dst[1].start} … "
+                f"{dst[1].stop - 1} of {ring.label}, whose rows are {positions} x {channels}"
+            )
+        return Target(
+            ring=ring,
+            slots=self._slots(ring, positions),
+            place=turn * ring.advance + offset,
+            size=entry.positions * entry.channels,
+            src=(
+                slice(entry.src_pos, entry.src_pos + entry.positions),
+                slice(entry.src_chan, entry.src_chan + entry.channels),
+            ),
+            dst=dst,
+        )
+
+    def _slots(self, ring: Ring, positions: int) -> npt.NDArray[Any]:
+        known = self._views.get(ring.number)
+        if known is None:
+            size = ring.data.itemsize
+            strides = (ring.pitch * size, ring.channels * size, size)
+            known = as_strided(ring.data, (ring.slots, positions, ring.channels), strides)
+            self._views[ring.number] = known
+        return known
+
+
+def bind_send(
+    frame: Frame, row: Row, board: Switchboard, waiter: Waiter, taps: dict[int, HostTensor]
+) -> Attempt:
+    """``send``: waits until there is room at every target, then writes all parts."""
+    source = frame.a(row)
+    src_row, src_col = source.row.bind(frame.counters), source.col.bind(frame.counters)
+    number, image = frame.b_row(row), frame.image()
+    n, m, size, read = row.n, row.m, row.n * row.m, source.buffer.read
+    kind = source.buffer.data.dtype
+    tap, channel = taps.get(row.dst), row.dst_col
+
+    def attempt() -> bool:
+        r, i = number(), image()
+        targets = board.targets(row.imm, r)
+        for target in targets:
+            ring = target.ring
+            place = i * ring.places + target.place
+            if not ring.has_room(place):
+                reason = f"room for place {place} in {ring.label}, which holds places from {ring.freed}"
+                return board.hang(id(ring), waiter, reason)
+        data = read(src_row(), src_col(), size).reshape(m, n)
+        for target in targets:
+            ring = target.ring
+            part = data[target.src]
+            if part.size != target.size or ring.data.dtype != kind:
+                raise BoundsError(
+                    f"a route takes positions {target.src[0].start} … {target.src[0].stop - 1}, channels "
+                    f"{target.src[1].start} … {target.src[1].stop - 1} of a row of {m} x {n} {kind} into "
+                    f"{ring.label} of {ring.data.dtype}"
+                )
+            slot = ring.arrive(i * ring.places + target.place, target.size)
+            target.slots[slot][target.dst] = part
+            if ring.filled[slot] == ring.fill:
+                board.changed(id(ring.filled))
+        if tap is not None:
+            tap.write(i, r, data, channel)
+        return True
+
+    return attempt
+
+
+def bind_recv(frame: Frame, row: Row, board: Switchboard, waiter: Waiter) -> Attempt:
+    """``recv``: waits until the next ``n`` places are full."""
+    ring, n = frame.ring(row.a), row.n
+
+    def attempt() -> bool:
+        if ring.try_receive(n):
+            return True
+        wanted = range(ring.received, ring.received + n)
+        missing = next(
+            p for p in wanted if not ring.is_padding(p) and ring.filled[p % ring.slots] < ring.fill
+        )
+        reason = (
+            f"place {missing} of {ring.label}: {ring.filled[missing % ring.slots]} of {ring.fill} elements"
+        )
+        return board.hang(id(ring.filled), waiter, reason)
+
+    return attempt
+
+
+def bind_free(frame: Frame, row: Row, board: Switchboard) -> Action:
+    """``free``: gives places back and wakes who waits for room."""
+    ring, n = frame.ring(row.a), row.n
+
+    def action() -> None:
+        ring.release(n)
+        board.changed(id(ring))
+
+    return action
+
+
+def bind_signal(row: Row, board: Switchboard) -> Action:
+    """``signal``: adds to an event."""
+    event = _event(row, board)
+
+    def action() -> None:
+        event.count += row.n
+        board.changed(id(event))
+
+    return action
+
+
+def bind_wait(row: Row, board: Switchboard, waiter: Waiter) -> Attempt:
+    """``wait``: until the event counts ``n``, which are then taken away."""
+    event = _event(row, board)
+
+    def attempt() -> bool:
+        if event.count < row.n:
+            return board.hang(id(event), waiter, f"event {row.imm} to count {row.n}, it counts {event.count}")
+        event.count -= row.n
+        return True
+
+    return attempt
+
+
+def _event(row: Row, board: Switchboard) -> Event:
+    if not 0 <= row.imm < len(board.events):
+        raise BoundsError(f"event {row.imm} is named, the table has {len(board.events)}")
+    return board.events[row.imm]
+
+
+def bind_dma(frame: Frame, row: Row, tensors: list[HostTensor], *, inward: bool) -> Action:
+    """``dma_in`` and ``dma_out``: one row of this frame of a host tensor."""
+    if not 0 <= row.imm < len(tensors) or tensors[row.imm].inward != inward:
+        raise BoundsError(f"{'dma_in' if inward else 'dma_out'} names I/O {row.imm}, which is no such tensor")
+    tensor = tensors[row.imm]
+    operand = frame.dst(row) if inward else frame.a(row)
+    if operand.buffer.data.dtype != tensor.data.dtype:
+        raise BoundsError(
+            f"rows of '{tensor.io.name}' are {tensor.data.dtype}, {operand.buffer.label} holds "
+            f"{operand.buffer.data.dtype}"
+        )
+    at_row, at_col = operand.row.bind(frame.counters), operand.col.bind(frame.counters)
+    number, image, n, m = frame.b_row(row), frame.image(), row.n, row.m
+    read, write = operand.buffer.read, operand.buffer.write
+
+    def fetch() -> None:
+        data = tensor.read(image(), number(), m, n)
+        write(at_row(), at_col(), n * m).reshape(m, n)[...] = data
+
+    def deliver() -> None:
+        tensor.write(image(), number(), read(at_row(), at_col(), n * m).reshape(m, n))
+
+    return fetch if inward else deliver
+
+
+def bind_copy(frame: Frame, row: Row) -> Action:
+    """``copy``: two extents with strides on both sides, within one slot each."""
+    if not 0 <= row.imm < frame.program.count("copies"):
+        raise BoundsError(f"copy pattern {row.imm} is named, the table has {frame.program.count('copies')}")
+    n0, s0, d0, n1, s1, d1 = (
+        int(frame.program["copies"][name][row.imm]) for name in ("n0", "s0", "d0", "n1", "s1", "d1")
+    )
+    if min(n0, n1) < 1 or min(s0, d0, s1, d1) < 0:
+        raise ExecutionError(f"copy pattern {row.imm} has an empty extent or a stride below 0")
+    source, target = frame.a(row), frame.dst(row)
+    kind = source.buffer.data.dtype
+    if kind != target.buffer.data.dtype:
+        raise BoundsError(f"copy keeps the element type, given {kind} and {target.buffer.data.dtype}")
+    row_a, col_a = source.row.bind(frame.counters), source.col.bind(frame.counters)
+    row_d, col_d = target.row.bind(frame.counters), target.col.bind(frame.counters)
+    span_a, span_d = (n0 - 1) * s0 + (n1 - 1) * s1 + 1, (n0 - 1) * d0 + (n1 - 1) * d1 + 1
+    size = kind.itemsize
+    strides_a, strides_d = (s0 * size, s1 * size), (d0 * size, d1 * size)
+    read, write = source.buffer.read, target.buffer.write
+
+    def action() -> None:
+        values = as_strided(read(row_a(), col_a(), span_a), (n0, n1), strides_a, writeable=False)
+        as_strided(write(row_d(), col_d(), span_d), (n0, n1), strides_d)[...] = np.array(values)
+
+    return action
+
+
+def events_of(program: Program) -> list[Event]:
+    """All events at their starting counts."""
+    return [Event(int(count)) for count in program["events"]["initial"]]
+
+
+def taps_by_index(program: Program, wanted: dict[str, HostTensor]) -> dict[int, HostTensor]:
+    """The tapped tensors by the index ``send`` names them with; index -1 is none."""
+    return {i: wanted[tap.name] for i, tap in enumerate(program.taps) if tap.name in wanted and i != NONE}

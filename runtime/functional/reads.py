@@ -1,0 +1,168 @@
+"""``write_*`` and ``read_*`` bound to one context.
+
+An innermost loop that holds nothing but reads is one step: its windows are gathered from the buffer and
+multiplied as one matrix. The result is that of the loop because no window reads what another writes and
+no two windows write the same place; where that does not hold the loop is executed as written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import as_strided
+
+from cimc.runtime.functional.arrays import Arrays, ArraySet, Piece, SetReader
+from cimc.runtime.functional.fields import Frame, Operand
+from cimc.runtime.functional.gather import WindowShape, gather_windows, walk_window, window_shape
+from cimc.runtime.functional.problems import BoundsError, OverflowingError
+from cimc.runtime.program.opcodes import Opcode
+from cimc.runtime.program.rows import Row
+
+Action = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class BoundRead:
+    """A read with its operands; ``reader`` knows the cells."""
+
+    dst: Operand
+    source: Operand
+    shape: WindowShape
+    reader: SetReader
+    columns: int
+    add: bool
+
+
+@dataclass
+class ReadBinder:
+    """Binds reads and writes against the crossbars; collects the readers for the statistics."""
+
+    arrays: Arrays
+    count_converters: bool
+    readers: list[tuple[int, SetReader]] = field(default_factory=list[tuple[int, SetReader]])
+    """(node, reader) of every read bound so far."""
+
+    def write(self, row: Row) -> Action:
+        """``write_xb`` or ``write_row``."""
+        arrays = self.arrays
+        array_set = arrays.array_set(row.xb)
+        pieces = self._pieces(array_set, row)
+        return lambda: arrays.write(array_set, pieces)
+
+    def read(self, frame: Frame, row: Row) -> BoundRead:
+        """``read_xb`` or ``read_row``. BoundsError when window, array set and ``n`` do not fit together."""
+        array_set = self.arrays.array_set(row.xb)
+        shape = window_shape(frame.program, row.imm)
+        if shape.size != array_set.rows:
+            raise BoundsError(
+                f"window {row.imm} has {shape.size} elements, array set {row.xb} takes {array_set.rows}"
+            )
+        if row.n != array_set.columns:
+            raise BoundsError(f"a read of array set {row.xb} gives {array_set.columns} columns, n is {row.n}")
+        dst = frame.dst(row)
+        if dst.buffer.data.dtype.kind != "i" or dst.buffer.data.dtype.itemsize < 4:
+            raise BoundsError(
+                f"a read writes int32 or int64, {dst.buffer.label} holds {dst.buffer.data.dtype}"
+            )
+        pieces = self._pieces(array_set, row)
+        reader = SetReader(self.arrays, array_set, pieces, count=self.count_converters)
+        self.readers.append((row.node, reader))
+        return BoundRead(dst, frame.a(row), shape, reader, row.n, bool(row.func))
+
+    def _pieces(self, array_set: ArraySet, row: Row) -> tuple[Piece, ...]:
+        if row.opcode in (Opcode.WRITE_XB, Opcode.READ_XB):
+            return self.arrays.pieces_of_tiles(array_set, row.b_row, row.b_col)
+        return self.arrays.pieces_of_wordlines(array_set, row.b_row, row.b_col)
+
+
+def read_once(read: BoundRead, counters: list[int]) -> Action:
+    """One window."""
+    return _windows(read, counters, level=None, count=1)
+
+
+def read_walking(read: BoundRead, counters: list[int]) -> Action:
+    """One window by the definition: element by element, tile by tile, digit by digit."""
+    row, col = read.source.row.bind(counters), read.source.col.bind(counters)
+    dst_row, dst_col = read.dst.row.bind(counters), read.dst.col.bind(counters)
+
+    def action() -> None:
+        window = walk_window(read.source.buffer, row(), col(), read.shape)
+        sums = read.reader.walk(window)[0].tolist()
+        at_row, at_col = dst_row(), dst_col()
+        kind = np.iinfo(read.dst.buffer.data.dtype)
+        for n, value in enumerate(sums):
+            held = int(read.dst.buffer.read(at_row, at_col + n, 1)[0]) if read.add else 0
+            if not kind.min <= held + value <= kind.max:
+                raise OverflowingError(f"a sum of {held + value} does not fit {kind.dtype}")
+            read.dst.buffer.write(at_row, at_col + n, 1)[0] = held + value
+
+    return action
+
+
+def read_loop(reads: Sequence[BoundRead], counters: list[int], level: int, count: int) -> Action | None:
+    """A loop at ``level`` of ``count`` iterations over ``reads`` as one step; None where that is not the same."""
+    if count < 1 or not _independent(reads, level, count):
+        return None
+    actions = [_windows(read, counters, level, count) for read in reads]
+    if len(actions) == 1:
+        return actions[0]
+
+    def action() -> None:
+        for one in actions:
+            one()
+
+    return action
+
+
+def _independent(reads: Sequence[BoundRead], level: int, count: int) -> bool:
+    """Whether iterations touch different places of one row and read nothing that is written here."""
+    dst = reads[0].dst
+    for read in reads:
+        if read.source.row.step(level) or read.dst.row.step(level) or read.source.buffer is read.dst.buffer:
+            return False
+        if count > 1 and read.dst.col.step(level) < read.columns:
+            return False
+        same = (read.dst.buffer, read.dst.row, read.dst.col) == (dst.buffer, dst.row, dst.col)
+        if len(reads) > 1 and (not same or read.source.buffer is dst.buffer):
+            return False
+    return True
+
+
+def _windows(read: BoundRead, counters: list[int], level: int | None, count: int) -> Action:
+    """``count`` windows along the loop at ``level`` (None: the present one)."""
+    source_col, dst_col = read.source.col, read.dst.col
+    step, dst_step = 0, read.columns
+    if level is not None:
+        step, dst_step = source_col.step(level), dst_col.step(level) or read.columns
+        source_col, dst_col = source_col.without(level), dst_col.without(level)
+    row, col = read.source.row.bind(counters), source_col.bind(counters)
+    out_row, out_col = read.dst.row.bind(counters), dst_col.bind(counters)
+    source, target = read.source.buffer, read.dst.buffer
+    shape, columns, product = read.shape, read.columns, read.reader.read
+    span = (count - 1) * dst_step + columns
+    size = target.data.itemsize
+    strides = (dst_step * size, size)
+    narrow = np.iinfo(np.int32) if size == 4 else None
+
+    def action() -> None:
+        sums = product(gather_windows(source, row(), col(), shape, count, step))
+        at_row, at_col = out_row(), out_col()
+        if read.add:
+            held = target.read(at_row, at_col, span)
+            sums += as_strided(held, (count, columns), strides, writeable=False)
+        if narrow is not None:
+            _check_range(sums, narrow)
+        place = as_strided(target.write(at_row, at_col, span), (count, columns), strides)
+        place[...] = sums
+
+    return action
+
+
+def _check_range(sums: npt.NDArray[Any], kind: np.iinfo[np.int32]) -> None:
+    least, most = int(sums.min()), int(sums.max())
+    if least < kind.min or most > kind.max:
+        raise OverflowingError(f"sums of {least} … {most} do not fit int32; the accumulator must be int64")
