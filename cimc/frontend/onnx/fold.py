@@ -38,7 +38,7 @@ def fold(build: Builder, node: Node) -> bool:
         return False
     if any(a.HasField("g") for a in node.proto.attribute):
         return False
-    model = one_node_model(node.proto, build.model, {}, {n: build.constants[n].proto for n in inputs})
+    model = one_node_model(node, build.model, {}, {n: build.constants[n].proto for n in inputs})
     session = session_or_error(model)
     types = result_types(model, session)
     for name, typed in types.items():
@@ -47,7 +47,7 @@ def fold(build: Builder, node: Node) -> bool:
             raise UnsupportedError(
                 f"its constant result {name!r} would take {size} bytes, the limit is {MAX_FOLDED_BYTES}"
             )
-    outputs = [name for name in node.proto.output if name]
+    outputs = node.results
     for name, array in zip(outputs, run_session(session, {}, outputs), strict=True):
         build.constants[name] = Constant.of(array)
     return True

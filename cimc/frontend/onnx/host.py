@@ -24,7 +24,7 @@ def host_model(build: Builder, node: Node, operands: Sequence[str], *, any_batch
     constants = {
         name: build.constants[name].proto for name in node_inputs(node.proto) if name in build.constants
     }
-    model = one_node_model(node.proto, build.model, types, constants, any_batch=any_batch)
+    model = one_node_model(node, build.model, types, constants, any_batch=any_batch)
     raw = model.SerializeToString(deterministic=True)
     return build.put(f"{node.name}.onnx", np.frombuffer(raw, np.uint8))
 
@@ -40,9 +40,9 @@ def to_host(build: Builder, node: Node, reason: str) -> None:
     constants = {
         name: build.constants[name].proto for name in node_inputs(node.proto) if name in build.constants
     }
-    model = one_node_model(node.proto, build.model, types, constants)
+    model = one_node_model(node, build.model, types, constants)
     found = result_types(model, session_or_error(model))
-    outputs = [name for name in node.proto.output if name]
+    outputs = node.results
     unknown = [name for name in outputs if found[name].shape is None]
     if unknown:
         raise UnsupportedError(
@@ -70,7 +70,7 @@ def to_host(build: Builder, node: Node, reason: str) -> None:
 def constant_to_host(build: Builder, name: str) -> None:
     """A graph output that is known at compile time: the host hands it out."""
     proto = helper.make_node("Identity", [name], [name + "/value"], name=name)
-    node = Node.of(proto, len(build.model.graph.node), name, opset_of(build.model))
+    node = Node.of(proto, len(build.model.graph.node), name, opset_of(build.model), proto.output)
     to_host(build, node, "its value is known at compile time")
     build.values[name] = build.values.pop(name + "/value")
 

@@ -111,10 +111,7 @@ def _convert_all(build: Builder, order: list[tuple[int, NodeProto]], outputs: li
         if broken.intersection(node_inputs(proto)):
             broken.update(proto.output)
             continue
-        for position, name in enumerate(proto.output):
-            if name not in used:
-                proto.output[position] = ""
-        node = Node.of(proto, index, node_name(proto, index), opset)
+        node = Node.of(proto, index, node_name(proto, index), opset, used)
         try:
             _convert(build, node)
         except (CimError, VerifyException) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,19 +16,25 @@ class ToHost(Exception):
 
 @dataclass(frozen=True)
 class Node:
-    """One ONNX node. ``opset`` is the version of the standard operators the model uses."""
+    """One ONNX node. ``opset`` is the version of the standard operators the model uses.
+
+    ``outputs`` has an entry for every output, empty where nobody reads it. The node itself keeps all
+    its names: onnxruntime 1.31 crashes on a Split with an output left out (*measured* 2026-11-21).
+    """
 
     index: int
     name: str
     opset: int
     proto: NodeProto
     attributes: dict[str, Any]
+    outputs: tuple[str, ...]
 
     @staticmethod
-    def of(proto: NodeProto, index: int, name: str, opset: int) -> Node:
-        """Read the attributes of ``proto``."""
+    def of(proto: NodeProto, index: int, name: str, opset: int, used: Collection[str]) -> Node:
+        """Read ``proto``; ``used`` are the names somebody reads."""
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}
-        return Node(index, name, opset, proto, attributes)
+        outputs = tuple(output if output in used else "" for output in proto.output)
+        return Node(index, name, opset, proto, attributes, outputs)
 
     @property
     def op_type(self) -> str:
@@ -39,13 +45,18 @@ class Node:
         """The first output's name."""
         return self.proto.output[0]
 
+    @property
+    def results(self) -> tuple[str, ...]:
+        """The outputs that somebody reads."""
+        return tuple(name for name in self.outputs if name)
+
     def input(self, position: int) -> str:
         """Name of an input; empty when it is left out."""
         return self.proto.input[position] if position < len(self.proto.input) else ""
 
     def output_used(self, position: int) -> bool:
-        """Whether the node names its output ``position``."""
-        return position < len(self.proto.output) and bool(self.proto.output[position])
+        """Whether somebody reads the output ``position``."""
+        return position < len(self.outputs) and bool(self.outputs[position])
 
     def integer(self, name: str, default: int) -> int:
         """An integer attribute."""

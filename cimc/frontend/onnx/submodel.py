@@ -15,6 +15,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from cimc.diagnostics import UnsupportedError
+from cimc.frontend.onnx.node import Node
 from cimc.frontend.onnx.structure import node_inputs
 from cimc.frontend.onnx.types import ELEMENTS, static_shape
 from cimc.interpreters.host import open_session, runtime_reason
@@ -45,33 +46,33 @@ class Typed:
 
 
 def one_node_model(
-    node: NodeProto,
+    node: Node,
     container: ModelProto,
     operands: Mapping[str, Typed],
     constants: Mapping[str, TensorProto],
     *,
     any_batch: bool = False,
 ) -> ModelProto:
-    """``node`` alone, with ``operands`` as graph inputs in order and ``constants`` inside.
+    """``node`` alone, with ``operands`` as graph inputs in order, ``constants`` inside, results somebody reads as outputs.
 
     ``any_batch`` leaves the first extent of every operand open.
     """
     copy = NodeProto()
-    copy.CopyFrom(node)
+    copy.CopyFrom(node.proto)
     # The exporter's stack traces name files of its machine.
     del copy.metadata_props[:]
     copy.doc_string = ""
     inputs = [_value_info(name, typed, any_batch) for name, typed in operands.items()]
-    outputs = [ValueInfoProto(name=name) for name in node.output if name]
+    outputs = [ValueInfoProto(name=name) for name in node.results]
     stored: list[TensorProto] = []
-    for name in node_inputs(node):
+    for name in node_inputs(node.proto):
         if name in constants:
             tensor = TensorProto()
             tensor.CopyFrom(constants[name])
             tensor.name, tensor.doc_string = name, ""
             stored.append(tensor)
     graph = helper.make_graph([copy], "node", inputs, outputs, stored)
-    used = {node.domain, *_domains(node)}
+    used = {copy.domain, *_domains(copy)}
     opsets = [o for o in container.opset_import if o.domain in used or o.domain in ("", "ai.onnx")]
     return helper.make_model(
         graph, opset_imports=opsets, ir_version=max(_CONTAINER, container.ir_version), producer_name="cimc"

@@ -1,0 +1,108 @@
+"""Fold per-channel factors and terms into the product before them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+
+from cimc.diagnostics import UnsupportedError
+from cimc.dialects.base import located
+from cimc.dialects.context import CimContext
+from cimc.dialects.graph import AffineOp, ConvOp, GemmOp, HostOp
+from cimc.dialects.graph_types import shape_of, tensor
+from cimc.dialects.weights import WeightRefAttr, WeightStore
+
+
+@dataclass(frozen=True)
+class FoldBatchNorm(ModulePass):
+    """Folds each ``graph.affine`` into the convolution or product whose only use it is.
+
+    ``W' = W * scale`` and ``b' = b * scale + shift``, in float64 with one rounding each. An affine map
+    with nothing to fold into becomes the host operator it came from. Raises ``UnsupportedError`` when a
+    folded weight is not finite. Before:
+
+    ```mlir
+    %c = graph.conv %x weight <"w"> ... tensors ["c"] : (tensor<1x3x8x8xf32>) -> tensor<1x4x8x8xf32>
+    %y = graph.affine %c scale <"s"> shift <"t"> axis 1 host "BatchNormalization" <"m"> tensors ["y"] : ...
+    ```
+
+    After:
+
+    ```mlir
+    %y = graph.conv %x weight <"w.folded"> bias <"w.folded.bias"> ... tensors ["y"] : ...
+    ```
+    """
+
+    name = "graph-fold-batch-norm"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        assert isinstance(ctx, CimContext)
+        for affine in [found for found in op.walk() if isinstance(found, AffineOp)]:
+            product = _foldable(affine)
+            if product is None:
+                _to_host(affine)
+            else:
+                _fold(product, affine, ctx.store)
+
+
+def _foldable(affine: AffineOp) -> ConvOp | GemmOp | None:
+    """The product before ``affine``, if nobody else uses its result and the axes agree."""
+    product = affine.input.owner
+    if not isinstance(product, ConvOp | GemmOp) or not affine.input.has_one_use():
+        return None
+    channels = 1 if isinstance(product, ConvOp) else len(shape_of(product.result)) - 1
+    return product if affine.axis.value.data == channels else None
+
+
+def _fold(product: ConvOp | GemmOp, affine: AffineOp, store: WeightStore) -> None:
+    old = store.array(product.weight.key.data)
+    scale, shift = store.array(affine.scale.key.data), store.array(affine.shift.key.data)
+    along_channels = (-1, 1, 1, 1) if isinstance(product, ConvOp) else (1, -1)
+    bias = np.zeros(len(shift)) if product.bias is None else store.array(product.bias.key.data)
+    weight = _rounded(old * scale.reshape(along_channels), product)
+    folded_bias = _rounded(bias * scale + shift, product)
+    key = store.put(store.fresh(f"{product.weight.key.data}.folded"), weight)
+    product.weight = WeightRefAttr.of(key)
+    product.bias = WeightRefAttr.of(store.put(store.fresh(f"{key}.bias"), folded_bias))
+    product.tensors = affine.tensors
+    product.result.name_hint = affine.result.name_hint
+    affine.result.replace_all_uses_with(product.result)
+    affine.detach()
+    affine.erase()
+
+
+def _rounded(values: npt.NDArray[np.float64], product: ConvOp | GemmOp) -> npt.NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        rounded = values.astype(np.float32)
+    if not np.all(np.isfinite(rounded)):
+        raise UnsupportedError(
+            located(
+                product, "folding the normalisation after it gives weights beyond float32; check its variance"
+            )
+        )
+    return rounded
+
+
+def _to_host(affine: AffineOp) -> None:
+    host = HostOp(
+        [affine.input],
+        [tensor(affine.result)],
+        op_type=affine.op_type.data,
+        model=affine.model.key.data,
+        reason="no convolution or product before it whose only use it is",
+        batch_parallel=True,
+        tensors=[name.data for name in affine.tensors],
+    )
+    host.location = affine.location
+    host.outputs[0].name_hint = affine.result.name_hint
+    block = affine.parent_block()
+    assert block is not None, "an operation found by walk() of a module is in a block"
+    block.insert_op_before(host, affine)
+    affine.result.replace_all_uses_with(host.outputs[0])
+    affine.detach()
+    affine.erase()

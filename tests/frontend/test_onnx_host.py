@@ -1,0 +1,146 @@
+"""Whatever onnxruntime runs, imports: as host operators, with the reason, and exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from cimc.dialects.graph import HostOp
+
+Make = Callable[..., ModelProto]
+Check = Callable[..., Any]
+node = helper.make_node
+
+
+def random(*shape: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "shape", "reason"),
+    [
+        ([node("Sigmoid", ["x"], ["y"])], {}, (2, 3, 4, 4), "Sigmoid is not an operator"),
+        ([node("ConvTranspose", ["x", "w"], ["y"])], {"w": random(3, 2, 3, 3)}, (1, 3, 4, 4), "ConvTranspose"),
+        ([node("Conv", ["x", "w"], ["y"])], {"w": random(2, 3, 3)}, (1, 3, 8), "1 spatial dimensions"),
+        ([node("Conv", ["x", "w"], ["y"])], {"w": random(2, 3, 2, 2, 2)}, (1, 3, 4, 4, 4), "3 spatial dimensions"),
+        ([node("MatMul", ["x", "x"], ["y"])], {}, (2, 3, 3), "computed at run time"),
+        ([node("MatMul", ["w", "x"], ["y"])], {"w": random(2, 4)}, (4, 3), "left operand is a constant"),
+        ([node("MatMul", ["x", "w"], ["y"])], {"w": random(2, 4, 3)}, (2, 5, 4), "is not one matrix"),
+        ([node("Gemm", ["x", "w"], ["y"], transA=1)], {"w": random(4, 3)}, (4, 3), "transA"),
+        ([node("Gemm", ["x", "w", "b"], ["y"])], {"w": random(3, 2), "b": random(4, 2)}, (4, 3), "row to row"),
+        ([node("Add", ["x", "k"], ["y"])], {"k": random(2, 3, 4, 4)}, (2, 3, 4, 4), "no product before it"),
+        ([node("ReduceMean", ["x"], ["m"], axes=[1]), node("Add", ["x", "m"], ["y"])], {}, (2, 3, 4, 4), "a mean over"),
+        ([node("MaxPool", ["x"], ["p", "i"], kernel_shape=[2, 2]), node("Cast", ["i"], ["y"], to=1)], {}, (1, 2, 6, 6), "Ind"),
+        ([node("MaxPool", ["x"], ["y"], kernel_shape=[2])], {}, (1, 2, 6), "1 spatial dimensions"),
+        ([node("Transpose", ["x"], ["y"], perm=[0, 2, 3, 1])], {}, (2, 3, 4, 5), "Transpose"),
+        ([node("Cast", ["x"], ["d"], to=11), node("Relu", ["d"], ["y"])], {}, (2, 3), "elements f64"),
+    ],
+)  # fmt: skip
+def test_the_reason_names_the_constraint(
+    model: Make,
+    check: Check,
+    nodes: list[Any],
+    constants: dict[str, Any],
+    shape: tuple[int, ...],
+    reason: str,
+) -> None:
+    """Every host operator says what keeps it off the arrays, and computes what onnxruntime does."""
+    made = check(model(nodes, {"x": list(shape)}, ["y"], constants))
+    assert "host" in made.operations
+    assert any(reason in text for text in made.reasons), made.reasons
+
+
+def test_a_conv_with_a_computed_weight(model: Make, check: Check) -> None:
+    """A weight that is a graph input cannot be in cells."""
+    made = check(model([node("Conv", ["x", "w"], ["y"])], {"x": [1, 3, 6, 6], "w": [4, 3, 3, 3]}, ["y"]))
+    assert made.operations == ["host"]
+    assert "computed at run time" in made.reasons[0]
+
+
+def test_split_has_two_results(model: Make, check: Check) -> None:
+    """A host operator returns all the results somebody uses."""
+    nodes = [node("Split", ["x", "s"], ["a", "b", "unused"], axis=1), node("Add", ["a", "b"], ["y"])]
+    made = check(model(nodes, {"x": [2, 6]}, ["y"], {"s": np.array([2, 2, 2])}))
+    assert made.operations == ["host", "add"]
+    (split,) = [op for op in made.module.walk() if isinstance(op, HostOp)]
+    assert [name.data for name in split.tensors] == ["a", "b"]
+
+
+def test_operators_of_other_domains(model: Make, check: Check) -> None:
+    """onnxruntime's own operators run on the host like any other."""
+    made = check(
+        model(
+            [node("Gelu", ["x"], ["y"], domain="com.microsoft")],
+            {"x": [2, 3]},
+            ["y"],
+            domains={"com.microsoft": 1},
+        )
+    )
+    assert made.operations == ["host"]
+
+
+def test_a_branch_of_run_time_is_one_host_operator(model: Make, check: Check) -> None:
+    """If, with sub-graphs that take tensors from outside, is a single host operator."""
+    then = helper.make_graph(
+        [node("Add", ["x", "k"], ["t"])], "then", [], [helper.make_empty_tensor_value_info("t")]
+    )
+    other = helper.make_graph(
+        [node("Mul", ["x", "k"], ["e"])], "else", [], [helper.make_empty_tensor_value_info("e")]
+    )
+    for graph, name in ((then, "t"), (other, "e")):
+        graph.output[0].CopyFrom(helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]))
+    nodes = [
+        node("ReduceSum", ["x"], ["s"], keepdims=0),
+        node("Greater", ["s", "zero"], ["c"]),
+        node("If", ["c"], ["y"], then_branch=then, else_branch=other),
+    ]
+    made = check(model(nodes, {"x": [2, 3]}, ["y"], {"k": random(2, 3), "zero": np.float32(0).reshape(())}))
+    assert made.operations == ["host", "host", "host"]
+
+
+def test_integer_inputs_reach_the_host(model: Make, check: Check) -> None:
+    """Token numbers are gathered from an embedding on the host; the product after it is a gemm."""
+    nodes = [node("Gather", ["e", "x"], ["g"]), node("MatMul", ["g", "w"], ["y"])]
+    constants = {"e": random(4, 6), "w": random(6, 5)}
+    made = check(model(nodes, {"x": [2, 3]}, ["y"], constants, input_type=TensorProto.INT64))
+    assert made.operations == ["host", "gemm"]
+
+
+def test_quantised_models_compute_the_same(model: Make, check: Check) -> None:
+    """QuantizeLinear and DequantizeLinear of values run on the host; those of weights are folded."""
+    constants = {"s": np.float32(0.05).reshape(()), "z": np.uint8(128).reshape(())}
+    constants |= {"w": np.random.default_rng(0).integers(-9, 9, (4, 3, 3, 3)).astype(np.int8)}
+    constants |= {"ws": np.float32(0.1).reshape(()), "wz": np.int8(0).reshape(())}
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        node("DequantizeLinear", ["w", "ws", "wz"], ["wd"]),
+        node("Conv", ["d", "wd"], ["y"]),
+    ]
+    made = check(model(nodes, {"x": [1, 3, 6, 6]}, ["y"], constants))
+    assert made.operations == ["host", "host", "conv"]
+
+
+def test_the_stored_model_names_nothing_of_the_exporting_machine(model: Make, check: Check) -> None:
+    """Stack traces of torch's exporter hold file paths; they do not reach the weight store."""
+    proto = node("Sigmoid", ["x"], ["y"], name="gate", doc_string="written at /home/someone")
+    proto.metadata_props.add(key="pkg.torch.onnx.stack_trace", value="/home/someone/model.py")
+    made = check(model([proto], {"x": [2, 3]}, ["y"]))
+    raw = made.store.array("gate.onnx").tobytes()
+    assert b"/home/someone" not in raw
+    stored = ModelProto.FromString(raw)
+    assert stored.ir_version == 10
+    assert stored.opset_import[0].version == 17
+
+
+def test_constants_of_a_host_operator_are_inside_its_model(model: Make, check: Check) -> None:
+    """The one-node model is complete: operands are its inputs, constants its initializers."""
+    made = check(model([node("PRelu", ["x", "k"], ["y"])], {"x": [2, 3]}, ["y"], {"k": random(3)}))
+    (op,) = [op for op in made.module.walk() if isinstance(op, HostOp)]
+    stored = ModelProto.FromString(made.store.array(op.model.key.data).tobytes())
+    assert [i.name for i in stored.graph.input] == ["x"]
+    assert numpy_helper.to_array(stored.graph.initializer[0]).tolist() == random(3).tolist()

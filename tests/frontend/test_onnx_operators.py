@@ -1,0 +1,294 @@
+"""Each mapped operator: which operation it becomes, and the same numbers as onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto, helper
+
+Make = Callable[..., ModelProto]
+Check = Callable[..., Any]
+
+
+def random(*shape: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def node(op: str, inputs: str, outputs: str = "y", **attributes: Any) -> Any:
+    return helper.make_node(op, inputs.split(), outputs.split(), name=f"the_{op}", **attributes)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {},
+        {"pads": [1, 1, 1, 1]},
+        {"pads": [0, 1, 2, 0], "strides": [2, 1]},
+        {"dilations": [2, 2], "pads": [2, 2, 2, 2]},
+        {"auto_pad": "SAME_UPPER", "strides": [2, 2]},
+        {"auto_pad": "SAME_LOWER", "strides": [2, 2]},
+        {"auto_pad": "VALID"},
+    ],
+)
+def test_conv_of_every_padding_becomes_one_conv(
+    model: Make, check: Check, attributes: dict[str, Any]
+) -> None:
+    """Pads, strides, dilations and auto_pad are all stated in graph.conv."""
+    made = check(
+        model(
+            [node("Conv", "x w b", **attributes)],
+            {"x": [2, 3, 9, 8]},
+            ["y"],
+            {"w": random(4, 3, 3, 3), "b": random(4)},
+        )
+    )
+    assert made.operations == ["conv"]
+
+
+@pytest.mark.parametrize("group", [2, 4])
+def test_grouped_conv_keeps_its_groups(model: Make, check: Check, group: int) -> None:
+    """Groups, depthwise included, stay one graph.conv; who maps it decides what to do with them."""
+    made = check(
+        model(
+            [node("Conv", "x w", group=group)], {"x": [1, 4, 6, 6]}, ["y"], {"w": random(8, 4 // group, 3, 3)}
+        )
+    )
+    assert made.operations == ["conv"]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "weight", "bias"),
+    [
+        ({"transB": 1}, (5, 6), (5,)),
+        ({}, (6, 5), (1, 5)),
+        ({"alpha": 0.5, "beta": 2.0, "transB": 1}, (5, 6), (5,)),
+        ({"beta": 0.0}, (6, 5), (5,)),
+        ({}, (6, 5), ()),
+    ],
+)
+def test_gemm_folds_its_factors_into_the_weights(
+    model: Make, check: Check, attributes: dict[str, Any], weight: tuple[int, ...], bias: tuple[int, ...]
+) -> None:
+    """transB, alpha, beta and a bias that broadcasts along rows all become a plain graph.gemm."""
+    constants = {"w": random(*weight), "b": random(*bias, seed=2).reshape(bias)}
+    made = check(model([node("Gemm", "x w b", **attributes)], {"x": [3, 6]}, ["y"], constants))
+    assert made.operations == ["gemm"]
+
+
+@pytest.mark.parametrize("shape", [(3, 6), (2, 3, 6), (2, 2, 3, 6)])
+def test_matmul_by_a_constant_takes_any_leading_axes(
+    model: Make, check: Check, shape: tuple[int, ...]
+) -> None:
+    """MatMul by a constant matrix is graph.gemm along the last axis."""
+    made = check(model([node("MatMul", "x w")], {"x": list(shape)}, ["y"], {"w": random(6, 5)}))
+    assert made.operations == ["gemm"]
+
+
+def test_bias_added_after_a_product_is_folded(model: Make, check: Check) -> None:
+    """Add of a vector after MatMul, as torch exports linear layers, leaves one gemm with a bias."""
+    nodes = [node("MatMul", "x w", "p"), node("Add", "b p", "y")]
+    made = check(model(nodes, {"x": [2, 3, 6]}, ["y"], {"w": random(6, 5), "b": random(5)}))
+    assert made.operations == ["gemm"]
+
+
+@pytest.mark.parametrize(
+    ("op", "order"), [("Add", "c k"), ("Sub", "c k"), ("Sub", "k c"), ("Mul", "c k"), ("Div", "c k")]
+)
+@pytest.mark.parametrize("shape", [(4, 1, 1), (1, 4, 1, 1), ()])
+def test_channel_constants_fold_into_the_conv(
+    model: Make, check: Check, op: str, order: str, shape: tuple[int, ...]
+) -> None:
+    """A constant factor or term per channel, or one for all, is part of the convolution before it."""
+    nodes = [node("Conv", "x w", "c"), node(op, order, "y")]
+    constants = {"w": random(4, 3, 3, 3), "k": np.abs(random(*shape)).reshape(shape) + np.float32(0.5)}
+    assert check(model(nodes, {"x": [1, 3, 6, 6]}, ["y"], constants)).operations == ["conv"]
+
+
+def test_a_division_of_a_constant_by_a_product_is_no_factor(model: Make, check: Check) -> None:
+    """k / c is not c times something: it stays on the host."""
+    nodes = [node("Conv", "x w", "c"), node("Exp", "c", "e"), node("Div", "k e", "y")]
+    constants = {"w": 0.1 * random(4, 3, 3, 3), "k": random(4, 1, 1)}
+    assert check(model(nodes, {"x": [1, 3, 6, 6]}, ["y"], constants)).operations == ["conv", "host", "host"]
+
+
+def test_a_constant_per_column_of_an_image_does_not_fold(model: Make, check: Check) -> None:
+    """A constant that varies along the width is no channel constant, though it broadcasts."""
+    nodes = [node("Conv", "x w", "c"), node("Add", "c k", "y")]
+    made = check(model(nodes, {"x": [1, 3, 6, 6]}, ["y"], {"w": random(4, 3, 3, 3), "k": random(4)}))
+    assert made.operations == ["conv", "host"]
+    assert "varies along more than the channels" in made.reasons[0]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_batch_norm_folds_into_the_conv(model: Make, check: Check, bias: bool) -> None:
+    """BatchNormalization after a convolution leaves the convolution alone."""
+    constants = {"w": random(4, 3, 3, 3), "b": random(4), "g": random(4, seed=3), "h": random(4, seed=4)}
+    constants |= {"m": random(4, seed=5), "v": random(4, seed=6) ** 2}
+    nodes = [
+        node("Conv", "x w b" if bias else "x w", "c"),
+        node("BatchNormalization", "c g h m v", epsilon=1e-3),
+    ]
+    if not bias:
+        del constants["b"]
+    assert check(model(nodes, {"x": [2, 3, 6, 6]}, ["y"], constants)).operations == ["conv"]
+
+
+def test_batch_norm_of_a_shared_conv_stays(model: Make, check: Check) -> None:
+    """When the convolution's own result is needed too, folding would change it."""
+    constants = {"w": random(4, 3, 3, 3), **{k: np.abs(random(4, seed=i)) for i, k in enumerate("ghmv", 2)}}
+    nodes = [node("Conv", "x w", "c"), node("BatchNormalization", "c g h m v", "n"), node("Add", "c n", "y")]
+    made = check(model(nodes, {"x": [1, 3, 6, 6]}, ["y"], constants))
+    assert made.operations == ["conv", "host", "add"]
+
+
+def test_batch_norm_without_a_product_goes_to_the_host(model: Make, check: Check) -> None:
+    """Nothing to fold into: the host has it, batch by batch."""
+    constants = {k: np.abs(random(3, seed=i)) for i, k in enumerate("ghmv", 2)}
+    made = check(model([node("BatchNormalization", "x g h m v")], {"x": [2, 3, 6, 6]}, ["y"], constants))
+    assert made.operations == ["host"]
+    assert "no convolution or product before it" in made.reasons[0]
+
+
+POOLS = [
+    {"kernel_shape": [2, 2]},
+    {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]},
+    {"kernel_shape": [3, 2], "strides": [2, 3], "pads": [1, 0, 0, 1]},
+    {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1},
+    {"kernel_shape": [2, 2], "strides": [3, 3], "ceil_mode": 1, "pads": [1, 1, 1, 1]},
+    {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"},
+    {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_LOWER"},
+]
+
+
+@pytest.mark.parametrize("attributes", POOLS)
+@pytest.mark.parametrize("extent", [7, 8, 9, 10])
+def test_max_pool_windows(model: Make, check: Check, attributes: dict[str, Any], extent: int) -> None:
+    """Every padding and ceil_mode gives onnxruntime's extents and values."""
+    made = check(model([node("MaxPool", "x", **attributes)], {"x": [1, 2, extent, 9]}, ["y"]))
+    assert made.operations == ["max_pool"]
+
+
+@pytest.mark.parametrize("attributes", POOLS)
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("opset", [17, 22])
+def test_average_pool_windows(
+    model: Make, check: Check, attributes: dict[str, Any], count: int, opset: int
+) -> None:
+    """Pads count or do not; a window that hangs over with count_include_pad is left to the host."""
+    graph = model(
+        [node("AveragePool", "x", count_include_pad=count, **attributes)],
+        {"x": [1, 2, 8, 9]},
+        ["y"],
+        opset=opset,
+    )
+    made = check(graph)
+    # Of the windows with ceil_mode, only the 3x3 one reaches past the pads of this image.
+    hangs_over = count and attributes.get("ceil_mode", 0) and attributes["kernel_shape"] == [3, 3]
+    assert made.operations == (["host"] if hangs_over else ["average_pool"])
+
+
+def test_dilated_max_pool(model: Make, check: Check) -> None:
+    """Dilated windows are part of graph.max_pool."""
+    made = check(
+        model([node("MaxPool", "x", kernel_shape=[2, 3], dilations=[3, 2])], {"x": [1, 2, 8, 9]}, ["y"])
+    )
+    assert made.operations == ["max_pool"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "operations"),
+    [
+        ([node("GlobalAveragePool", "x")], ["global_average_pool"]),
+        ([node("GlobalMaxPool", "x")], ["max_pool"]),
+        ([node("ReduceMean", "x", axes=[2, 3])], ["global_average_pool"]),
+        ([node("ReduceMean", "x", axes=[-1, -2], keepdims=0)], ["global_average_pool", "reshape"]),
+        ([node("ReduceMean", "x", axes=[1])], ["host"]),
+        ([node("Relu", "x")], ["relu"]),
+        ([node("Sum", "x x x")], ["add", "add"]),
+        ([node("Sum", "x", "s"), node("Relu", "s")], ["relu"]),
+        ([node("Relu", "x", "r"), node("Add", "r x")], ["relu", "add"]),
+        ([node("Relu", "x", "r"), node("Concat", "r x", axis=1)], ["relu", "concat"]),
+        ([node("Relu", "x", "r"), node("Concat", "r x", axis=-1)], ["relu", "concat"]),
+        ([node("Flatten", "x")], ["reshape"]),
+        ([node("Flatten", "x", axis=0)], ["reshape"]),
+        ([node("Flatten", "x", axis=-1)], ["reshape"]),
+        ([node("Softmax", "x", axis=1)], ["softmax"]),
+        ([node("Softmax", "x")], ["softmax"]),
+        (
+            [
+                node("Identity", "x", "i"),
+                node("Dropout", "i", "d"),
+                node("Cast", "d", "c", to=1),
+                node("Relu", "c"),
+            ],
+            ["relu"],
+        ),
+    ],
+)
+def test_pointwise_and_shape_operators(
+    model: Make, check: Check, nodes: list[Any], operations: list[str]
+) -> None:
+    """Each becomes the operation of its name; what changes nothing vanishes."""
+    assert check(model(nodes, {"x": [2, 3, 4, 5]}, ["y"])).operations == operations
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+def test_softmax_before_opset_13_runs_over_all_later_axes(model: Make, check: Check, axis: int) -> None:
+    """Opset 7 to 12: axes from ``axis`` on are one; the default axis is 1."""
+    made = check(model([node("Softmax", "x", axis=axis)], {"x": [3, 4, 5]}, ["y"], opset=11))
+    flattened = axis not in (2, -1)
+    assert made.operations == (["reshape", "softmax", "reshape"] if flattened else ["softmax"])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "operation"), [((0.0, 1.0), ["clip"]), ((None, 0.5), ["clip"]), ((-0.5, None), ["clip"])]
+)
+@pytest.mark.parametrize("opset", [7, 11, 13])
+def test_clip_bounds(
+    model: Make, check: Check, bounds: tuple[float | None, float | None], operation: list[str], opset: int
+) -> None:
+    """Bounds are attributes before opset 11 and operands from then on; either may be absent."""
+    given = {k: v for k, v in zip(("min", "max"), bounds, strict=True) if v is not None}
+    if opset < 11:
+        made = check(model([node("Clip", "x", **given)], {"x": [2, 9]}, ["y"], opset=opset))
+    else:
+        proto = helper.make_node("Clip", ["x", *(k if k in given else "" for k in ("min", "max"))], ["y"])
+        constants = {k: np.float32(v).reshape(()) for k, v in given.items()}
+        made = check(model([proto], {"x": [2, 9]}, ["y"], constants, opset=opset))
+    assert made.operations == operation
+
+
+@pytest.mark.parametrize(
+    ("target", "shape"),
+    [
+        ([2, -1], (2, 60)),
+        ([0, 0, -1], (2, 3, 20)),
+        ([6, 20], (6, 20)),
+        ([-1], (120,)),
+        ([2, 3, 4, 5], (2, 3, 4, 5)),
+    ],
+)
+def test_reshape_targets(model: Make, check: Check, target: list[int], shape: tuple[int, ...]) -> None:
+    """0 copies an extent, -1 takes the rest; a reshape to the same shape is removed."""
+    made = check(
+        model([node("Reshape", "x t")], {"x": [2, 3, 4, 5]}, ["y"], {"t": np.array(target, np.int64)})
+    )
+    assert made.outputs["y"].shape == shape
+    assert made.operations == ([] if shape == (2, 3, 4, 5) else ["reshape"])
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+def test_squeeze_and_unsqueeze(model: Make, check: Check, opset: int) -> None:
+    """Axes are attributes before opset 13 and operands from then on; consecutive reshapes merge."""
+    if opset < 13:
+        nodes = [node("Unsqueeze", "x", "u", axes=[0, 3]), node("Squeeze", "u", axes=[0])]
+        made = check(model(nodes, {"x": [2, 3, 4]}, ["y"], opset=opset))
+    else:
+        nodes = [node("Unsqueeze", "x a", "u"), node("Squeeze", "u b")]
+        constants = {"a": np.array([0, 3], np.int64), "b": np.array([0], np.int64)}
+        made = check(model(nodes, {"x": [2, 3, 4]}, ["y"], constants, opset=opset))
+    assert made.outputs["y"].shape == (2, 3, 1, 4)
+    assert made.operations == ["reshape"]
