@@ -68,8 +68,9 @@ def test_observations_join():
     parts = [observe(qx, layer.cells, ANALOG, layer.bounds) for qx in (layer.qx[:9], layer.qx[9:])]
     whole = observe(layer.qx, layer.cells, ANALOG, layer.bounds)
     assert np.array_equal(parts[0].join(parts[1]).counts, whole.counts)
-    wide = Observed(-2, np.full((1, 1, 3), 5)).join(Observed(0, np.full((1, 1, 4), 7)))
-    assert (wide.first, wide.counts.tolist()) == (-2, [[[5, 5, 12, 7, 7, 7]]])
+    narrow, wide = Observed(-2, np.full((1, 1, 3), 5)), Observed(0, np.full((1, 1, 4), 7))
+    for both in (narrow.join(wide), wide.join(narrow)):
+        assert (both.first, both.counts.tolist()) == (-2, [[[5, 5, 12, 7, 7, 7]]])
     joined, calibrated = choose_steps(parts, ANALOG), _calibrated(layer, ANALOG)
     assert joined.h.tolist() == calibrated.h.tolist()
     assert joined.frac_bits == calibrated.frac_bits > 0

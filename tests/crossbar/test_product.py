@@ -270,6 +270,32 @@ def test_type_of_the_collapsed_product(bits: int, kind: type[np.floating[Any]]):
     assert np.array_equal(product.read(qx), qx @ w)
 
 
+# Sums that could pass 2^53 are computed in int64: cells far above their bits, 16-bit codes, 20000 rows.
+def test_collapsed_product_beyond_float64():
+    coding = Coding(weight_bits=16, input_bits=16, cell_bits=1, converter_hi=65535)
+    bounds = group_bounds([(20_000, 0)], 128)
+    cells = np.full((20_000, 1, 16), 255, dtype=np.uint8)
+    flips = np.zeros((len(bounds) - 1, 1, 16), dtype=bool)
+    qx = np.random.default_rng(0).integers(0, 1 << 16, (2, 20_000))
+    product = ArrayProduct(cells, flips, coding, bounds)
+    assert product.lossless
+    assert product.dense_type == np.int64
+    assert np.array_equal(product.read(qx), qx.sum(axis=1, keepdims=True) * (255 * 65535 - 32768))
+
+
+# Partial sums above 2^24 need float64 in the stacked evaluation: full-width digits on 8-bit cells.
+def test_stacked_product_beyond_float32():
+    coding = Coding(weight_bits=16, input_bits=16, cell_bits=8, dac_bits=16, converter_hi=65535)
+    rng = np.random.default_rng(1)
+    w, qx = rng.integers(-(1 << 15), 1 << 15, (60, 3)), rng.integers(0, 1 << 16, (9, 60))
+    bounds = group_bounds([(60, 0)], 128)
+    cells, flips = store(w, coding, bounds)
+    h = np.array([9_001, 12_345])  # some conversions clamp, some do not
+    fast = ArrayProduct(cells, flips, coding, bounds, h)
+    assert fast.converted == 2
+    assert np.array_equal(fast.read(qx), read_reference(qx, cells, flips, coding, bounds, h))
+
+
 # Codes outside the coding's range would lose bits in the digits: refused by both, whatever the dtype.
 @pytest.mark.parametrize("code", [-1, 256])
 def test_codes_out_of_range(code: int):
