@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-_BRANCH_WEIGHT = 0.5
+_BRANCH_WEIGHT = 0.25
 
 
 def _shortcut(channels: int, out: int, stride: int) -> nn.Module:
@@ -21,10 +21,11 @@ def _shortcut(channels: int, out: int, stride: int) -> nn.Module:
 
 
 def _last_norm(channels: int) -> nn.BatchNorm2d:
-    """BatchNorm at the end of a residual branch, at half weight.
+    """BatchNorm at the end of a residual branch, at a quarter of the shortcut's weight.
 
-    With equal weight on branch and shortcut an untrained deep network is chaotic: a picture a little
-    louder than its like comes out 30 times louder, and sets the range of every later tensor.
+    An untrained network amplifies small differences from block to block, trained ones much less.
+    Relative error of ResNet-50 under 8-bit QDQ of onnxruntime, 8 calibration and 16 test images:
+    0.26 at weight 0.5, 0.11 at 0.25 (2026-11-21); the outputs vary as much over images in both.
     """
     norm = nn.BatchNorm2d(channels)
     nn.init.constant_(norm.weight, _BRANCH_WEIGHT)
