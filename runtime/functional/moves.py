@@ -293,8 +293,8 @@ def bind_copy(frame: Frame, row: Row) -> Action:
     read, write = source.buffer.read, target.buffer.write
 
     def action() -> None:
-        values = as_strided(read(row_a(), col_a(), span_a), (n0, n1), strides_a, writeable=False)
-        as_strided(write(row_d(), col_d(), span_d), (n0, n1), strides_d)[...] = np.array(values)
+        values = np.ndarray((n0, n1), kind, read(row_a(), col_a(), span_a), 0, strides_a).copy()
+        np.ndarray((n0, n1), kind, write(row_d(), col_d(), span_d), 0, strides_d)[...] = values
 
     return action
 

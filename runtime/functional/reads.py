@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.stride_tricks import as_strided
 
 from cimc.runtime.functional.arrays import Arrays, ArraySet, Piece, SetReader
 from cimc.runtime.functional.fields import Frame, Operand
@@ -144,7 +143,8 @@ def _windows(read: BoundRead, counters: list[int], level: int | None, count: int
     source, target = read.source.buffer, read.dst.buffer
     shape, columns, product = read.shape, read.columns, read.reader.read
     span = (count - 1) * dst_step + columns
-    size = target.data.itemsize
+    kind = target.data.dtype
+    size = kind.itemsize
     strides = (dst_step * size, size)
     narrow = np.iinfo(np.int32) if size == 4 else None
 
@@ -153,11 +153,11 @@ def _windows(read: BoundRead, counters: list[int], level: int | None, count: int
         at_row, at_col = out_row(), out_col()
         if read.add:
             held = target.read(at_row, at_col, span)
-            sums += as_strided(held, (count, columns), strides, writeable=False)
+            sums += np.ndarray((count, columns), kind, held, 0, strides)
         if narrow is not None:
             _check_range(sums, narrow)
-        place = as_strided(target.write(at_row, at_col, span), (count, columns), strides)
-        place[...] = sums
+        place = target.write(at_row, at_col, span)
+        np.ndarray((count, columns), kind, place, 0, strides)[...] = sums
 
     return action
 

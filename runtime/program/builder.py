@@ -227,7 +227,7 @@ class ProgramBuilder:
         """Extents and strides (source, destination) of a ``copy``, outer then inner."""
         return self._unique("copies", (n0, s0, d0, n1, s1, d1))
 
-    def add_record(self, ints: Iterable[int] = (), floats: Iterable[float] = ()) -> int:
+    def add_record(self, ints: Iterable[int] = (), floats: Iterable[float | np.float32] = ()) -> int:
         """Constants of a digital function; floats are rounded to float32."""
         i = tuple(int(v) for v in ints)
         f = tuple(float(np.float32(v)) for v in floats)
