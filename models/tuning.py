@@ -86,8 +86,8 @@ def scale_layers(module: nn.Module, batch: Tensor, generator: torch.Generator) -
     """Centre and scale every layer that has a bias, in order, in one forward pass over ``batch``.
 
     A layer with a bias is one without a BatchNorm behind it. Each channel's mean over images and
-    positions becomes a small random number; the standard deviation of the layer becomes 1, or 3 for
-    the last one, so that logits have the range of a trained network's.
+    positions becomes a small random number and its standard deviation 1, or 3 in the last layer, so that
+    logits have the range of a trained network's and no class wins by its larger weights.
     """
     layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear) and m.bias is not None]
 
@@ -96,12 +96,13 @@ def scale_layers(module: nn.Module, batch: Tensor, generator: torch.Generator) -
         assert layer.bias is not None
         std = _LOGIT_STD if layer is layers[-1] else 1.0
         channels = (1, -1, *(1,) * (output.dim() - 2))
-        mean = output.mean(dim=[d for d in range(output.dim()) if d != 1])
-        factor = std / (output - mean.view(channels)).std()
+        others = [d for d in range(output.dim()) if d != 1]
+        mean = output.mean(dim=others)
+        factor = std / output.std(dim=others)
         shift = torch.empty_like(mean).normal_(0.0, _BIAS_STD * std, generator=generator)
-        layer.weight.mul_(factor)
+        layer.weight.mul_(factor.view(-1, *(1,) * (layer.weight.dim() - 1)))
         layer.bias.sub_(mean).mul_(factor).add_(shift)
-        return (output - mean.view(channels)) * factor + shift.view(channels)
+        return (output - mean.view(channels)) * factor.view(channels) + shift.view(channels)
 
     hooks = [layer.register_forward_hook(adjust) for layer in layers]
     module(batch)
