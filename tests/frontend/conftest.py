@@ -131,7 +131,8 @@ def check() -> Callable[..., Imported]:
         session = _session(model)
         given = _inputs(module, session, seed)
         names = [output.name for output in session.get_outputs()]
-        expected = dict(zip(names, session.run(names, given), strict=True))
+        found = [np.asarray(array) for array in session.run(names, given)]
+        expected: dict[str, Array] = dict(zip(names, found, strict=True))
         if spread:
             assert all(float(array.astype(np.float64).std()) > 1e-3 for array in expected.values())
         _agree(run_graph(module, store, given), expected)

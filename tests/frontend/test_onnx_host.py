@@ -34,7 +34,10 @@ def random(*shape: int, seed: int = 1) -> np.ndarray:
         ([node("Gemm", ["x", "w", "b"], ["y"])], {"w": random(3, 2), "b": random(4, 2)}, (4, 3), "row to row"),
         ([node("Add", ["x", "k"], ["y"])], {"k": random(2, 3, 4, 4)}, (2, 3, 4, 4), "no product before it"),
         ([node("ReduceMean", ["x"], ["m"], axes=[1]), node("Add", ["x", "m"], ["y"])], {}, (2, 3, 4, 4), "a mean over"),
-        ([node("MaxPool", ["x"], ["p", "i"], kernel_shape=[2, 2]), node("Cast", ["i"], ["y"], to=1)], {}, (1, 2, 6, 6), "Ind"),
+        (
+            [node("MaxPool", ["x"], ["p", "i"], kernel_shape=[2, 2]), node("Cast", ["i"], ["y"], to=1)],
+            {}, (1, 2, 6, 6), "its output Indices is used",
+        ),
         ([node("MaxPool", ["x"], ["y"], kernel_shape=[2])], {}, (1, 2, 6), "1 spatial dimensions"),
         ([node("Transpose", ["x"], ["y"], perm=[0, 2, 3, 1])], {}, (2, 3, 4, 5), "Transpose"),
         ([node("Cast", ["x"], ["d"], to=11), node("Relu", ["d"], ["y"])], {}, (2, 3), "elements f64"),

@@ -251,9 +251,10 @@ def test_clip_bounds(
     model: Make, check: Check, bounds: tuple[float | None, float | None], operation: list[str], opset: int
 ) -> None:
     """Bounds are attributes before opset 11 and operands from then on; either may be absent."""
-    given = {k: v for k, v in zip(("min", "max"), bounds, strict=True) if v is not None}
+    given: dict[str, Any] = {k: v for k, v in zip(("min", "max"), bounds, strict=True) if v is not None}
     if opset < 11:
-        made = check(model([node("Clip", "x", **given)], {"x": [2, 9]}, ["y"], opset=opset))
+        proto = helper.make_node("Clip", ["x"], ["y"], **given)
+        made = check(model([proto], {"x": [2, 9]}, ["y"], opset=opset))
     else:
         proto = helper.make_node("Clip", ["x", *(k if k in given else "" for k in ("min", "max"))], ["y"])
         constants = {k: np.float32(v).reshape(()) for k, v in given.items()}

@@ -20,12 +20,12 @@ def random(*shape: int, seed: int = 1) -> np.ndarray:
 def small_network(opset: int) -> tuple[list[Any], dict[str, np.ndarray]]:
     """Conv, BatchNorm, Clip, pools, Dropout, Reshape, Gemm, Softmax as ``opset`` writes them."""
     make = helper.make_node
-    constants = {"w": random(4, 3, 3, 3), "fw": random(4, 5), "fb": random(5)}
+    constants: dict[str, np.ndarray] = {"w": random(4, 3, 3, 3), "fw": random(4, 5), "fb": random(5)}
     constants |= {k: np.abs(random(4, seed=i)) + np.float32(0.1) for i, k in enumerate("ghmv", 2)}
     constants["t"] = np.array([0, -1], np.int64)
     clip = make("Clip", ["n"], ["r"], min=0.0, max=6.0)
     if opset >= 11:
-        constants |= {"lo": np.float32(0).reshape(()), "hi": np.float32(6).reshape(())}
+        constants |= {"lo": np.zeros((), np.float32), "hi": np.full((), 6, np.float32)}
         clip = make("Clip", ["n", "lo", "hi"], ["r"])
     nodes = [
         make("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),

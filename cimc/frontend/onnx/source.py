@@ -5,13 +5,16 @@ Weights in external files are read here and nowhere else, and only from below th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, inliner
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, inliner
 
 from cimc.diagnostics import CimError, UnsupportedError, UsageError, raise_all
+from cimc.frontend.onnx.types import ELEMENTS
 
 MIN_OPSET, MAX_OPSET = 7, 26
 """What onnxruntime 1.31 promises (from 7) and accepts (to 26); measured 2026-11-21."""
@@ -34,6 +37,7 @@ def read_model(source: str | Path | ModelProto) -> tuple[ModelProto, str]:
         model, file, folder = _parse(path), path.name, path.resolve().parent
     raise_all(_version_errors(model, file))
     raise_all(_load_external_data(model, file, folder))
+    raise_all(_size_errors(model, file))
     if model.functions:
         model = inliner.inline_local_functions(model)
     return model, file
@@ -112,6 +116,32 @@ def _attribute_tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
         yield from tensors_of(attribute.g)
     for graph in attribute.graphs:
         yield from tensors_of(graph)
+
+
+_TYPED_FIELDS: Mapping[int, str] = MappingProxyType(
+    {TensorProto.FLOAT: "float_data", TensorProto.DOUBLE: "double_data", TensorProto.INT64: "int64_data"}
+)
+"""Element types whose typed field has one entry an element."""
+
+
+def _size_errors(model: ModelProto, file: str) -> list[CimError]:
+    """Tensors that hold fewer or more elements than their shape says."""
+    errors: list[CimError] = []
+    for tensor in tensors_of(model.graph):
+        if tensor.data_type not in ELEMENTS:
+            continue
+        count = math.prod(tensor.dims)
+        name, unit, found, wanted = f"tensor {tensor.name!r}", "elements", count, count
+        if tensor.HasField("raw_data"):
+            width = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            unit, found, wanted = "bytes", len(tensor.raw_data), count * width
+        elif tensor.data_type in _TYPED_FIELDS:
+            found = len(getattr(tensor, _TYPED_FIELDS[tensor.data_type]))
+        if found != wanted or min(tensor.dims, default=0) < 0:
+            shape = tuple(tensor.dims)
+            text = f"{name} of shape {shape} holds {found} {unit} instead of {wanted}; the file is damaged"
+            errors.append(UnsupportedError(text, where=file))
+    return errors
 
 
 def _load_external_data(model: ModelProto, file: str, folder: Path | None) -> list[CimError]:

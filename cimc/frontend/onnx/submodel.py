@@ -53,9 +53,9 @@ def one_node_model(
     *,
     any_batch: bool = False,
 ) -> ModelProto:
-    """``node`` alone, with ``operands`` as graph inputs in order, ``constants`` inside, results somebody reads as outputs.
+    """``node`` alone, with ``operands`` as graph inputs in order and ``constants`` inside.
 
-    ``any_batch`` leaves the first extent of every operand open.
+    Its graph outputs are the results somebody reads. ``any_batch`` leaves the first extent of every operand open.
     """
     copy = NodeProto()
     copy.CopyFrom(node.proto)
