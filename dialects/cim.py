@@ -17,10 +17,12 @@ from xdsl.dialects.builtin import (
     FloatData,
     IntegerAttr,
     IntegerType,
+    ModuleOp,
     StringAttr,
     TensorType,
     i64,
 )
+from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Attribute, Block, Dialect, Region, SSAValue
 from xdsl.irdl import (
     irdl_op_definition,
@@ -38,6 +40,8 @@ from xdsl.utils.exceptions import VerifyException
 from cimc.dialects.base import CimOperation
 from cimc.dialects.cim_types import ArraysType, CodingAttr, Function, FunctionAttr, WindowAttr
 from cimc.dialects.graph_types import IntsAttr, quant_of, shape_of
+from cimc.dialects.levels import Level, Rule
+from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
 from cimc.dialects.weights import WeightRefAttr
 
 
@@ -316,7 +320,7 @@ class StageOp(CimOperation):
     enter the tail row by row. ``placement`` names the table of contexts and crossbars (``passes/place``).
 
     ```mlir
-    %y = cim.stage "conv1" copies 2 (%x) placement #graph.ref<"conv1.place">
+    %y = cim.stage "conv1" copies 2 (%x) frame <16, 8, 8> placement <"conv1.place">
          : (tensor<8x8x1x!graph.quant<u8, 0.1, 0>>) -> tensor<8x8x16x!graph.quant<u8, 0.2, 0>> {
     ^bb0(%a: tensor<8x8x1x!graph.quant<u8, 0.1, 0>>):
       %w = cim.write_row ...
@@ -333,13 +337,16 @@ class StageOp(CimOperation):
     copies = prop_def(IntegerAttr[I64], default_value=IntegerAttr(1, i64))
     sources = var_operand_def(TensorType)
     placement = opt_prop_def(WeightRefAttr)
+    frame = prop_def(IntsAttr)
+    """ONNX shape of one frame of the result, without the batch."""
     tensors = opt_prop_def(ArrayAttr[StringAttr])
     result = result_def(TensorType)
     body = region_def("single_block")
 
     traits = traits_def(NoTerminator())
     assembly_format = (
-        "$label (`copies` $copies^)? `(` $sources `)` (`placement` $placement^)? (`tensors` $tensors^)? attr-dict "
+        "$label (`copies` $copies^)? `(` $sources `)` `frame` $frame (`placement` $placement^)? "
+        "(`tensors` $tensors^)? attr-dict "
         "`:` functional-type($sources, $result) $body"
     )
 
@@ -349,11 +356,12 @@ class StageOp(CimOperation):
         sources: Sequence[SSAValue],
         result: Attribute,
         block: Block,
+        frame: Sequence[int],
         tensors: ArrayAttr[StringAttr] | None = None,
     ):
         super().__init__(
             operands=[list(sources)],
-            properties={"label": StringAttr(label), "tensors": tensors},
+            properties={"label": StringAttr(label), "frame": IntsAttr.of(frame), "tensors": tensors},
             result_types=[result],
             regions=[Region(block)],
         )
@@ -422,4 +430,25 @@ Cim = Dialect(
     "cim",
     [WriteXbOp, WriteRowOp, ReadXbOp, ReadRowOp, RequantiseOp, DcomOp, YieldOp, StageOp, ConcatOp],
     [FunctionAttr, WindowAttr, CodingAttr, ArraysType],
+)
+
+MAPPED_LEVEL = Level(
+    "mapped",
+    "level 3: stages of meta-operators on channel-last rows of one frame; tiles and cores in tables by name",
+    {
+        ModuleOp: (),
+        FuncOp: (),
+        ReturnOp: (),
+        **{op: () for op in (InputOp, OutputOp, RelayoutOp, HostCallOp, ConcatOp)},
+        StageOp: (
+            Rule(
+                "a stage programs the arrays it reads",
+                lambda op: isinstance(op, StageOp) and (op.read is None) == (op.write is None),
+            ),
+        ),
+        **{
+            op: (Rule("meta-operators stand in a stage", lambda op: isinstance(op.parent_op(), StageOp)),)
+            for op in (WriteXbOp, WriteRowOp, ReadXbOp, ReadRowOp, RequantiseOp, DcomOp, YieldOp)
+        },
+    },
 )

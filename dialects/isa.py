@@ -158,7 +158,7 @@ class BodyOp(CimOperation):
         if len(known) != len(self.params):
             raise VerifyException("parameters have different names")
         for op in self.walk():
-            unknown = [v for v in _parameters(op) if v not in known]
+            unknown = [v for v in parameters_of(op) if v not in known]
             if unknown:
                 raise VerifyException(f"{op.name} names parameters the body has not: {', '.join(unknown)}")
         depth = _depth(self.body.block)
@@ -166,7 +166,8 @@ class BodyOp(CimOperation):
             raise VerifyException(f"loops nest to depth {MAX_LOOPS}, got {depth}")
 
 
-def _parameters(op: Operation) -> Iterator[str]:
+def parameters_of(op: Operation) -> Iterator[str]:
+    """Names of the parameters one operation uses."""
     for attr in op.properties.values():
         if isinstance(attr, ValueAttr) and isinstance(attr.data, str):
             yield attr.data

@@ -229,6 +229,7 @@ class _Mapper:
             sources,
             self._type(result, layout),
             block,
+            frame_shape(shape_of(result)),
             ArrayAttr([StringAttr(t) for t in tensor_names(group.last)]),
         )
         self._add(stage, head)

@@ -1,0 +1,232 @@
+"""From a model to a program: import, passes, program, in memory. ``cimc.api`` writes and reads artifacts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
+
+from cimc.backends.protocol import Backend
+from cimc.backends.registry import load_backend_file, resolve_backend
+from cimc.backends.schema import Architecture
+from cimc.calibration import Samples, collect_ranges, load_samples, random_samples
+from cimc.converter_codes import put_converter_codes
+from cimc.diagnostics import UnsupportedError, UsageError
+from cimc.dialects.context import CimContext
+from cimc.dialects.graph import INPUTS, ProductOperation, main_function, main_names
+from cimc.dialects.graph_types import shape_of
+from cimc.dialects.locations import short_name
+from cimc.dialects.weights import WeightStore
+from cimc.driver import STORE, Driver, Dumps, ResumePoint, parse_module
+from cimc.macs import total_macs
+from cimc.mapping_options import MappingOptions, load_mapping
+from cimc.passes.graph.rebind_batch import RebindBatch, is_batch_parallel
+from cimc.passes.lower.link import Linked
+from cimc.passes.lower.lower_bodies import LowerBodies
+from cimc.passes.quantise.ranges import put_ranges
+from cimc.pipeline import PipelineStep, pipeline
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Array = npt.NDArray[Any]
+
+BATCH, MACS = "cim.batch", "cim.total_macs"
+"""Attributes of ``@main``: frames of one call of the model (0: the batch is not separable), products per frame."""
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What a compile was asked for; everything that can change its result."""
+
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    mapping: MappingOptions = field(default_factory=MappingOptions)
+    calibration: str | Path | Mapping[str, Array] | None = None
+    stop_after: str | None = None
+    require_arrays: bool = False
+
+    def record(self) -> dict[str, Any]:
+        """The options as plain JSON for the manifest; no path."""
+        return {
+            "shapes": {name: list(shape) for name, shape in sorted(self.shapes.items())},
+            "mapping": self.mapping.model_dump(mode="json"),
+            "calibrated": self.calibration is not None,
+        }
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a compile made: a module per level, the store they name, and the program if it got that far."""
+
+    ctx: CimContext
+    modules: Mapping[str, ModuleOp]
+    linked: Linked | None
+    model_sha256: str
+
+    @property
+    def store(self) -> WeightStore:
+        """The arrays all modules name."""
+        return self.ctx.store
+
+
+def choose_backend(arch: str | Path | Architecture, backend: str | Path | None) -> tuple[Backend | None, Architecture]:
+    """The backend and the machine: ``arch`` is a name, a YAML file or an architecture, ``backend`` a module file."""
+    if backend is not None:
+        chosen = load_backend_file(Path(backend))
+        return chosen, chosen.architecture()
+    if isinstance(arch, Architecture):
+        return None, arch
+    chosen = resolve_backend(str(arch))
+    return chosen, chosen.architecture()
+
+
+def read_mapping(mapping: str | Path | MappingOptions | None) -> MappingOptions:
+    """Mapping options from a file, as given, or the defaults."""
+    if mapping is None:
+        return MappingOptions()
+    return mapping if isinstance(mapping, MappingOptions) else load_mapping(mapping)
+
+
+def build(
+    model: str | Path | ModelProto,
+    arch: Architecture,
+    backend: Backend | None,
+    options: CompileOptions,
+    *,
+    dumps: Dumps | None = None,
+    resume: bool = False,
+    on_time: Callable[[str, float], None] | None = None,
+    after_pass: Callable[[PipelineStep, str, ModuleOp], None] | None = None,
+) -> Compiled:
+    """Run the whole pipeline. Raises ``CimError`` for anything the user can act on."""
+    if options.mapping.network is not None:
+        arch = arch.with_network(options.mapping.network)
+    ctx = CimContext(store=WeightStore(), arch=arch, mapping=options.mapping)
+    driver = Driver(ctx, dumps, on_time, after_pass)
+    steps = pipeline(options.mapping, backend.extra_passes() if backend is not None else ())
+    try:
+        if resume:
+            module, steps, level = _resume(Path(str(model)), driver, steps)
+        else:
+            module, level = _import(model, driver, options), "imported"
+        _run_stages(module, steps, level, driver, options)
+        linked = _lower(module, driver, options) if "mapped" in driver.kept and not options.stop_after else None
+    finally:
+        if dumps is not None and dumps.count:
+            dumps.write_store(ctx.store)
+    return Compiled(ctx, driver.kept, linked, _digest(driver))
+
+
+def _import(model: str | Path | ModelProto, driver: Driver, options: CompileOptions) -> ModuleOp:
+    """The imported module of one frame, with the batch it was made for."""
+    from cimc.frontend.onnx.importer import import_onnx
+
+    store = driver.ctx.store
+    module = import_onnx(model, shapes=options.shapes or None, store=store)
+    main = main_function(module)
+    batch = shape_of(main.args[0])[0] if main.args and shape_of(main.args[0]) else 1
+    separable = is_batch_parallel(module)
+    if separable and batch != 1:
+        RebindBatch(1).apply(driver.ctx, module)
+    main.attributes[BATCH] = IntegerAttr(batch if separable else 0, i64)
+    main.attributes[MACS] = IntegerAttr(total_macs(module, store), i64)
+    options.mapping.check_matches(
+        [short_name(op.location) for op in module.walk() if isinstance(op, ProductOperation)]
+    )
+    if driver.dumps is not None:
+        driver.dumps.write(module, "imported", "import")
+    driver.kept["imported"] = module.clone()
+    return module
+
+
+def _resume(
+    path: Path, driver: Driver, steps: Sequence[PipelineStep]
+) -> tuple[ModuleOp, Sequence[PipelineStep], str]:
+    """Module, passes left and level of a dump."""
+    point = ResumePoint.of(path)
+    if not path.is_file():
+        raise UsageError("no such dump", where=str(path))
+    store = WeightStore.load(path.parent / STORE)
+    for key in store.keys():
+        driver.ctx.store.put(key, store.array(key))
+    module = parse_module(path.read_text(), driver.ctx, path.name)
+    driver.kept[point.level] = module.clone()
+    return module, point.remaining(steps), point.level
+
+
+def _run_stages(
+    module: ModuleOp, steps: Sequence[PipelineStep], level: str, driver: Driver, options: CompileOptions
+) -> None:
+    """Stages in turn; calibration data enters before ``quantise`` and before ``schedule``."""
+    samples: Samples | None = None
+    for stage in ("graph", "quantise", "schedule", "place"):
+        part = [s for s in steps if s.stage == stage]
+        if not part or options.stop_after == level:
+            continue
+        if stage == "quantise" and level == "graph":
+            samples = _samples(module, options)
+            percentile = options.mapping.calibration.percentile or 100.0
+            put_ranges(driver.ctx.store, collect_ranges(module, driver.ctx.store, samples, percentile=percentile))
+        if stage == "schedule" and level == "quantised":
+            _check_arrays(module, options)
+            samples = samples or _samples(driver.kept.get("graph", module), options)
+            put_converter_codes(module, driver.ctx, samples)
+        level = driver.run(module, part, level)
+
+
+def _samples(module: ModuleOp, options: CompileOptions) -> Samples:
+    if options.calibration is None:
+        return random_samples(module)
+    return load_samples(options.calibration, module)
+
+
+def _check_arrays(module: ModuleOp, options: CompileOptions) -> None:
+    """A model without any operator for the arrays compiles with a warning, or not at all when asked so."""
+    if any(isinstance(op, ProductOperation) for op in module.walk()):
+        return
+    message = "no operator of the model runs on the arrays: it has no Conv, Gemm or MatMul with constant weights"
+    if options.require_arrays:
+        raise UnsupportedError(f"{message} (--require-arrays)")
+    import warnings
+
+    warnings.warn(message, stacklevel=2)
+
+
+def _lower(module: ModuleOp, driver: Driver, options: CompileOptions) -> Linked:
+    """Bodies and program of a placed module."""
+    del options
+    attribute = main_function(module).attributes.get(MACS)
+    macs = attribute.value.data if isinstance(attribute, IntegerAttr) else 0
+    linked = LowerBodies().apply(driver.ctx, module, macs)
+    driver.finish(linked.module)
+    return linked
+
+
+def _digest(driver: Driver) -> str:
+    """A hash of the imported model: its operators and the contents of its weights, not of any file."""
+    from cimc.driver import print_module
+
+    first = next(iter(driver.kept.values()))
+    digest = hashlib.sha256(print_module(first).encode())
+    for name in main_names(first, INPUTS):
+        digest.update(name.encode())
+    for key in sorted(_referenced(first)):
+        digest.update(driver.ctx.store.sha256(key).encode())
+    return digest.hexdigest()
+
+
+def _referenced(module: ModuleOp) -> set[str]:
+    """Keys of the store that a module names."""
+    from cimc.dialects.weights import WeightRefAttr
+
+    return {
+        attr.key.data
+        for op in module.walk()
+        for attr in (*op.properties.values(), *op.attributes.values())
+        if isinstance(attr, WeightRefAttr)
+    }

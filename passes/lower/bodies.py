@@ -1,0 +1,193 @@
+"""The instructions of a stage's contexts, as ``isa`` operations in terms of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xdsl.ir import Operation
+
+from cimc.dialects.cim import DcomOp, ReadRowOp, RequantiseOp, StageOp
+from cimc.dialects.context import CimContext
+from cimc.dialects.graph_types import shape_of
+from cimc.dialects.isa import (
+    Address,
+    AluOp,
+    FreeOp,
+    LoopOp,
+    ReadOp,
+    RecvOp,
+    SendOp,
+    Value,
+    WriteOp,
+    parameters_of,
+)
+from cimc.passes.lower.records import dcom_record, mean_record, requantise_record
+from cimc.passes.place.network import PARTIAL, ContextSpec, Node, head_window, holds_image, is_global_pool
+from cimc.passes.place.tail_plan import ACC, SUM, TailStep
+from cimc.runtime.program.builder import ProgramBuilder
+
+NO_BUFFER = -1
+"""The buffer of an address that is a plain pair of numbers."""
+
+
+@dataclass(frozen=True)
+class BodyMaker:
+    """Writes the bodies of one stage. Parameters: ``arrays``, ring and buffer names, ``turns``, ``copy``, ``n0``,
+    ``window``, ``tiles``, ``wordlines``, ``hold_<ring>``, ``advance_<ring>``, ``routes0``."""
+
+    node: Node
+    stage: StageOp
+    ctx: CimContext
+    builder: ProgramBuilder
+    tap: int
+
+    def ops(self, spec: ContextSpec) -> list[Operation]:
+        """The instructions of a context like ``spec``, without the final halt."""
+        if self.stage.read is not None:
+            return self._array(spec)
+        if is_global_pool(self.stage) and not holds_image(self.stage):
+            return self._streaming_pool(spec)
+        return self._digital(spec)
+
+    def _array(self, spec: ContextSpec) -> list[Operation]:
+        n = spec.n1 - spec.n0
+        by_row = isinstance(self.stage.read, ReadRowOp)
+        span: Value = "wordlines" if by_row else "tiles"
+        turn: list[Operation] = [
+            RecvOp("in0", "advance_in0"),
+            self._read_loop(n, by_row, span),
+            FreeOp("in0", "advance_in0"),
+        ]
+        if spec.role == PARTIAL:
+            turn.append(self._send(Address(ACC), n, tap=-1))
+        else:
+            for name in sorted((r for r in spec.rings if r.startswith("psum")), key=lambda r: int(r[4:])):
+                positions = shape_of(self.stage.result)[1]
+                at = Address(ACC)
+                turn += [
+                    RecvOp(name, 1),
+                    AluOp("add_int", at, at, Address(name), n=n, m=positions),
+                    FreeOp(name, 1),
+                ]
+            turn += self._tail(n, level=1)
+            turn.append(self._send(self._local(self._sent, 1), n, tap=self.tap))
+        return [
+            WriteOp("arrays", 0, span, by_row=by_row),
+            LoopOp(None, [RecvOp("in0", "hold_in0"), LoopOp("turns", turn), FreeOp("in0", "hold_in0")]),
+        ]
+
+    def _read_loop(self, n: int, by_row: bool, span: Value) -> LoopOp:
+        read = self.stage.read
+        assert read is not None
+        positions = shape_of(read.acc)[1]
+        step = read.window.strides[1] * shape_of(read.source)[2]
+        source = Address("in0", 0, 0, (), (0, 0, step))
+        to = Address(ACC, 0, 0, (), (0, 0, n))
+        return LoopOp(positions, [ReadOp("arrays", 0, span, source, "window", to, n, by_row=by_row)])
+
+    def _digital(self, spec: ContextSpec) -> list[Operation]:
+        """Pools with windows, and stages that work row by row."""
+        n = spec.n1 - spec.n0
+        turn = self._tail(n, level=1)
+        turn.append(self._send(self._local(self._sent, 1), n, tap=self.tap))
+        images: list[Operation] = [LoopOp("turns", turn)]
+        if head_window(self.stage) is not None:
+            images = [RecvOp("in0", "hold_in0"), *images, FreeOp("in0", "hold_in0")]
+        return [LoopOp(None, images)]
+
+    def _streaming_pool(self, spec: ContextSpec) -> list[Operation]:
+        """Sum rows as they come; the tail runs once an image."""
+        n = spec.n1 - spec.n0
+        width = shape_of(self.stage.sources[0])[1]
+        assert self.node.tail is not None
+        head, *rest = self.node.tail.steps
+        assert isinstance(head.op, DcomOp)
+        sum_record, finish_record = mean_record(head.op, self.builder)
+        zero = self.builder.add_record([0])
+        rows: list[Operation] = [
+            RecvOp("in0", 1),
+            AluOp("sum_positions", Address(SUM), Address("in0"), n=n, m=width, record=sum_record),
+            FreeOp("in0", 1),
+        ]
+        finish = AluOp(
+            "mean_codes", self._local(head.writes, 0), Address(SUM), n=n, m=1, record=finish_record
+        )
+        tail = [op for step in rest for op in self._step(step, n, level=0)]
+        return [
+            LoopOp(
+                None,
+                [
+                    AluOp("fill", Address(SUM), n=n, m=1, record=zero),
+                    LoopOp("turns", rows),
+                    finish,
+                    *tail,
+                    self._send(self._local(self._sent, 0), n, tap=self.tap),
+                ],
+            )
+        ]
+
+    @property
+    def _sent(self) -> str:
+        assert self.node.tail is not None
+        return self.node.tail.sent
+
+    def _local(self, name: str, level: int) -> Address:
+        """A row of a local buffer; the one that is sent alternates its two slots with the loop at ``level``."""
+        steps = (0,) * level + (1,) if name == self._sent else ()
+        return Address(name, 0, 0, steps)
+
+    def _tail(self, n: int, level: int) -> list[Operation]:
+        assert self.node.tail is not None
+        return [op for step in self.node.tail.steps for op in self._step(step, n, level)]
+
+    def _step(self, step: TailStep, n: int, level: int) -> list[Operation]:
+        """One function, with the rows it takes from rings received before and freed after it."""
+        rings = list(dict.fromkeys(r for r in step.reads if r.startswith("in")))
+        reads = [Address(r) if r in rings else self._local(r, level) for r in step.reads]
+        positions = shape_of(step.op.result)[1]
+        alu: AluOp
+        if isinstance(step.op, RequantiseOp):
+            function, record = requantise_record(step.op, self.ctx, self.builder)
+            column = Address(NO_BUFFER, 0, "n0")
+            alu = AluOp(
+                function, self._local(step.writes, level), reads[0], column, n=n, m=positions, record=record
+            )
+        else:
+            function, record = dcom_record(step.op, self.builder, n)
+            second = reads[1] if len(reads) > 1 else None
+            if function.startswith("average_pool"):
+                second = self._row_number(level)
+            alu = AluOp(
+                function,
+                self._local(step.writes, level),
+                reads[0],
+                second,
+                n=n,
+                m=positions,
+                record=record if record >= 0 else None,
+            )
+        before: list[Operation] = [RecvOp(r, self._advance(r)) for r in rings]
+        return [*before, alu, *(FreeOp(r, self._advance(r)) for r in rings)]
+
+    def _advance(self, ring: str) -> Value:
+        return "advance_in0" if ring == "in0" and head_window(self.stage) is not None else 1
+
+    def _row_number(self, level: int) -> Address:
+        copies = self.stage.copies.value.data
+        return Address(NO_BUFFER, "copy", 0, (0, copies)) if level else Address(NO_BUFFER)
+
+    def _send(self, source: Address, n: int, tap: int) -> SendOp:
+        streaming = is_global_pool(self.stage) and not holds_image(self.stage)
+        row = self._row_number(0 if streaming else 1)
+        positions = shape_of(self.stage.result)[1]
+        return SendOp(source, row, "routes0", n=n, m=positions, tap=tap, tap_channel="n0" if tap >= 0 else 0)
+
+
+def used_parameters(ops: Sequence[Operation]) -> list[str]:
+    """Names of the parameters ``ops`` use, in order of first use."""
+    found: dict[str, None] = {}
+    for op in ops:
+        for inner in op.walk():
+            found |= dict.fromkeys(parameters_of(inner))
+    return list(found)

@@ -1,0 +1,284 @@
+"""Level 3 to level 4 and the program: bodies per stage and role, tables for everything that differs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
+from xdsl.ir import Operation, SSAValue
+
+from cimc.dialects.cim import StageOp
+from cimc.dialects.context import CimContext
+from cimc.dialects.graph_types import shape_of
+from cimc.dialects.isa import BodyOp
+from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
+from cimc.passes.lower.bodies import BodyMaker, used_parameters
+from cimc.passes.lower.chip_bodies import (
+    ChipBody,
+    host_body,
+    input_body,
+    io_tensor,
+    output_body,
+    relayout_body,
+)
+from cimc.passes.lower.emit import body_rows
+from cimc.passes.place.network import CHIP, PARTIAL, ContextSpec, Network, Node
+from cimc.passes.place.tail_plan import ACC, element_of
+from cimc.passes.schedule.array_product import coding_of
+from cimc.runtime.program import HostOperator, Program
+from cimc.runtime.program.builder import ProgramBuilder, Route, Tile
+
+
+@dataclass(frozen=True)
+class Linked:
+    """The instruction level of a program and the program itself."""
+
+    module: ModuleOp
+    program: Program
+    ring_buffers: npt.NDArray[np.int64]
+    """Buffer number of every ring of the network."""
+    matrices: tuple[str, ...]
+    """Keys of the weight matrices in the store, in the order of the weight image."""
+    host_models: tuple[str, ...]
+    """Keys of the host operators' models in the store."""
+
+
+def link(network: Network, slots: npt.NDArray[np.int64], ctx: CimContext, total_macs: int = 0) -> Linked:
+    """Write a network with ``slots`` per ring as bodies and tables."""
+    return _Linker(network, slots, ctx).run(total_macs)
+
+
+@dataclass
+class _Linker:
+    network: Network
+    slots: npt.NDArray[np.int64]
+    ctx: CimContext
+    builder: ProgramBuilder = field(default_factory=ProgramBuilder)
+    bodies: list[Operation] = field(default_factory=list[Operation])
+    seen: dict[tuple[Any, ...], tuple[int, list[str]]] = field(
+        default_factory=dict[tuple[Any, ...], tuple[int, list[str]]]
+    )
+    values: dict[int, dict[str, int]] = field(default_factory=dict[int, dict[str, int]])
+    used: dict[int, list[str]] = field(default_factory=dict[int, list[str]])
+    ring_buffers: list[int] = field(default_factory=list[int])
+    host_models: list[str] = field(default_factory=list[str])
+
+    def run(self, total_macs: int) -> Linked:
+        """Bodies and contexts first, then rings, buffers, arrays and routes, which name contexts."""
+        for index, node in enumerate(self.network.nodes):
+            if isinstance(node.op, StageOp):
+                self._stage(index, node, node.op)
+            else:
+                self._chip(index, node)
+        self._rings()
+        for number, spec in enumerate(self.network.contexts):
+            self._routes(number, spec)
+            self.builder.set_params(number, [self.values[number][p] for p in self.used[number]])
+        program = self.builder.build(self._machine(), total_macs=total_macs)
+        return Linked(
+            ModuleOp(self.bodies),
+            program,
+            np.array(self.ring_buffers, np.int64),
+            program.weights,
+            tuple(self.host_models),
+        )
+
+    def _machine(self) -> dict[str, Any]:
+        assert self.ctx.arch is not None
+        return self.ctx.arch.model_dump(mode="json")
+
+    def _body(
+        self, key: tuple[Any, ...], label: str, node: Node, ops: list[Operation]
+    ) -> tuple[int, list[str]]:
+        params = used_parameters(ops)
+        body = BodyOp(label, node.label, params, ops)
+        body.location = node.op.location
+        self.bodies.append(body)
+        rows = body_rows(body, self.builder)
+        self.seen[key] = (self.builder.add_body(label, rows), params)
+        return self.seen[key]
+
+    def _add_context(self, number: int, spec: ContextSpec, node: Node, body: int, params: list[str]) -> None:
+        given = self.builder.add_context(spec.core, body, node=self.builder.name(node.label))
+        assert given == number
+        self.used[number] = params
+        self.values[number] = {}
+
+    def _stage(self, index: int, node: Node, stage: StageOp) -> None:
+        assert node.tail is not None
+        tap = self._tap(stage, 0, stage.result, stage.frame.data)
+        maker = BodyMaker(node, stage, self.ctx, self.builder, tap)
+        for number in node.contexts:
+            spec = self.network.contexts[number]
+            psums = sum(name.startswith("psum") for name in spec.rings)
+            key = (index, spec.role, spec.n1 - spec.n0, psums)
+            if key not in self.seen:
+                label = f"{node.label}.{spec.role}.{spec.n1 - spec.n0}"
+                self._body(key, label, node, maker.ops(spec))
+            body, params = self.seen[key]
+            self._add_context(number, spec, node, body, params)
+            self._stage_values(number, spec, stage, node)
+
+    def _stage_values(self, number: int, spec: ContextSpec, stage: StageOp, node: Node) -> None:
+        """Buffers, arrays and scalars of a stage's context."""
+        assert node.tail is not None
+        values = self.values[number]
+        n = spec.n1 - spec.n0
+        first = self.network.rings[spec.rings["in0"]].geometry
+        values |= {"copy": spec.copy, "n0": spec.n0, "turns": first.turns, "tiles": spec.xbars}
+        for buffer in node.tail.buffers:
+            if spec.role == PARTIAL and buffer.name != ACC:
+                continue
+            values[buffer.name] = self.builder.add_buffer(
+                spec.core, buffer.element, buffer.slots, buffer.positions * n, channels=n, context=number
+            )
+        if stage.read is not None:
+            values["window"] = self._window(spec, stage)
+            values["arrays"] = self._arrays(number, spec, stage)
+            assert self.ctx.arch is not None
+            values["wordlines"] = min(self.ctx.arch.crossbar.rows, spec.k1 - spec.k0)
+
+    def _window(self, spec: ContextSpec, stage: StageOp) -> int:
+        """What a read gathers: the kernel rows of the context's chunk, cut to its weight rows."""
+        assert stage.read is not None
+        window = stage.read.window
+        depth = shape_of(stage.read.source)[2]
+        row = window.kernel[1] * depth
+        first, last = spec.k0 // row, ceil(spec.k1 / row)
+        return self.builder.add_window(
+            kh=last - first,
+            row_step=window.dilations[0],
+            kw=window.kernel[1],
+            col_step=window.dilations[1] * depth,
+            c=depth,
+            lo=spec.k0 - first * row,
+            hi=spec.k1 - first * row,
+        )
+
+    def _arrays(self, number: int, spec: ContextSpec, stage: StageOp) -> int:
+        write, read = stage.write, stage.read
+        assert write is not None
+        assert read is not None
+        assert self.ctx.arch is not None
+        coding = coding_of(write.coding)
+        rows = self.ctx.arch.crossbar.rows
+        columns = self.ctx.arch.crossbar.columns // coding.cells_per_weight
+        k, n = spec.k1 - spec.k0, spec.n1 - spec.n0
+        blocks = [
+            (k0, min(k0 + rows, k), n0, min(n0 + columns, n))
+            for n0 in range(0, n, columns)
+            for k0 in range(0, k, rows)
+        ]
+        tiles = [Tile(spec.xbar + i, *block) for i, block in enumerate(blocks)]
+        planes = len(coding.conversions)
+        steps = self.ctx.store.array(read.steps.key.data) if read.steps is not None else np.ones(planes, int)
+        return self.builder.add_array_set(
+            number,
+            spec.core,
+            self.builder.add_coding(coding.to_row().tolist()),
+            self.builder.weight(write.weight.key.data),
+            (spec.k0, spec.k1, spec.n0, spec.n1),
+            tiles,
+            step_first=self.builder.add_steps(steps.tolist()),
+        )
+
+    def _chip(self, index: int, node: Node) -> None:
+        number = node.contexts[0]
+        body = self._chip_body(node.op, number)
+        made, params = self._body((index,), f"{node.label}.chip", node, body.ops)
+        self._add_context(number, self.network.contexts[number], node, made, params)
+        for buffer in body.buffers:
+            self.values[number][buffer.name] = self.builder.add_buffer(
+                CHIP,
+                buffer.element,
+                buffer.slots,
+                buffer.pitch,
+                channels=buffer.channels,
+                kind=buffer.kind,
+                context=number,
+            )
+        if isinstance(node.op, HostCallOp):
+            self._host_operator(node.op, number)
+
+    def _chip_body(self, op: Operation, number: int) -> ChipBody:
+        match op:
+            case InputOp():
+                return input_body(op, self.builder, self._tap(op, 0, op.result, op.frame.data))
+            case OutputOp():
+                return output_body(op, self.builder)
+            case RelayoutOp():
+                tap = self._tap(op, 0, op.result, op.target.data)
+                return relayout_body(op, self.builder, tap)
+            case HostCallOp():
+                taps = [
+                    self._tap(op, i, value, shape[1:] if len(shape) > 1 and shape[0] == 1 else shape)
+                    for i, (value, shape) in enumerate(zip(op.outs, op.target_shapes, strict=True))
+                ]
+                return host_body(op, len(self.host_models), self.builder, taps)
+            case _:
+                raise TypeError(f"{op.name} runs in no context of its own")
+
+    def _host_operator(self, op: HostCallOp, number: int) -> None:
+        values = self.values[number]
+        key = op.model.key.data
+        count = len(self.host_models)
+        self.builder.add_host(
+            HostOperator(
+                op_type=op.op_type.data,
+                model=f"{count:03d}.onnx",
+                inputs=tuple(values[f"whole{i}"] for i in range(len(op.args))),
+                outputs=tuple(values[f"result{i}"] for i in range(len(op.outs))),
+                input_names=(),
+                output_names=(),
+                input_shapes=tuple(op.source_shapes),
+                output_shapes=tuple(op.target_shapes),
+                flops=sum(int(np.prod(s)) for s in op.target_shapes),
+            )
+        )
+        self.host_models.append(key)
+
+    def _tap(self, op: Operation, number: int, value: SSAValue, frame: tuple[int, ...]) -> int:
+        tensors = op.properties.get("tensors")
+        if not isinstance(tensors, ArrayAttr) or number >= len(tensors.data):
+            return -1
+        name = tensors.data[number]
+        assert isinstance(name, StringAttr)
+        return self.builder.add_tap(io_tensor(name.data, "tap", value, frame, element_of(value.type)))
+
+    def _rings(self) -> None:
+        for ring, slots in zip(self.network.rings, self.slots, strict=True):
+            spec = self.network.contexts[ring.context]
+            number = self.builder.add_ring(
+                spec.core,
+                ring.element,
+                int(slots),
+                ring.pitch,
+                ring.geometry,
+                channels=ring.channels,
+                fill=ring.fill,
+                pad=ring.pad,
+                context=ring.context,
+            )
+            self.ring_buffers.append(number)
+            g = ring.geometry
+            self.values[ring.context] |= {
+                ring.name: number,
+                f"advance_{ring.name}": g.advance,
+                f"hold_{ring.name}": g.window - g.advance,
+            }
+
+    def _routes(self, number: int, spec: ContextSpec) -> None:
+        for result, targets in enumerate(spec.targets):
+            groups: dict[tuple[int, int, int], int] = {}
+            routes: list[Route] = []
+            for t in targets:
+                group = groups.setdefault((t.src_chan, t.positions, t.channels), len(groups))
+                ring = self.ring_buffers[t.ring]
+                routes.append(
+                    Route(ring, group, 0, t.src_chan, t.positions, t.channels, t.dst_pos, t.dst_chan)
+                )
+            self.values[number][f"routes{result}"] = self.builder.add_route_set(routes)

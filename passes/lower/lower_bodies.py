@@ -1,0 +1,37 @@
+"""The last step out of the mapped level: bodies in the IR, everything else in the program's tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xdsl.dialects.builtin import ModuleOp
+
+from cimc.dialects.context import CimContext
+from cimc.dialects.graph import main_function
+from cimc.dialects.weights import WeightRefAttr
+from cimc.passes.lower.link import Linked, link
+from cimc.passes.place.network import build_network
+from cimc.passes.place.place_contexts import SLOTS
+
+
+@dataclass(frozen=True)
+class LowerBodies:
+    """Mapped level to instruction level: one ``isa.body`` a stage and role, and the program.
+
+    Not a module pass, since its result is more than IR: contexts, rings and routes leave xDSL here.
+
+    ```mlir
+    %y = cim.stage "conv1" (%x) placement <"conv1.place"> ...   // before
+    isa.body "conv1.main.16" node "conv1" params ["arrays", "in0", ...] { ... }   // after
+    ```
+    """
+
+    name = "lower-bodies"
+
+    def apply(self, ctx: CimContext, module: ModuleOp, total_macs: int) -> Linked:
+        """Bodies and program of a placed module. ``total_macs``: products per frame the model asks for."""
+        main = main_function(module)
+        slots = main.attributes[SLOTS]
+        assert isinstance(slots, WeightRefAttr)
+        network = build_network(list(main.body.block.ops), ctx)
+        return link(network, ctx.store.array(slots.key.data), ctx, total_macs)

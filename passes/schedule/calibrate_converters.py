@@ -1,0 +1,177 @@
+"""Steps of converters that can lose information, from the codes calibration data gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
+from xdsl.context import Context
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
+from xdsl.ir import Operation, SSAValue
+from xdsl.passes import ModulePass
+
+from cimc.diagnostics import UsageError
+from cimc.dialects.base import located
+from cimc.dialects.cim import RequantiseOp, StageOp
+from cimc.dialects.cim_types import WindowAttr
+from cimc.dialects.context import CimContext
+from cimc.dialects.graph_types import quant_of
+from cimc.dialects.weights import WeightRefAttr
+from cimc.passes.schedule.array_product import coding_attr, coding_of
+from cimc.runtime.crossbar.calibrate import Observed, choose_steps, full_steps, observe
+from cimc.runtime.crossbar.cells import Cells, store
+from cimc.runtime.crossbar.coding import Coding
+from cimc.runtime.crossbar.converter import StepChoice
+from cimc.runtime.crossbar.product import ArrayProduct
+from cimc.runtime.crossbar.rows import Bounds, group_bounds
+
+CODES = "codes:"
+"""Prefix of the store's keys of calibration codes of a tensor, as rows (images, H, W, C)."""
+
+WINDOWS = 256
+"""Windows of a layer that are observed; spread evenly over images and positions."""
+
+
+@dataclass(frozen=True)
+class CalibrateConvertersPass(ModulePass):
+    """Choose converter steps h and their unit 2^-F per weight plane, for every stage whose converter can lose.
+
+    ``converter: calibrated`` observes partial sums on calibration codes; ``full`` covers the largest possible
+    sums. Stages whose converter is lossless on their own weights keep h = 1, F = 0. Constants and multipliers of
+    the tail are scaled to the new unit, exactly (docs/crossbar.md, steps 6 to 8).
+
+    ```mlir
+    %acc = cim.read_xb %w, %a #cim.window<...> : ...                         // before
+    %acc = cim.read_xb %w, %a #cim.window<...> steps <"conv1.steps"> : ...   // after
+    ```
+    """
+
+    name = "calibrate-converters"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        """Set ``steps`` and codings in place. Raises ``UsageError`` when codes are wanted and not given."""
+        assert isinstance(ctx, CimContext)
+        full = ctx.mapping is not None and ctx.mapping.converter == "full"
+        for stage in list(_lossy_stages(op, ctx)):
+            choice = _full(stage, ctx) if full else _calibrated(stage, ctx)
+            _set_steps(stage, choice, ctx)
+
+
+def _lossy_stages(module: ModuleOp, ctx: CimContext) -> Iterator[StageOp]:
+    assert ctx.arch is not None
+    for stage in module.walk():
+        if not isinstance(stage, StageOp) or stage.write is None:
+            continue
+        if coding_of(stage.write.coding).always_lossless(ctx.arch.crossbar.rows):
+            continue
+        if not all(ArrayProduct(*tile).lossless for tile in _tiles(stage, ctx)):
+            yield stage
+
+
+def _tiles(stage: StageOp, ctx: CimContext) -> Iterator[tuple[Cells, npt.NDArray[np.bool_], Coding, Bounds]]:
+    """Cells, flips, coding and row groups of each row tile, all columns together."""
+    assert stage.write is not None
+    assert ctx.arch is not None
+    coding = coding_of(stage.write.coding)
+    matrix = ctx.store.array(stage.write.weight.key.data)
+    rows = ctx.arch.crossbar.rows
+    for start in range(0, len(matrix), rows):
+        tile = matrix[start : start + rows]
+        bounds = group_bounds([(len(tile), 0)], coding.parallel_rows)
+        yield (*store(tile, coding, bounds), coding, bounds)
+
+
+def _full(stage: StageOp, ctx: CimContext) -> StepChoice:
+    """The least step that covers every group of every tile, per plane."""
+    choices = [full_steps(cells, coding, bounds) for cells, _, coding, bounds in _tiles(stage, ctx)]
+    # One unit for the operator: the coarsest tile's F, at which all steps fit 16 bits.
+    bits = min(c.frac_bits for c in choices)
+    shifted = [-(-c.h.reshape(-1, c.h.shape[-1]).max(axis=0) >> (c.frac_bits - bits)) for c in choices]
+    return StepChoice(np.maximum.reduce(shifted), bits)
+
+
+def _calibrated(stage: StageOp, ctx: CimContext) -> StepChoice:
+    key = CODES + source_name(stage)
+    if key not in ctx.store:
+        raise UsageError(
+            located(
+                stage,
+                "the converter can lose information and calibration codes of "
+                f"'{source_name(stage)}' are missing; give calibration data, or set converter: full",
+            )
+        )
+    assert stage.read is not None
+    given = quant_of(stage.read.source)
+    assert given is not None
+    windows = window_rows(ctx.store.array(key), stage.read.window, given.zero_point)
+    seen: list[Observed] = []
+    start = 0
+    for cells, _, coding, bounds in _tiles(stage, ctx):
+        stop = start + len(cells)
+        seen.append(observe(windows[:, start:stop], cells, coding, bounds))
+        start = stop
+    assert stage.write is not None
+    return choose_steps(seen, coding_of(stage.write.coding), per_phase=False)
+
+
+def window_rows(codes: npt.NDArray[Any], window: WindowAttr, zero_point: int) -> npt.NDArray[Any]:
+    """Up to :data:`WINDOWS` windows (M, kh*kw*C) of codes (images, H, W, C), spread evenly."""
+    (kh, kw), (sh, sw), (top, left, bottom, right), (dh, dw) = (
+        window.kernel,
+        window.strides,
+        window.pads,
+        window.dilations,
+    )
+    padded = np.pad(codes, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=zero_point)
+    spans = sliding_window_view(padded, ((kh - 1) * dh + 1, (kw - 1) * dw + 1), axis=(1, 2))
+    taken = spans[:, ::sh, ::sw, :, ::dh, ::dw]  # images, rows, columns, channels, kh, kw
+    images, rows, columns = taken.shape[:3]
+    total = images * rows * columns
+    picks = np.unique(np.linspace(0, total - 1, min(total, WINDOWS)).astype(np.int64))
+    i, rest = np.divmod(picks, rows * columns)
+    r, c = np.divmod(rest, columns)
+    return taken[i, r, c].transpose(0, 2, 3, 1).reshape(len(picks), -1)
+
+
+def _set_steps(stage: StageOp, choice: StepChoice, ctx: CimContext) -> None:
+    write, read = stage.write, stage.read
+    assert write is not None
+    assert read is not None
+    label = stage.label.data
+    write.coding = coding_attr(replace(coding_of(write.coding), frac_bits=choice.frac_bits))
+    steps = np.asarray(choice.h, np.int64)
+    read.steps = WeightRefAttr.of(ctx.store.put(ctx.store.fresh(f"{label}.steps"), steps))
+    if choice.frac_bits == 0:
+        return
+    for op in stage.body.block.ops:
+        if isinstance(op, RequantiseOp):
+            constant = ctx.store.array(op.constant.key.data) << choice.frac_bits
+            scale = np.float32(2.0**-choice.frac_bits)
+            multiplier = ctx.store.array(op.multiplier.key.data) * scale
+            op.constant = WeightRefAttr.of(ctx.store.put(ctx.store.fresh(f"{label}.constant"), constant))
+            op.multiplier = WeightRefAttr.of(
+                ctx.store.put(ctx.store.fresh(f"{label}.multiplier"), multiplier)
+            )
+
+
+def source_name(stage: StageOp) -> str:
+    """The ONNX name of the tensor a stage's windows slide over."""
+    return tensor_name(stage.sources[0])
+
+
+def tensor_name(value: SSAValue) -> str:
+    """The ONNX name of a mapped value; empty for layout changes, which have none."""
+    owner = value.owner
+    if not isinstance(owner, Operation):
+        return ""
+    tensors = owner.properties.get("tensors")
+    index = list(owner.results).index(value)  # type: ignore[arg-type]
+    if not isinstance(tensors, ArrayAttr) or index >= len(tensors.data):
+        return tensor_name(owner.operands[0]) if owner.operands else ""
+    name = tensors.data[index]
+    assert isinstance(name, StringAttr)
+    return name.data

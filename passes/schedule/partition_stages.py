@@ -1,0 +1,147 @@
+"""Cut every stage into contexts: row chunks and column blocks that fit a core."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+
+from cimc.diagnostics import CimError, DoesNotFitError, raise_all
+from cimc.dialects.base import located
+from cimc.dialects.cim import StageOp
+from cimc.dialects.context import CimContext
+from cimc.dialects.graph_types import shape_of
+from cimc.dialects.weights import WeightRefAttr
+from cimc.passes.place.network import COLUMNS, head_window, is_global_pool, kernel_rows, source_geometry
+from cimc.passes.place.tail_plan import element_of, plan_tail
+from cimc.passes.schedule.array_product import coding_of
+
+
+@dataclass(frozen=True)
+class PartitionStagesPass(ModulePass):
+    """Write a placement table for every stage: one row a context, cores still open.
+
+    A row chunk is a range of row tiles, at most a core's crossbars; a column block takes as many column tiles as
+    the rest of the core allows and its rows take at most half of the local memory. Digital stages are
+    cut by channels. Columns of the table: copy, chunk, k0, k1, n0, n1, crossbars, core, crossbar.
+
+    ```mlir
+    %y = cim.stage "conv1" (%x) ...                            // before
+    %y = cim.stage "conv1" (%x) placement <"conv1.partition"> ...  // after
+    ```
+    """
+
+    name = "partition-stages"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        """Set ``placement`` of every stage. Raises ``DoesNotFitError`` for all stages no core can hold."""
+        assert isinstance(ctx, CimContext)
+        errors: list[CimError] = []
+        for stage in op.walk():
+            if not isinstance(stage, StageOp):
+                continue
+            try:
+                table = _blocks(stage, ctx.arch)
+            except DoesNotFitError as error:
+                errors.append(error)
+                continue
+            key = ctx.store.fresh(f"{stage.label.data}.partition")
+            stage.placement = WeightRefAttr.of(ctx.store.put(key, table))
+        raise_all(errors)
+
+
+def context_bytes(stage: StageOp, chunks: int, k0: int, k1: int, channels: int, slack: int) -> int:
+    """Local memory of a context: rings with ``slack`` extra advances, partial sums, buffers of the tail."""
+    source = stage.sources[0]
+    _, width, depth = shape_of(source)
+    window = head_window(stage)
+    pads = window.pads[1] + window.pads[3] if window is not None else 0
+    geometry = source_geometry(stage, kernel_rows(stage, k0, k1), 0, stage.copies.value.data)
+    lanes = depth if stage.read is not None else channels
+    total = (
+        (width + pads)
+        * lanes
+        * element_of(source.type).size_bytes
+        * (geometry.window + slack * geometry.advance)
+    )
+    positions = shape_of(stage.result)[1]
+    if stage.read is not None:
+        total += (
+            (chunks - 1) * positions * channels * element_of(stage.read.acc.type).size_bytes * (1 + slack)
+        )
+    for other in stage.sources[1:]:
+        total += positions * channels * element_of(other.type).size_bytes * (1 + slack)
+    return total + plan_tail(stage).bytes(channels)
+
+
+def _blocks(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The table of a stage, chunks of a block together and the chunk that ends it first."""
+    return _array_blocks(stage, arch) if stage.read is not None else _digital_blocks(stage, arch)
+
+
+def _digital_blocks(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Channel blocks whose rings and rows take at most half of a core, if channels are independent."""
+    channels = shape_of(stage.result)[2]
+    whole = "softmax" in {getattr(getattr(o, "function", None), "data", "") for o in stage.body.block.ops}
+    block = channels
+    while (
+        not whole and block > 1 and 2 * context_bytes(stage, 1, 0, 0, block, 2) > arch.core.local_buffer_bytes
+    ):
+        block = ceil(block / 2)
+    _check_memory(stage, context_bytes(stage, 1, 0, 0, block, 0), arch)
+    rows = [(0, 0, 0, 0, n, min(n + block, channels), 0, -1, -1) for n in range(0, channels, block)]
+    return np.array(rows, np.int64).reshape(len(rows), len(COLUMNS))
+
+
+def _array_blocks(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+    write, read = stage.write, stage.read
+    assert write is not None
+    assert read is not None
+    k, n = write.arrays.type.shape.data
+    row_tiles, col_tiles = write.grid.data
+    rows = arch.crossbar.rows
+    columns = arch.crossbar.columns // coding_of(write.coding).cells_per_weight
+    chunks = ceil(row_tiles / arch.core.crossbars)
+    height = ceil(row_tiles / chunks)
+    edges = [(min(i * height * rows, k), min((i + 1) * height * rows, k)) for i in range(chunks)]
+    edges = [e for e in edges if e[0] < e[1]]
+    width = min(col_tiles, max(1, arch.core.crossbars // height))
+
+    def need(tiles: int, slack: int) -> int:
+        channels = min(tiles * columns, n)
+        return max(context_bytes(stage, len(edges), k0, k1, channels, slack) for k0, k1 in edges)
+
+    while width > 1 and 2 * need(width, 2) > arch.core.local_buffer_bytes:
+        width -= 1
+    _check_memory(stage, need(width, 0), arch)
+    blocks = ceil(col_tiles / width)
+    width = ceil(col_tiles / blocks)
+    table = [
+        (copy, chunk, k0, k1, n0, min(n0 + width * columns, n), _xbars(k1 - k0, min(width * columns, n - n0), rows, columns), -1, -1)
+        for copy in range(stage.copies.value.data)
+        for n0 in range(0, n, width * columns)
+        for chunk, (k0, k1) in enumerate(edges)
+    ]  # fmt: skip
+    return np.array(table, np.int64).reshape(len(table), len(COLUMNS))
+
+
+def _xbars(k: int, n: int, rows: int, columns: int) -> int:
+    return ceil(k / rows) * ceil(n / columns)
+
+
+def _check_memory(stage: StageOp, need: int, arch: Any) -> None:
+    if need <= arch.core.local_buffer_bytes:
+        return
+    what = "rows" if is_global_pool(stage) else "window and row"
+    raise DoesNotFitError(
+        located(
+            stage,
+            f"the smallest block of its {what} needs {need} bytes of local memory, a core has "
+            f"{arch.core.local_buffer_bytes} (core.local_buffer_bytes); give the machine a larger buffer",
+        )
+    )
