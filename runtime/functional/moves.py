@@ -20,7 +20,7 @@ from cimc.runtime.functional.problems import BoundsError, ExecutionError
 from cimc.runtime.functional.tensors import HostTensor
 from cimc.runtime.program.builder import Route
 from cimc.runtime.program.rows import Row
-from cimc.runtime.program.tables import NONE, Program
+from cimc.runtime.program.tables import Program
 
 Action = Callable[[], None]
 Attempt = Callable[[], bool]
@@ -305,5 +305,5 @@ def events_of(program: Program) -> list[Event]:
 
 
 def taps_by_index(program: Program, wanted: dict[str, HostTensor]) -> dict[int, HostTensor]:
-    """The tapped tensors by the index ``send`` names them with; index -1 is none."""
-    return {i: wanted[tap.name] for i, tap in enumerate(program.taps) if tap.name in wanted and i != NONE}
+    """The tapped tensors by the index ``send`` names them with."""
+    return {i: wanted[tap.name] for i, tap in enumerate(program.taps) if tap.name in wanted}

@@ -145,6 +145,14 @@ class Micro:
             pad=pad,
         )
 
+    def tensor(
+        self, name: str, direction: str, rows: int, positions: int, channels: int, element: Element
+    ) -> int:
+        """A host tensor (channels, rows, positions); its index."""
+        shape = (channels, rows, positions)
+        sizes = (rows, positions, channels, positions, 1, rows * positions)
+        return self.builder.add_io(IoTensor(name, direction, int(element), shape, *sizes))
+
     def source(
         self,
         name: str,
@@ -156,7 +164,7 @@ class Micro:
     ) -> None:
         """A chip-level context that brings the input (channels, rows, positions) in, row by row."""
         b = self.builder
-        io = b.add_io(image_io(name, "in", rows, positions, channels, element))
+        io = self.tensor(name, "in", rows, positions, channels, element)
         row = b.add_buffer(-1, element, 1, positions * channels)
         st = b.add_stride([0, 1])
         body = [
@@ -173,7 +181,7 @@ class Micro:
     def sink(self, name: str, rows: int, positions: int, channels: int, element: Element) -> int:
         """A chip-level context that takes rows out to an output; returns its ring."""
         b = self.builder
-        io = b.add_io(image_io(name, "out", rows, positions, channels, element))
+        io = self.tensor(name, "out", rows, positions, channels, element)
         ring = self.plain_ring(-1, rows, positions, channels, element)
         st = b.add_stride([0, 1])
         body = [
@@ -334,16 +342,6 @@ class Micro:
         """Execute it; inputs (frames, rows, positions, channels) are handed over channels first."""
         arrays = {name: np.moveaxis(x, -1, 1) for name, x in inputs.items()}
         return run_program(self.build(), self.weights, arrays, **options)
-
-
-def image_io(
-    name: str, direction: str, rows: int, positions: int, channels: int, element: Element
-) -> IoTensor:
-    """A host tensor (channels, rows, positions)."""
-    shape = (channels, rows, positions)
-    return IoTensor(
-        name, direction, int(element), shape, rows, positions, channels, positions, 1, rows * positions
-    )
 
 
 LOSSLESS = Coding(cell_bits=2, dac_bits=1, parallel_rows=64, converter_hi=255)
