@@ -135,7 +135,9 @@ def collect_ranges(
         for name, extent in extents.items():
             extent.see(found[name])
     ranges = {name: extent.range() for name, extent in extents.items()}
-    raise_all([_overflow(name, ends) for name, ends in ranges.items() if not np.isfinite(ends).all()])
+    infinite = [name for name, ends in ranges.items() if not np.isfinite(ends).all()]
+    if infinite:
+        raise _overflow(infinite, ranges[infinite[0]])
     return ranges
 
 
@@ -147,9 +149,11 @@ def float_tensors(module: ModuleOp) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name, value in named if is_float(value)))
 
 
-def _overflow(name: str, ends: npt.NDArray[np.float32]) -> CimError:
+def _overflow(names: list[str], ends: npt.NDArray[np.float32]) -> CimError:
+    """What the first of ``names`` did; those after it follow from it."""
+    others = f" (and {len(names) - 1} after it)" if len(names) > 1 else ""
     return UsageError(
-        f"tensor {name!r} reaches {ends[0]} … {ends[1]} on the calibration data; "
+        f"tensor {names[0]!r}{others} reaches {ends[0]} … {ends[1]} on the calibration data; "
         "its numbers must be finite: check the data's scale and the model's weights"
     )
 
