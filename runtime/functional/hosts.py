@@ -51,16 +51,16 @@ class HostSessions:
         session = self._session(operator)
         sources = [frame.buffers[number] for number in operator.inputs]
         targets = [frame.buffers[number] for number in operator.outputs]
-        kinds = {value.name: _TYPES.get(value.type) for value in session.get_inputs()}
+        # Buffers stand in the order of the sub-model's inputs and outputs: its own names are enough.
+        feeds = [(value.name, _TYPES.get(value.type)) for value in session.get_inputs()]
+        names = [value.name for value in session.get_outputs()]
 
         def action() -> None:
             feed = {
-                name: _tensor(buffer, shape).astype(kinds[name])
-                for name, buffer, shape in zip(
-                    operator.input_names, sources, operator.input_shapes, strict=True
-                )
+                name: _tensor(buffer, shape).astype(kind)
+                for (name, kind), buffer, shape in zip(feeds, sources, operator.input_shapes, strict=True)
             }
-            results = session.run(list(operator.output_names), feed)
+            results = session.run(names, feed)
             for buffer, shape, result in zip(targets, operator.output_shapes, results, strict=True):
                 _store(buffer, shape, np.asarray(result), operator)
 
