@@ -1,0 +1,168 @@
+"""Where each operator of a model would run on a machine, and why: what ``cimc check`` prints.
+
+Nothing is compiled and no data is needed: the model is imported, the passes of the stage ``graph`` run,
+and the machine's own rule (``Backend.legal_on_arrays``) judges every operator that is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
+
+from cimc.backends.protocol import Backend
+from cimc.backends.schema import Architecture
+from cimc.diagnostics import DoesNotFitError, UnsupportedError
+from cimc.dialects.context import CimContext
+from cimc.dialects.graph import (
+    AffineOp,
+    ConvOp,
+    GemmOp,
+    HostOp,
+    ProductOperation,
+    main_function,
+    tensor_names,
+)
+from cimc.dialects.graph_base import GraphOperation
+from cimc.dialects.locations import short_name
+from cimc.frontend.onnx import import_onnx
+from cimc.mapping_options import MappingOptions
+from cimc.pipeline import pipeline
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Place = Literal["array", "digital", "host", "nowhere"]
+"""Crossbars; a digital unit or the moves between buffers; onnxruntime; or a compile that fails."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operator. ``crossbars`` counts all its copies; ``reason`` is empty on the arrays."""
+
+    operator: str
+    node: str
+    where: Place
+    reason: str = ""
+    crossbars: int = 0
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """All operators of a model in order, and the machine's supply of crossbars."""
+
+    rows: tuple[Row, ...]
+    machine: str
+    crossbars_supply: int
+
+    @property
+    def crossbars_needed(self) -> int:
+        """Crossbars of all operators, each with its copies."""
+        return sum(row.crossbars for row in self.rows)
+
+    def raise_problems(self) -> None:
+        """Raise what a compile would raise: operators without a place (exit 1), too few crossbars (exit 3)."""
+        lost = [row for row in self.rows if row.where == "nowhere"]
+        if lost:
+            listed = "; ".join(f"{row.node}: {row.operator}: {row.reason}" for row in lost)
+            raise UnsupportedError(f"{len(lost)} operators have no place on {self.machine}: {listed}")
+        if self.crossbars_needed > self.crossbars_supply:
+            raise DoesNotFitError(
+                f"the model needs {self.crossbars_needed} crossbars, {self.machine} has "
+                f"{self.crossbars_supply}; use fewer copies or a larger machine"
+            )
+
+
+def check_model(
+    model: str | Path | ModelProto,
+    backend: Backend,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    mapping: MappingOptions | None = None,
+) -> CheckReport:
+    """Where every operator of ``model`` goes on the machine of ``backend``.
+
+    ``shapes`` binds open dimensions by input name. Raises ``CimError`` for a model that cannot be imported
+    (exit 1) and for wrong shapes, mapping or machine (exit 2); see :meth:`CheckReport.raise_problems` for
+    models that can be imported and not compiled.
+    """
+    options = mapping or MappingOptions()
+    arch = backend.architecture()
+    ctx = CimContext(arch=arch, mapping=options)
+    bound = {name: tuple(shape) for name, shape in (shapes or {}).items()}
+    module = import_onnx(model, shapes=bound, store=ctx.store)
+    factors = [op for op in _operators(module) if isinstance(op, AffineOp)]
+    before = {_node(op): op.op_type.data for op in factors}
+    for step in pipeline(options, backend.extra_passes()):
+        if step.stage == "graph":
+            step.run.apply(ctx, module)
+    rows = [_row(op, backend, arch, options) for op in _operators(module)]
+    left = {row.node for row in rows}
+    folded = [
+        Row(kind, node, "array", "folded into the weights of the product before it")
+        for node, kind in before.items()
+        if node not in left
+    ]
+    options.check_matches([row.node for row in rows] + list(before))
+    return CheckReport((*rows, *folded), arch.name, arch.chip.cores * arch.core.crossbars)
+
+
+def _operators(module: ModuleOp) -> list[GraphOperation]:
+    return [op for op in main_function(module).body.block.ops if isinstance(op, GraphOperation)]
+
+
+def _node(op: Operation) -> str:
+    return short_name(op.location) or (tensor_names(op) or (op.name,))[0]
+
+
+def _row(op: GraphOperation, backend: Backend, arch: Architecture, options: MappingOptions) -> Row:
+    node = _node(op)
+    if isinstance(op, HostOp):
+        return Row(op.op_type.data, node, "host", op.reason.data)
+    kind = "".join(part.capitalize() for part in op.name.removeprefix("graph.").split("_"))
+    if not isinstance(op, ProductOperation):
+        return Row(kind, node, "digital", backend.legal_on_arrays(op) or "computes with no stored weights")
+    reason = _refusal(op, node, backend, arch, options)
+    if reason is not None:
+        return Row(kind, node, "nowhere", reason)
+    return Row(kind, node, "array", crossbars=_crossbars(op, node, arch, options))
+
+
+def _refusal(
+    op: ProductOperation, node: str, backend: Backend, arch: Architecture, options: MappingOptions
+) -> str | None:
+    """Why the arrays do not take a product; ``None`` when they do."""
+    chosen = options.for_node(node)
+    if not chosen.on_array:
+        return "the mapping says on_array: false"
+    if isinstance(op, ConvOp) and op.group.value.data != 1:
+        return f"a convolution in {op.group.value.data} groups has no mapping to the arrays"
+    cells = arch.crossbar.cells_per_weight(chosen.weight_bits)
+    if cells > arch.crossbar.columns:
+        return (
+            f"a weight of {chosen.weight_bits} bits takes {cells} cells of one row, "
+            f"which has {arch.crossbar.columns}"
+        )
+    return backend.legal_on_arrays(op)
+
+
+def _crossbars(op: ProductOperation, node: str, arch: Architecture, options: MappingOptions) -> int:
+    """Row tiles times column tiles times copies of the weight matrix (K, N)."""
+    chosen = options.for_node(node)
+    depth, width = _matrix_shape(op)
+    weights_a_row = arch.crossbar.columns // arch.crossbar.cells_per_weight(chosen.weight_bits)
+    return ceil(depth / arch.crossbar.rows) * ceil(width / weights_a_row) * chosen.copies
+
+
+def _matrix_shape(op: ProductOperation) -> tuple[int, int]:
+    """Rows and columns of the product's weight matrix: a convolution's window by its output channels."""
+    if isinstance(op, ConvOp):
+        out, *window = op.weight_shape()
+        return prod(window), out
+    assert isinstance(op, GemmOp), "the dialect has two products"
+    return op.weight_shape()

@@ -1,0 +1,119 @@
+"""``cimc``: the commands, and what becomes of every error (``docs/errors.md``)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+import click
+
+from cimc import __version__
+from cimc.cli.arch import arch
+from cimc.cli.backends import backends
+from cimc.cli.check import check
+from cimc.cli.disasm import disasm
+from cimc.cli.models import models
+from cimc.cli.output import Names, error, print_warning
+from cimc.cli.reproducer import write_reproducer
+from cimc.diagnostics import CimError, ErrorList, ExitCode
+
+_BROKEN_PIPE = 128 + signal.SIGPIPE
+"""What a shell reports for a program that the signal ended: the reader of our output went away."""
+
+HELP = """Compile neural networks for computing-in-memory accelerators, run and time the result.
+
+Exit codes: 0 ok, 1 unsupported model or mismatch, 2 usage or configuration, 3 does not fit the machine,
+70 internal error, 130 interrupted.
+"""
+
+
+@click.group(cls=Names, help=HELP, invoke_without_command=True)
+@click.version_option(__version__, prog_name="cimc", message="%(prog)s %(version)s")
+@click.pass_context
+def cimc(ctx: click.Context) -> None:
+    """Print the help and leave with 2 when no command is given."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(ExitCode.USAGE)
+
+
+for _command in (check, disasm, arch, backends, models):
+    cimc.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run ``cimc`` with ``arguments`` (default: those of the process) and exit with its code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    with _warnings_on_stderr():
+        code = _run(given)
+    sys.exit(int(code))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        # Not cimc.main(): it takes interrupts and closed pipes into its own hands.
+        with cimc.make_context("cimc", arguments) as ctx:
+            cimc.invoke(ctx)
+        sys.stdout.flush()
+        return ExitCode.OK
+    except click.exceptions.Exit as left:
+        return left.exit_code
+    except click.ClickException as problem:
+        error(_click_message(problem))
+        return ExitCode.USAGE
+    except CimError as problem:
+        _print_error(problem)
+        return problem.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        error("interrupted")
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit; nobody reads it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except Exception as problem:
+        return _internal(problem, arguments)
+
+
+def _print_error(problem: CimError) -> None:
+    for one in problem.errors if isinstance(problem, ErrorList) else (problem,):
+        if isinstance(one, ErrorList):
+            _print_error(one)
+        else:
+            error(str(one))
+
+
+def _click_message(problem: click.ClickException) -> str:
+    """One line in our format, with the command that was meant."""
+    text = " ".join(problem.format_message().split()).rstrip(".!")
+    ctx = problem.ctx if isinstance(problem, click.UsageError) else None
+    path = ctx.command_path if ctx is not None else "cimc"
+    joint = "" if text.endswith("?") else ";"
+    return f"{path}: {text[:1].lower()}{text[1:]}{joint} see '{path} --help'"
+
+
+def _internal(problem: Exception, arguments: list[str]) -> int:
+    """A fault of ours (or a full disk): one line, and a folder that shows it again."""
+    if os.environ.get("CIMC_TRACEBACK") == "1":
+        raise problem
+    first = (str(problem).strip().splitlines() or [""])[0]
+    said = f"{type(problem).__name__}: {first}" if first else type(problem).__name__
+    folder = write_reproducer(problem, arguments)
+    where = f"report it with the folder {folder}" if folder else "no folder could be written to reproduce it"
+    error(f"internal error: {said}; {where} (CIMC_TRACEBACK=1 shows the traceback)")
+    return ExitCode.INTERNAL
+
+
+@contextmanager
+def _warnings_on_stderr() -> Generator[None]:
+    """Warnings of this package as ``warning: ...``; those that libraries address to programmers are dropped."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("once", category=UserWarning)
+        warnings.showwarning = print_warning
+        yield
