@@ -35,6 +35,12 @@ def _decimal(scale: np.float32) -> str:
     return text if np.float32(float(text)) == scale else f"{float(scale):.17e}"
 
 
+def _nearest_float32(scale: float | np.float32) -> float:
+    """``scale`` rounded to float32; infinite beyond its range, for the verifier to refuse."""
+    with np.errstate(over="ignore"):
+        return float(np.float32(scale))
+
+
 @irdl_attr_definition
 class QuantType(ParametrizedAttribute, TypeAttribute):
     """An integer code that stands for ``scale * (code - zero_point)``: ``!graph.quant<u8, 0.0123, 128>``.
@@ -55,7 +61,7 @@ class QuantType(ParametrizedAttribute, TypeAttribute):
         """The type of ``bits``-wide codes; ``scale`` is rounded to float32."""
         kind = "i" if signed else "u"
         return QuantType(
-            StringAttr(f"{kind}{bits}"), FloatData(float(np.float32(scale))), IntAttr(int(zero_point))
+            StringAttr(f"{kind}{bits}"), FloatData(_nearest_float32(scale)), IntAttr(int(zero_point))
         )
 
     @property
@@ -97,7 +103,7 @@ class QuantType(ParametrizedAttribute, TypeAttribute):
                     f"codes are stored as u or i and {MIN_BITS} to {MAX_BITS} bits, not {storage}"
                 )
             parser.parse_punctuation(",")
-            scale = float(np.float32(parser.parse_number()))
+            scale = _nearest_float32(parser.parse_number())
             parser.parse_punctuation(",")
             zero = parser.parse_integer(allow_boolean=False)
         return StringAttr(storage), FloatData(scale), IntAttr(zero)

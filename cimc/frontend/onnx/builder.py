@@ -21,22 +21,29 @@ from cimc.frontend.onnx.submodel import Typed
 from cimc.frontend.onnx.types import element_code
 
 
-@dataclass
 class Constant:
-    """A tensor known at compile time, decoded when first looked at."""
+    """A tensor known at compile time, as protobuf or as array; the other form is made when asked for."""
 
-    proto: TensorProto
-    _array: npt.NDArray[Any] | None = None
+    def __init__(self, proto: TensorProto | None, array: npt.NDArray[Any] | None = None):
+        self._proto, self._array = proto, array
+
+    @staticmethod
+    def of(array: npt.NDArray[Any]) -> Constant:
+        """The constant that ``array`` holds."""
+        return Constant(None, np.asarray(array))
 
     @property
     def array(self) -> npt.NDArray[Any]:
         if self._array is None:
-            self._array = numpy_helper.to_array(self.proto)
+            assert self._proto is not None, "one of both is given"
+            self._array = numpy_helper.to_array(self._proto)
         return self._array
 
-    @staticmethod
-    def of(array: npt.NDArray[Any]) -> Constant:
-        return Constant(numpy_helper.from_array(np.asarray(array)), np.asarray(array))
+    @property
+    def proto(self) -> TensorProto:
+        if self._proto is None:
+            self._proto = numpy_helper.from_array(self.array)
+        return self._proto
 
 
 @dataclass

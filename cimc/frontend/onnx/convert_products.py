@@ -129,7 +129,7 @@ def channel_constant(build: Builder, node: Node) -> None:
     if not isinstance(x.owner, ConvOp | GemmOp | AffineOp):
         raise ToHost("a constant operand, and no product before it to fold it into")
     shape = shape_of(x)
-    axis = 1 if _ends_in_conv(x) else len(shape) - 1
+    axis = _channel_axis(x.owner, len(shape))
     values = _along(constant, shape, axis).astype(np.float64)
     one, zero = np.ones_like(values), np.zeros_like(values)
     match node.op_type:
@@ -146,11 +146,14 @@ def channel_constant(build: Builder, node: Node) -> None:
     _add_affine(build, node, x, name, scale, shift, axis)
 
 
-def _ends_in_conv(x: Any) -> bool:
-    owner = x.owner
-    while isinstance(owner, AffineOp):
-        owner = owner.input.owner
-    return isinstance(owner, ConvOp)
+def _channel_axis(owner: ConvOp | GemmOp | AffineOp, rank: int) -> int:
+    match owner:
+        case ConvOp():
+            return 1
+        case AffineOp():
+            return owner.axis.value.data
+        case _:
+            return rank - 1
 
 
 def _along(constant: npt.NDArray[Any], shape: tuple[int, ...], axis: int) -> npt.NDArray[Any]:
