@@ -223,9 +223,8 @@ class _Writer:
         name = Opcode(opcode).name.lower()
         if opcode == Opcode.ALU:
             left.pop("func", None)
-            return f"alu {AluFunction(func).name.lower() if func in list(AluFunction) else func}", SYNTAX[
-                opcode
-            ]
+            known = func in list(AluFunction)
+            return f"alu {AluFunction(func).name.lower() if known else func}", syntax
         if opcode == Opcode.LOOP:
             images = func == IMAGES and fields["n"] == NONE
             if images:

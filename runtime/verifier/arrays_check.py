@@ -1,0 +1,174 @@
+"""Checks of array sets: crossbars, tiles, codings, and that the weight image is fully used (P060 to P066)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from cimc.diagnostics import CimError
+from cimc.runtime.crossbar.coding import Coding
+from cimc.runtime.program.opcodes import Opcode
+from cimc.runtime.verifier.code import Decoded
+from cimc.runtime.verifier.tables_check import Machine
+
+Block = tuple[int, int, int, int]
+"""k0, k1, n0, n1."""
+
+
+def read_codings(decoded: Decoded) -> list[Coding | None]:
+    """The codings of the program; reports P066 for rows that are none."""
+    codings: list[Coding | None] = []
+    for number, row in enumerate(decoded.program["codings"]["fields"]):
+        try:
+            codings.append(Coding.from_row(np.asarray(row)))
+        except CimError as error:
+            codings.append(None)
+            decoded.report("P066", f"coding {number} is invalid: {error}")
+    return codings
+
+
+def check_arrays(
+    decoded: Decoded,
+    machine: Machine,
+    codings: Sequence[Coding | None],
+    weights_shapes: Mapping[str, tuple[int, int]] | None,
+) -> None:
+    """Report sets whose crossbars or blocks cannot be."""
+    sets = {name: column.tolist() for name, column in decoded.program["array_sets"].items()}
+    tiles = {name: column.tolist() for name, column in decoded.program["tiles"].items()}
+    holders: dict[tuple[int, int, int], int] = {}
+    for number in range(decoded.program.count("array_sets")):
+        node = decoded.node_of(sets["context"][number])
+        coding = codings[sets["coding"][number]]
+        span = range(sets["tile_first"][number], sets["tile_first"][number] + sets["tile_count"][number])
+        rows = sets["k1"][number] - sets["k0"][number]
+        columns = sets["n1"][number] - sets["n0"][number]
+        blocks: list[Block] = []
+        for tile in span:
+            block = (tiles["k0"][tile], tiles["k1"][tile], tiles["n0"][tile], tiles["n1"][tile])
+            blocks.append(block)
+            _check_tile(decoded, machine, coding, number, tiles["xbar"][tile], block, node)
+            if tiles["set"][tile] != number:
+                decoded.report(
+                    "P063", f"tile {tile} of set {number} says set {tiles['set'][tile]}", node=node
+                )
+            key = (sets["core"][number], tiles["xbar"][tile], sets["phase"][number])
+            if (
+                holders.setdefault(key, number) != number
+                or list(tiles["xbar"][t] for t in span).count(tiles["xbar"][tile]) > 1
+            ):
+                decoded.report(
+                    "P061",
+                    f"crossbar {key[1]} of core {key[0]} holds array sets {holders[key]} and {number} in phase"
+                    f" {key[2]}",
+                    node=node,
+                )
+        if rows < 1 or columns < 1 or not _tiled(blocks, rows, columns):
+            decoded.report(
+                "P063", f"tiles of array set {number} do not tile its {rows} x {columns} block", node=node
+            )
+        if coding is not None:
+            steps = decoded.program["steps"]["h"][sets["step_first"][number] :][: len(coding.conversions)]
+            if len(steps) < len(coding.conversions) or (len(steps) and int(steps.min()) < 1):
+                decoded.report(
+                    "P066",
+                    f"array set {number} needs {len(coding.conversions)} converter steps of at least 1, given"
+                    f" {steps.tolist()}",
+                    node=node,
+                )
+    _check_image(decoded, sets, weights_shapes)
+
+
+def _check_tile(
+    decoded: Decoded,
+    machine: Machine,
+    coding: Coding | None,
+    number: int,
+    xbar: int,
+    block: Block,
+    node: int,
+) -> None:
+    k0, k1, n0, n1 = block
+    if not 0 <= xbar < machine.crossbars:
+        decoded.report(
+            "P060", f"array set {number} uses crossbar {xbar}; a core has {machine.crossbars}", node=node
+        )
+    cells = coding.cells_per_weight if coding is not None else 1
+    if k1 - k0 > machine.rows or (n1 - n0) * cells > machine.columns:
+        decoded.report(
+            "P062",
+            f"a tile of array set {number} takes {k1 - k0} rows x {(n1 - n0) * cells} columns; a crossbar has"
+            f" {machine.rows} x {machine.columns}",
+            node=node,
+        )
+
+
+def _tiled(blocks: Sequence[Block], rows: int, columns: int) -> bool:
+    """Whether ``blocks`` cover [0, rows) x [0, columns) once."""
+    inside = all(0 <= k0 < k1 <= rows and 0 <= n0 < n1 <= columns for k0, k1, n0, n1 in blocks)
+    if not inside:
+        return False
+    covered = _coverage(blocks, rows, columns)
+    return bool((covered == 1).all())
+
+
+def _coverage(blocks: Sequence[Block], rows: int, columns: int) -> npt.NDArray[np.int64]:
+    """How many blocks cover each cell of the grid that the blocks' edges cut rows x columns into."""
+    edges_k = np.unique([0, rows, *(k for block in blocks for k in block[:2])])
+    edges_n = np.unique([0, columns, *(n for block in blocks for n in block[2:])])
+    change = np.zeros((len(edges_k), len(edges_n)), np.int64)
+    for k0, k1, n0, n1 in blocks:
+        i0, i1 = np.searchsorted(edges_k, (k0, k1))
+        j0, j1 = np.searchsorted(edges_n, (n0, n1))
+        change[i0, j0] += 1
+        change[i0, j1] -= 1
+        change[i1, j0] -= 1
+        change[i1, j1] += 1
+    return change.cumsum(0).cumsum(1)[:-1, :-1]
+
+
+def _check_image(
+    decoded: Decoded, sets: dict[str, list[int]], weights_shapes: Mapping[str, tuple[int, int]] | None
+) -> None:
+    """Every weight in the same number of sets, every set read."""
+    read = {step.row.xb for step in decoded.all() if step.row.opcode in (Opcode.READ_XB, Opcode.READ_ROW)}
+    of_tensor: dict[int, list[int]] = defaultdict(list)
+    for number, tensor in enumerate(sets["tensor"]):
+        of_tensor[tensor].append(number)
+        if number not in read:
+            decoded.report(
+                "P064", f"array set {number} is never read", node=decoded.node_of(sets["context"][number])
+            )
+    for tensor, name in enumerate(decoded.program.weights):
+        numbers = of_tensor[tensor]
+        if not numbers:
+            decoded.report("P064", f"no array set holds tensor '{name}'")
+            continue
+        node = decoded.node_of(sets["context"][numbers[0]])
+        blocks = [(sets["k0"][s], sets["k1"][s], sets["n0"][s], sets["n1"][s]) for s in numbers]
+        rows, columns = max(b[1] for b in blocks), max(b[3] for b in blocks)
+        if weights_shapes is not None:
+            if name not in weights_shapes:
+                decoded.report("P064", f"the weight image has no tensor '{name}'", node=node)
+                continue
+            outside = rows > weights_shapes[name][0] or columns > weights_shapes[name][1]
+            rows, columns = weights_shapes[name]
+            if outside:
+                decoded.report(
+                    "P064", f"sets of tensor '{name}' leave its {rows} x {columns} weights", node=node
+                )
+                continue
+        if min(min(block) for block in blocks) < 0:
+            decoded.report("P064", f"a set of tensor '{name}' begins below 0", node=node)
+            continue
+        covered = _coverage(blocks, rows, columns)
+        if covered.min() != covered.max() or covered.min() < 1:
+            decoded.report(
+                "P064",
+                f"weights of tensor '{name}' stand in {covered.min()} to {covered.max()} sets; each belongs in"
+                " the same number of copies",
+                node=node,
+            )

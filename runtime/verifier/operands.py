@@ -1,0 +1,218 @@
+"""Where an instruction reads and writes: affine addresses over the loop counters, and their extents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from cimc.runtime.program.opcodes import AluFunction, Opcode
+from cimc.runtime.program.rows import Row
+from cimc.runtime.program.tables import Program
+from cimc.runtime.verifier.code import Step
+from cimc.runtime.verifier.functions import FUNCTIONS
+
+
+class Affine(NamedTuple):
+    """``base + sum over levels of steps[level] * counter[level]``."""
+
+    base: int
+    steps: tuple[int, ...]
+
+    def low(self, trips: Sequence[int]) -> int:
+        """Least value over all counters."""
+        return self.base + sum(min(0, s) * (n - 1) for s, n in zip(self.steps, trips, strict=True) if n > 0)
+
+    def high(self, trips: Sequence[int]) -> int:
+        """Greatest value over all counters."""
+        return self.base + sum(max(0, s) * (n - 1) for s, n in zip(self.steps, trips, strict=True) if n > 0)
+
+
+class Access(NamedTuple):
+    """One operand of a step: elements [col + cols[0], col + cols[1]) of rows row + rows[0] … row + rows[1]."""
+
+    operand: str
+    buffer: int
+    reads: bool
+    writes: bool
+    row: Affine
+    col: Affine
+    rows: tuple[int, int]
+    cols: tuple[int, int]
+
+
+class Window(NamedTuple):
+    """One row of ``windows``."""
+
+    kh: int
+    row_step: int
+    kw: int
+    col_step: int
+    c: int
+    lo: int
+    hi: int
+    pos_step: int
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Small tables as plain integers."""
+
+    row_strides: list[list[int]]
+    col_strides: list[list[int]]
+    windows: list[Window]
+    copies: list[tuple[int, ...]]
+    buffers: dict[str, list[int]]
+    records: list[tuple[int, int, int, int]]
+    const_i: list[int]
+
+    @staticmethod
+    def of(program: Program) -> Tables:
+        """From a program whose references are sound."""
+
+        def rows(table: str) -> list[tuple[int, ...]]:
+            columns = [column.tolist() for column in program[table].values()]
+            return list(zip(*columns, strict=True))
+
+        return Tables(
+            program["strides"]["row"].tolist(),
+            program["strides"]["col"].tolist(),
+            [
+                Window(*values)
+                for values in zip(
+                    *(program["windows"][name].tolist() for name in Window._fields), strict=True
+                )
+            ],
+            rows("copies"),
+            {name: column.tolist() for name, column in program["buffers"].items()},
+            [(r[0], r[1], r[2], r[3]) for r in rows("records")],
+            program["const_i"]["value"].tolist(),
+        )
+
+    def ints(self, record: int) -> list[int]:
+        """Integers of a record."""
+        first, count, _, _ = self.records[record]
+        return self.const_i[first : first + count]
+
+    def row_address(self, step: Step, operand: str) -> Affine:
+        """Row of operand ``dst``, ``a`` or ``b`` (of ``b`` also without a buffer)."""
+        return _affine(self.row_strides, step, operand, "row")
+
+    def col_address(self, step: Step, operand: str) -> Affine:
+        """Column of an operand."""
+        return _affine(self.col_strides, step, operand, "col")
+
+
+def _affine(table: list[list[int]], step: Step, operand: str, axis: str) -> Affine:
+    row = step.row
+    if operand == "dst":
+        base, stride = (row.dst_row if axis == "row" else row.dst_col), row.dst_st
+    elif operand == "a":
+        base, stride = (row.a_row if axis == "row" else row.a_col), row.a_st
+    else:
+        base, stride = (row.b_row if axis == "row" else row.b_col), row.b_st
+    return Affine(base, tuple(table[stride][: len(step.trips)]))
+
+
+class _At(Protocol):
+    """Makes the access of an operand of the step at hand."""
+
+    def __call__(
+        self, operand: str, rows: tuple[int, int], cols: tuple[int, int], *, reads: bool, writes: bool
+    ) -> Access: ...
+
+
+def accesses(tables: Tables, step: Step) -> list[Access]:
+    """The operands in buffers of a step whose fields are sound; host operators and recv, free have none."""
+    row = step.row
+    plain = (0, 0)
+    block = (0, row.n * row.m)
+
+    def at(
+        operand: str, rows: tuple[int, int], cols: tuple[int, int], *, reads: bool, writes: bool
+    ) -> Access:
+        buffer = {"dst": row.dst, "a": row.a, "b": row.b}[operand]
+        return Access(
+            operand,
+            buffer,
+            reads,
+            writes,
+            tables.row_address(step, operand),
+            tables.col_address(step, operand),
+            rows,
+            cols,
+        )
+
+    if row.opcode in (Opcode.READ_XB, Opcode.READ_ROW):
+        window = tables.windows[row.imm]
+        return [
+            at("a", *_gathered(window, 1, 0, window.c), reads=True, writes=False),
+            at("dst", plain, (0, row.n), reads=row.func == 1, writes=True),
+        ]
+    if row.opcode == Opcode.ALU:
+        return _alu(tables, row, at)
+    if row.opcode == Opcode.COPY:
+        n0, s0, d0, n1, s1, d1 = tables.copies[row.imm]
+        return [
+            at("a", plain, _reach((n0, s0), (n1, s1)), reads=True, writes=False),
+            at("dst", plain, _reach((n0, d0), (n1, d1)), reads=False, writes=True),
+        ]
+    if row.opcode in (Opcode.SEND, Opcode.DMA_OUT):
+        return [at("a", plain, block, reads=True, writes=False)]
+    if row.opcode == Opcode.DMA_IN:
+        return [at("dst", plain, block, reads=False, writes=True)]
+    return []
+
+
+def _alu(tables: Tables, row: Row, at: _At) -> list[Access]:
+    function = FUNCTIONS[AluFunction(row.func)]
+    plain, block = (0, 0), (0, row.n * row.m)
+    found: list[Access] = []
+    if function.windowed:
+        window = tables.windows[tables.ints(row.imm)[0]]
+        found.append(at("a", *_gathered(window, row.m, window.pos_step, row.n), reads=True, writes=False))
+    elif function.a:
+        found.append(at("a", plain, block, reads=True, writes=False))
+    if function.b:
+        found.append(at("b", plain, block, reads=True, writes=False))
+    summed = row.func == AluFunction.SUM_POSITIONS
+    found.append(at("dst", plain, (0, row.n) if summed else block, reads=summed, writes=True))
+    return found
+
+
+def _gathered(
+    window: Window, positions: int, pos_step: int, channels: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Row offsets and columns a window touches over its positions; a cut leaves out whole rows."""
+    first, last = 0, window.kh - 1
+    if pos_step == 0 and positions == 1:
+        tap_row = window.kw * window.c
+        first, last = window.lo // tap_row, -(-window.hi // tap_row) - 1
+    rows = sorted((first * window.row_step, last * window.row_step))
+    taps, reach = (window.kw - 1) * window.col_step, (positions - 1) * pos_step
+    low = min(0, taps) + min(0, reach)
+    high = max(0, taps) + max(0, reach) + channels
+    return (rows[0], rows[1]), (low, high)
+
+
+def _reach(*extents: tuple[int, int]) -> tuple[int, int]:
+    low = sum(min(0, (n - 1) * s) for n, s in extents)
+    high = sum(max(0, (n - 1) * s) for n, s in extents) + 1
+    return low, high
+
+
+def buffers_of(step: Step) -> list[tuple[str, int]]:
+    """Operands that must name a buffer, whatever they name."""
+    row = step.row
+    if row.opcode in (Opcode.READ_XB, Opcode.READ_ROW, Opcode.COPY):
+        return [("dst", row.dst), ("a", row.a)]
+    if row.opcode == Opcode.ALU:
+        function = FUNCTIONS[AluFunction(row.func)]
+        named = [("dst", row.dst), ("a", row.a), ("b", row.b)]
+        types = (function.dst, function.a, function.b)
+        return [pair for pair, legal in zip(named, types, strict=True) if legal]
+    if row.opcode in (Opcode.SEND, Opcode.RECV, Opcode.FREE, Opcode.DMA_OUT):
+        return [("a", row.a)]
+    if row.opcode == Opcode.DMA_IN:
+        return [("dst", row.dst)]
+    return []
