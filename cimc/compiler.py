@@ -74,7 +74,9 @@ class Compiled:
         return self.ctx.store
 
 
-def choose_backend(arch: str | Path | Architecture, backend: str | Path | None) -> tuple[Backend | None, Architecture]:
+def choose_backend(
+    arch: str | Path | Architecture, backend: str | Path | None
+) -> tuple[Backend | None, Architecture]:
     """The backend and the machine: ``arch`` is a name, a YAML file or an architecture, ``backend`` a module file."""
     if backend is not None:
         chosen = load_backend_file(Path(backend))
@@ -115,7 +117,9 @@ def build(
         else:
             module, level = _import(model, driver, options), "imported"
         _run_stages(module, steps, level, driver, options)
-        linked = _lower(module, driver, options) if "mapped" in driver.kept and not options.stop_after else None
+        linked = (
+            _lower(module, driver, options) if "mapped" in driver.kept and not options.stop_after else None
+        )
     finally:
         if dumps is not None and dumps.count:
             dumps.write_store(ctx.store)
@@ -171,7 +175,9 @@ def _run_stages(
         if stage == "quantise" and level == "graph":
             samples = _samples(module, options)
             percentile = options.mapping.calibration.percentile or 100.0
-            put_ranges(driver.ctx.store, collect_ranges(module, driver.ctx.store, samples, percentile=percentile))
+            put_ranges(
+                driver.ctx.store, collect_ranges(module, driver.ctx.store, samples, percentile=percentile)
+            )
         if stage == "schedule" and level == "quantised":
             _check_arrays(module, options)
             samples = samples or _samples(driver.kept.get("graph", module), options)
@@ -189,7 +195,9 @@ def _check_arrays(module: ModuleOp, options: CompileOptions) -> None:
     """A model without any operator for the arrays compiles with a warning, or not at all when asked so."""
     if any(isinstance(op, ProductOperation) for op in module.walk()):
         return
-    message = "no operator of the model runs on the arrays: it has no Conv, Gemm or MatMul with constant weights"
+    message = (
+        "no operator of the model runs on the arrays: it has no Conv, Gemm or MatMul with constant weights"
+    )
     if options.require_arrays:
         raise UnsupportedError(f"{message} (--require-arrays)")
     import warnings

@@ -226,14 +226,15 @@ class _Linker:
         values = self.values[number]
         key = op.model.key.data
         count = len(self.host_models)
+        sub_model = _names_of(self.ctx.store.array(key).tobytes())
         self.builder.add_host(
             HostOperator(
                 op_type=op.op_type.data,
                 model=f"{count:03d}.onnx",
                 inputs=tuple(values[f"whole{i}"] for i in range(len(op.args))),
                 outputs=tuple(values[f"result{i}"] for i in range(len(op.outs))),
-                input_names=(),
-                output_names=(),
+                input_names=sub_model[0],
+                output_names=sub_model[1],
                 input_shapes=tuple(op.source_shapes),
                 output_shapes=tuple(op.target_shapes),
                 flops=sum(int(np.prod(s)) for s in op.target_shapes),
@@ -282,3 +283,11 @@ class _Linker:
                     Route(ring, group, 0, t.src_chan, t.positions, t.channels, t.dst_pos, t.dst_chan)
                 )
             self.values[number][f"routes{result}"] = self.builder.add_route_set(routes)
+
+
+def _names_of(model: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the inputs and outputs of a one-node ONNX model, in order."""
+    import onnx
+
+    graph = onnx.load_model_from_string(model).graph
+    return tuple(v.name for v in graph.input), tuple(v.name for v in graph.output)
