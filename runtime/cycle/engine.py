@@ -1,0 +1,117 @@
+"""``simulate``: prepare, run the kernel, report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from cimc.diagnostics import CimError, UnsupportedError, UsageError
+from cimc.runtime.cycle import layout as y
+from cimc.runtime.cycle.kernel import run
+from cimc.runtime.cycle.prepare import Options, Prepared, prepare
+from cimc.runtime.cycle.timing import Timing, timing
+from cimc.runtime.program import Program
+
+TRACE_SLICES = 200_000
+"""Slices a trace keeps: about 30 MB of JSON."""
+
+_STATES = {
+    y.WAITING: "the earlier phase of its stream",
+    y.RUNNABLE: "its turn",
+    y.ON_RECV: "a row of a ring",
+    y.ON_ROOM: "room in a ring",
+    y.ON_SLOT: "a row from the host",
+    y.ON_EVENT: "an event",
+}
+
+
+def simulate(
+    program: Program,
+    *,
+    images: int = 8,
+    trace: bool = False,
+    window_cycles: int | None = None,
+    network: str | None = None,
+    resident_weights: bool = False,
+    plain: bool = False,
+) -> Timing:
+    """Time ``images`` frames of ``program`` on the machine it was compiled for (``docs/isa.md``, Time).
+
+    ``trace`` keeps slices for :func:`~cimc.runtime.cycle.trace.write_trace`. ``window_cycles``: window of the
+    power series (default: the longest array read of the program). ``network``: ``"bus"`` for the same machine
+    with all traffic between cores on one medium. ``resident_weights``: array writes were done before cycle 0.
+    ``plain``: one instruction at a time in the order of time, the slow form that the fast one must equal.
+
+    Raises :class:`UsageError` for bad arguments or a machine without the keys the engine reads,
+    :class:`UnsupportedError` for instructions whose units the machine lacks and for a program that
+    cannot finish (the message names who waits for what).
+    """
+    program = replace(program, machine=with_network(program.machine, network))
+    jit = warm_up()
+    began = perf_counter()
+    slices = TRACE_SLICES if trace else 0
+    prepared = prepare(program, Options(images, window_cycles, slices, plain, resident_weights))
+    ready = perf_counter()
+    run(prepared.world.memory)
+    done = perf_counter()
+    _check(prepared)
+    return timing(prepared, images, (jit, ready - began, done - ready), trace)
+
+
+def with_network(machine: Mapping[str, Any], network: str | None) -> Mapping[str, Any]:
+    """The machine with the given kind of network; :class:`UsageError` where it states no links."""
+    given = machine["network"]["kind"]
+    if network is None or network == given:
+        return machine
+    if network != "bus":
+        raise UsageError(f"network must be {given} or bus on this machine, given {network}")
+    return {**machine, "network": {**machine["network"], "kind": "bus"}}
+
+
+@cache
+def warm_up() -> float:
+    """Compile the kernel, or load it from numba's cache; the seconds that took, once per process."""
+    began = perf_counter()
+    run(np.zeros(y.HEADER, np.int64))  # no contexts: ends at once
+    return perf_counter() - began
+
+
+def _check(prepared: Prepared) -> None:
+    world = prepared.world
+    status = int(world.memory[y.O_STATUS])
+    if status == y.DONE:
+        return
+    ring = (int(world.memory[y.O_RING]) - world.base("buffers")) // y.BUFFER_WIDTH
+    raise _error(prepared, status, ring)
+
+
+def _error(prepared: Prepared, status: int, ring: int) -> CimError:
+    if status == y.DEADLOCK:
+        return UnsupportedError("the program cannot finish; " + _waiting(prepared), where="cycle engine")
+    text = {
+        y.OVERFULL: f"ring {ring} gets more elements than its fill for one place; run `cimc verify` on the program",
+        y.BAD_RECV: f"ring {ring} is to receive more places than it has slots; deepen it or free earlier",
+        y.TOO_LATE: f"the run is longer than {y.LAST_TIME} cycles; time fewer images",
+        y.NO_RECORD: "more parts are under way than rings can hold; run `cimc verify` on the program",
+    }[status]
+    return UnsupportedError(text, where="cycle engine")
+
+
+def _waiting(prepared: Prepared) -> str:
+    """The first few contexts that did not halt, and what each waits for."""
+    world, program = prepared.world, prepared.program
+    contexts = world.table("contexts")
+    stuck = np.flatnonzero(contexts[:, y.C_STATE] != y.HALTED)
+    parts: list[str] = []
+    for c in stuck[:5].tolist():
+        row = (int(contexts[c, y.C_PC]) - world.base("rows")) // y.ROW_WIDTH
+        node = program.name_of(int(prepared.resolved.fields["node"][row]))
+        where = f"instruction {int(prepared.resolved.offset[row])} of its body, layer {node}"
+        parts.append(f"context {c} waits for {_STATES[int(contexts[c, y.C_STATE])]} ({where})")
+    more = f"; and {len(stuck) - 5} more" if len(stuck) > 5 else ""
+    return f"{len(stuck)} contexts wait: " + "; ".join(parts) + more
