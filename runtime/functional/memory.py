@@ -117,6 +117,13 @@ class Ring(Buffer):
             )
         return (self.freed + row) % self.slots
 
+    def place_of(self, row: int) -> int | None:
+        """Place within its image of row number ``row``, None if the ring does not want it."""
+        if not self.first <= row <= self.last:
+            return None
+        turn, offset = divmod(row - self.first, self.period)
+        return turn * self.advance + offset if offset < self.advance else None
+
     def has_room(self, place: int) -> bool:
         """Whether a place may be written. OverlapError if it was received already."""
         if place < self.received:

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.stride_tricks import as_strided
 
 from cimc.runtime.functional.fields import Frame
 from cimc.runtime.functional.memory import Buffer, Ring
@@ -35,13 +34,12 @@ class Waiter(Protocol):
 
 
 @dataclass(frozen=True)
-class Target:
-    """Where a part of one row goes: a ring, the place within an image, source and destination rectangle."""
+class Port:
+    """One entry of a route set: a ring, source and destination rectangle."""
 
     ring: Ring
     slots: npt.NDArray[Any]
     """(slots, positions, channels) view of the ring."""
-    place: int
     size: int
     src: tuple[slice, slice]
     dst: tuple[slice, slice]
@@ -64,9 +62,10 @@ class Switchboard:
     events: list[Event]
     waiting: dict[int, list[Waiter]] = field(default_factory=dict[int, list[Waiter]])
     """Contexts by ``id`` of the ring side or event they wait for."""
-    _routes: dict[tuple[int, int], list[Target]] = field(default_factory=dict[tuple[int, int], list[Target]])
-    _entries: dict[int, list[Route]] = field(default_factory=dict[int, list[Route]])
-    _views: dict[int, npt.NDArray[Any]] = field(default_factory=dict[int, npt.NDArray[Any]])
+    _targets: dict[tuple[int, int], list[tuple[Port, int]]] = field(
+        default_factory=dict[tuple[int, int], list[tuple[Port, int]]]
+    )
+    _ports: dict[int, list[Port]] = field(default_factory=dict[int, list[Port]])
 
     def hang(self, key: int, waiter: Waiter, reason: str) -> bool:
         """The context waits; returns False for the step to pass on."""
@@ -81,17 +80,16 @@ class Switchboard:
         for waiter in self.waiting.pop(key):
             self.wake(waiter)
 
-    def targets(self, routes: int, row: int) -> list[Target]:
-        """Entries of a route set that want row number ``row`` of an image."""
-        known = self._routes.get((routes, row))
+    def targets(self, routes: int, row: int) -> list[tuple[Port, int]]:
+        """Entries of a route set that want row number ``row``, and its place within an image there."""
+        known = self._targets.get((routes, row))
         if known is None:
-            entries = self._route_entries(routes)
-            found = (self._target(entry, row) for entry in entries)
-            known = self._routes[routes, row] = [target for target in found if target]
+            places = ((port, port.ring.place_of(row)) for port in self._route_set(routes))
+            known = self._targets[routes, row] = [(port, p) for port, p in places if p is not None]
         return known
 
-    def _route_entries(self, routes: int) -> list[Route]:
-        known = self._entries.get(routes)
+    def _route_set(self, routes: int) -> list[Port]:
+        known = self._ports.get(routes)
         if known is not None:
             return known
         if not 0 <= routes < self.program.count("route_sets"):
@@ -101,19 +99,14 @@ class Switchboard:
         first = int(self.program["route_sets"]["first"][routes])
         count = int(self.program["route_sets"]["count"][routes])
         columns = [self.program["routes"][name][first : first + count].tolist() for name in Route._fields]
-        entries = [Route(*values) for values in zip(*columns, strict=True)]
-        self._entries[routes] = entries
-        return entries
+        ports = [self._port(Route(*values)) for values in zip(*columns, strict=True)]
+        self._ports[routes] = ports
+        return ports
 
-    def _target(self, entry: Route, row: int) -> Target | None:
+    def _port(self, entry: Route) -> Port:
         ring = self.buffers[entry.ring]
         if not isinstance(ring, Ring):
             raise BoundsError(f"a route leads to {ring.label}, which is not a ring")
-        if not ring.first <= row <= ring.last:
-            return None
-        turn, offset = divmod(row - ring.first, ring.period)
-        if offset >= ring.advance:
-            return None
         positions, channels = ring.pitch // ring.channels, ring.channels
         dst = (
             slice(entry.dst_pos, entry.dst_pos + entry.positions),
@@ -124,10 +117,12 @@ class Switchboard:
                 f"a route writes positions {dst[0].start} … {dst[0].stop - 1}, channels {dst[1].start} … "
                 f"{dst[1].stop - 1} of {ring.label}, whose rows are {positions} x {channels}"
             )
-        return Target(
+        size = ring.data.itemsize
+        strides = (ring.pitch * size, channels * size, size)
+        shape = (ring.slots, positions, channels)
+        return Port(
             ring=ring,
-            slots=self._slots(ring, positions),
-            place=turn * ring.advance + offset,
+            slots=np.ndarray(shape, ring.data.dtype, ring.data, 0, strides),
             size=entry.positions * entry.channels,
             src=(
                 slice(entry.src_pos, entry.src_pos + entry.positions),
@@ -135,15 +130,6 @@ class Switchboard:
             ),
             dst=dst,
         )
-
-    def _slots(self, ring: Ring, positions: int) -> npt.NDArray[Any]:
-        known = self._views.get(ring.number)
-        if known is None:
-            size = ring.data.itemsize
-            strides = (ring.pitch * size, ring.channels * size, size)
-            known = as_strided(ring.data, (ring.slots, positions, ring.channels), strides)
-            self._views[ring.number] = known
-        return known
 
 
 def bind_send(
@@ -160,24 +146,24 @@ def bind_send(
     def attempt() -> bool:
         r, i = number(), image()
         targets = board.targets(row.imm, r)
-        for target in targets:
-            ring = target.ring
-            place = i * ring.places + target.place
+        for port, local in targets:
+            ring = port.ring
+            place = i * ring.places + local
             if not ring.has_room(place):
                 reason = f"room for place {place} in {ring.label}, which holds places from {ring.freed}"
                 return board.hang(id(ring), waiter, reason)
         data = read(src_row(), src_col(), size).reshape(m, n)
-        for target in targets:
-            ring = target.ring
-            part = data[target.src]
-            if part.size != target.size or ring.data.dtype != kind:
+        for port, local in targets:
+            ring = port.ring
+            part = data[port.src]
+            if part.size != port.size or ring.data.dtype != kind:
                 raise BoundsError(
-                    f"a route takes positions {target.src[0].start} … {target.src[0].stop - 1}, channels "
-                    f"{target.src[1].start} … {target.src[1].stop - 1} of a row of {m} x {n} {kind} into "
+                    f"a route takes positions {port.src[0].start} … {port.src[0].stop - 1}, channels "
+                    f"{port.src[1].start} … {port.src[1].stop - 1} of a row of {m} x {n} {kind} into "
                     f"{ring.label} of {ring.data.dtype}"
                 )
-            slot = ring.arrive(i * ring.places + target.place, target.size)
-            target.slots[slot][target.dst] = part
+            slot = ring.arrive(i * ring.places + local, port.size)
+            port.slots[slot][port.dst] = part
             if ring.filled[slot] == ring.fill:
                 board.changed(id(ring.filled))
         if tap is not None:
