@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from xdsl.dialects.builtin import ModuleOp
 
-from cimc.api import RunResult
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph import INPUTS, HostOp, main_function, main_names
 from cimc.dialects.graph_types import shape_of
 from cimc.passes.graph.rebind_batch import RebindBatch, is_batch_parallel
+from cimc.results import RunResult
 from cimc.runtime.functional.engine import run_program
 from cimc.runtime.numerics.digital import dequantise
 from cimc.runtime.program import Program

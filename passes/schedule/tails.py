@@ -15,6 +15,7 @@ from cimc.dialects.base import located
 from cimc.dialects.cim import DcomOp
 from cimc.dialects.cim_types import Function, WindowAttr
 from cimc.dialects.context import CimContext
+from cimc.dialects.graph_base import BoundedOperation
 from cimc.dialects.graph_types import quant_of, shape_of
 from cimc.dialects.row_layout import RowLayout
 from cimc.passes.schedule.array_product import ArrayProduct, add_product
@@ -84,7 +85,7 @@ def _window(op: graph.MaxPoolOp | graph.AveragePoolOp) -> WindowAttr:
     return WindowAttr.of(op.kernel.data, op.strides.data, op.pads.data, op.dilations.data)
 
 
-def _clamp(op: graph.BoundedOperation) -> tuple[int, int] | None:
+def _clamp(op: BoundedOperation) -> tuple[int, int] | None:
     return op.clamp() if quant_of(op.results[0]) is not None else None
 
 
