@@ -1,7 +1,7 @@
 """Whole integer sums of convolutions and matrix products (docs/numerics.md section 0 rule 3).
 
-Untiled: one sum a column. A sum runs through float64 BLAS only where every partial sum is provably
-below 2^53, hence exact in any order; otherwise in int64.
+Untiled: one sum a column. A sum runs through float BLAS only where every partial sum, in any order, is
+provably an integer the type holds exactly (below 2^24 or 2^53); otherwise in int64.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy.typing as npt
 from cimc.dialects.graph import ConvOp, ProductOperation
 from cimc.dialects.weights import WeightStore
 
-_EXACT_FLOAT64 = 1 << 53
+_EXACT = ((1 << 24, np.float32), (1 << 53, np.float64))
+"""Below each bound, sums of integers are exact in the type."""
 
 
 @dataclass(frozen=True)
@@ -37,33 +38,38 @@ def product_weights(op: ProductOperation, store: WeightStore) -> ProductWeights:
     return ProductWeights(matrix, bias)
 
 
-def accumulate_gemm(shifted: npt.NDArray[np.int64], weights: ProductWeights, reach: int) -> npt.NDArray[Any]:
-    """``acc[..., n] = sum_k shifted[..., k] * w[k, n] + b[n]``: integers, held in float64 when exact there.
+def exact_type(weights: ProductWeights, reach: int) -> type[np.float32 | np.float64 | np.int64]:
+    """The fastest type in which ``sum_k x[k] * w[k, n]`` is exact in any order for ``|x| <= reach``."""
+    bound = reach * int(np.abs(weights.matrix).sum(axis=0).max())
+    return next((kind for limit, kind in _EXACT if bound < limit), np.int64)
 
-    ``shifted``: (..., K), codes less their zero point, of magnitude at most ``reach``.
+
+def accumulate_gemm(shifted: npt.NDArray[Any], weights: ProductWeights, reach: int) -> npt.NDArray[np.int64]:
+    """``acc[..., n] = sum_k shifted[..., k] * w[k, n] + b[n]``, exact.
+
+    ``shifted``: (..., K), codes less their zero point in any type that holds them, of magnitude at most ``reach``.
     """
-    bound = reach * np.abs(weights.matrix).sum(axis=0) + np.abs(weights.bias)
-    if int(bound.max()) < _EXACT_FLOAT64:
-        acc = shifted.astype(np.float64) @ weights.matrix.astype(np.float64)
-        acc += weights.bias
-        return acc
-    return shifted @ weights.matrix + weights.bias
+    kind = exact_type(weights, reach)
+    total = shifted.astype(kind, copy=False) @ weights.matrix.astype(kind)
+    acc = total.astype(np.int64, copy=False)
+    acc += weights.bias
+    return acc
 
 
 def accumulate_conv(
-    op: ConvOp, shifted: npt.NDArray[np.int64], weights: ProductWeights, reach: int
-) -> npt.NDArray[Any]:
+    op: ConvOp, shifted: npt.NDArray[Any], weights: ProductWeights, reach: int
+) -> npt.NDArray[np.int64]:
     """The accumulators of a convolution, channels last: (N, OH, OW, M).
 
     ``shifted``: (N, C, H, W), codes less their zero point; a pixel outside the image is therefore 0.
     """
     top, left, bottom, right = op.pads.data
     padded = np.pad(shifted, ((0, 0), (0, 0), (top, bottom), (left, right)))
-    frames = [accumulate_gemm(_windows(op, frame), weights, reach) for frame in padded]
-    return np.stack(frames)
+    padded = padded.astype(exact_type(weights, reach))
+    return np.stack([accumulate_gemm(_windows(op, frame), weights, reach) for frame in padded])
 
 
-def _windows(op: ConvOp, frame: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _windows(op: ConvOp, frame: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Every window of one padded image: (OH, OW, C * kH * kW)."""
     (kernel_h, kernel_w), (step_h, step_w), (gap_h, gap_w) = (
         op.kernel.data,

@@ -163,7 +163,7 @@ def _product(op: ConvOp | GemmOp, frame: _Frame) -> list[Array]:
     x = _quant(op.input)
     assert op.weight_scale is not None
     weights = product_weights(op, frame.store)
-    codes = frame[op.input].astype(np.int64) - x.zero_point
+    codes = frame[op.input].astype(np.int32) - np.int32(x.zero_point)
     reach = max(x.qmax - x.zero_point, x.zero_point - x.qmin)
     acc = (
         accumulate_conv(op, codes, weights, reach)

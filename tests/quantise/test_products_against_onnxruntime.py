@@ -17,7 +17,7 @@ from xdsl.parser import Parser
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph import QuantType
 from cimc.dialects.levels import check_level
-from cimc.interpreters.integer_products import ProductWeights, accumulate_gemm
+from cimc.interpreters.integer_products import ProductWeights, accumulate_gemm, exact_type
 from cimc.interpreters.quantised import execute_quantised
 from cimc.runtime.numerics import digital
 
@@ -216,6 +216,25 @@ def test_sixteen_bit_operands_against_python_integers(length: int) -> None:
     m = (x.scale * weights["sw"]) / y.scale
     expected = [np.clip(np.rint(np.float32(np.int64(exact[n])) * m[n]), -32768, 32767) for n in range(2)]
     np.testing.assert_array_equal(mine[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("reach", "kind"),
+    [
+        (1, np.float32),
+        ((1 << 19) - 1, np.float32),
+        (1 << 19, np.float64),
+        ((1 << 48) - 1, np.float64),
+        (1 << 48, np.int64),
+    ],
+)
+def test_sums_run_in_a_type_that_is_exact(reach: int, kind: type) -> None:
+    """Rule 3: 32 weights of 1 reach 2^24 and 2^53 exactly at these inputs; below, the float type is exact."""
+    weights = ProductWeights(np.ones((32, 1), np.int64), np.array([3]))
+    assert exact_type(weights, reach) is kind
+    shifted = np.full((1, 32), reach)
+    shifted[0, 0] = reach - 1
+    assert accumulate_gemm(shifted, weights, reach).tolist() == [[32 * reach - 1 + 3]]
 
 
 def test_sums_beyond_float64_are_integers_too() -> None:
