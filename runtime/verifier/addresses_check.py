@@ -6,12 +6,13 @@ from cimc.runtime.program.opcodes import BufferKind, Opcode
 from cimc.runtime.verifier.code import Decoded, Step
 from cimc.runtime.verifier.held import held_places, left_at_end, net_of_loops
 from cimc.runtime.verifier.operands import Access, Affine, Tables, accesses
+from cimc.runtime.verifier.tables_check import Machine
 
 _ARRAYS = frozenset((Opcode.READ_XB, Opcode.READ_ROW, Opcode.WRITE_XB, Opcode.WRITE_ROW))
 _BY_TILE = frozenset((Opcode.READ_XB, Opcode.WRITE_XB))
 
 
-def check_addresses(decoded: Decoded, tables: Tables) -> None:
+def check_addresses(decoded: Decoded, tables: Tables, machine: Machine) -> None:
     """Report operands outside their slot, their ring's held rows, their tensor or their set."""
     wordlines = set_wordlines(decoded)
     for steps in decoded.steps:
@@ -26,7 +27,7 @@ def check_addresses(decoded: Decoded, tables: Tables) -> None:
             elif step.row.opcode in (Opcode.DMA_IN, Opcode.DMA_OUT):
                 _check_io(decoded, tables, step)
             elif step.row.opcode in _ARRAYS:
-                _check_range(decoded, tables, step, wordlines)
+                _check_range(decoded, tables, step, wordlines[step.row.xb], machine)
         _check_left(decoded, running)
 
 
@@ -126,15 +127,22 @@ def _check_io(decoded: Decoded, tables: Tables, step: Step) -> None:
         )
 
 
-def _check_range(decoded: Decoded, tables: Tables, step: Step, wordlines: list[int]) -> None:
+def _check_range(decoded: Decoded, tables: Tables, step: Step, wordlines: int, machine: Machine) -> None:
+    """Tiles lie inside the set. Wordlines may go on to the end of the array, where no cell is used, but not begin
+    there."""
+    xb = step.row.xb
     first, count = tables.row_address(step, "b"), tables.col_address(step, "b")
-    if step.row.opcode in _BY_TILE:
-        limit, unit = int(decoded.program["array_sets"]["tile_count"][step.row.xb]), "tiles"
-    else:
-        limit, unit = wordlines[step.row.xb], "wordlines"
     end = Affine(first.base + count.base, tuple(map(sum, zip(first.steps, count.steps, strict=True))))
     low, high = first.low(step.trips), end.high(step.trips)
+    if step.row.opcode in _BY_TILE:
+        limit, unit = int(decoded.program["array_sets"]["tile_count"][xb]), "tiles"
+    else:
+        limit, unit = machine.rows, "wordlines"
     if low < 0 or high > limit or count.low(step.trips) < 1:
+        decoded.report("P043", f"takes {unit} {low} … {high - 1} of array set {xb}, which has {limit}", step)
+    elif step.row.opcode not in _BY_TILE and first.high(step.trips) >= wordlines:
         decoded.report(
-            "P043", f"takes {unit} {low} … {high - 1} of array set {step.row.xb}, which has {limit}", step
+            "P043",
+            f"takes wordlines from {first.high(step.trips)} of array set {xb}, which uses {wordlines}",
+            step,
         )

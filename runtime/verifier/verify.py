@@ -58,7 +58,7 @@ def verify_program(
     codings = read_codings(decoded)
     check_placement(decoded, tables, machine)
     check_arrays(decoded, machine, codings, weights_shapes)
-    check_addresses(decoded, tables)
+    check_addresses(decoded, tables, machine)
     check_routes(decoded, tables)
     if decoded.findings:
         return merged(decoded.findings)

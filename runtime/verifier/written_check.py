@@ -30,6 +30,8 @@ class _Region(NamedTuple):
     rows: tuple[int, int]
     col: Affine
     cols: tuple[int, int]
+    width: int
+    """Elements of a row: what lies beyond is not there."""
 
 
 class _Box(NamedTuple):
@@ -71,7 +73,9 @@ def _check_stream(decoded: Decoded, tables: Tables, steps: list[Step], wordlines
         for access in accesses(tables, step):
             if not local[access.buffer]:
                 continue
-            region = _Region(step, access.row, access.rows, access.col, access.cols)
+            region = _Region(
+                step, access.row, access.rows, access.col, access.cols, tables.buffers["pitch"][access.buffer]
+            )
             slots = tables.buffers["slots"][access.buffer]
             if access.reads and not _covered(region, defined[access.buffer], slots):
                 decoded.report(
@@ -98,15 +102,16 @@ def _cell_region(decoded: Decoded, tables: Tables, step: Step, wordlines: list[i
     count = step.row.b_col
     set_number = step.row.xb
     if step.row.opcode in (Opcode.READ_XB, Opcode.WRITE_XB):
-        return _Region(step, first, (0, count - 1), zero, (0, wordlines[set_number]))
+        height = wordlines[set_number]
+        return _Region(step, first, (0, count - 1), zero, (0, height), height)
     tiles = int(decoded.program["array_sets"]["tile_count"][set_number])
-    return _Region(step, zero, (0, tiles - 1), first, (0, count))
+    return _Region(step, zero, (0, tiles - 1), first, (0, count), wordlines[set_number])
 
 
 def _whole(tables: Tables, step: Step, buffer: int) -> _Region:
     zero = Affine(0, (0,) * len(step.trips))
     slots, pitch = tables.buffers["slots"][buffer], tables.buffers["pitch"][buffer]
-    return _Region(step, zero, (0, slots - 1), zero, (0, pitch))
+    return _Region(step, zero, (0, slots - 1), zero, (0, pitch), pitch)
 
 
 def _covered(use: _Region, definitions: list[_Region], slots: int | None) -> bool:
@@ -157,7 +162,8 @@ def _box(region: _Region, shared: int, slots: int | None) -> _Box:
             row0, row1 = 0, slots
         elif row0 // slots == (row1 - 1) // slots:
             row0, row1 = row0 % slots, (row1 - 1) % slots + 1
-    return _Box(row0, row1, region.col.low(trips) + region.cols[0], region.col.high(trips) + region.cols[1])
+    col0, col1 = region.col.low(trips) + region.cols[0], region.col.high(trips) + region.cols[1]
+    return _Box(row0, row1, col0, min(col1, region.width))
 
 
 def _relative(box: _Box, origin: _Box) -> _Box:

@@ -105,6 +105,7 @@ _INSTRUCTION_FAULTS = [
     ("P043", "conv1", Opcode.READ_XB, 0, "b_col", 3),
     ("P043", "conv1", Opcode.WRITE_XB, 0, "b_row", 1),
     ("P043", "conv2.0", Opcode.READ_ROW, 1, "b_row", 2),
+    ("P043", "conv2.0", Opcode.READ_ROW, 1, "b_col", 16),
     ("P044", "x", Opcode.DMA_IN, 0, "b_row", 1),
     ("P044", "x", Opcode.DMA_IN, 0, "n", 2),
     ("P045", "conv1", Opcode.ALU, 0, "b_col", 1),
