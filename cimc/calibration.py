@@ -1,7 +1,7 @@
 """Calibration: data a user gives, and the range of every tensor on it.
 
-Ranges are chosen in float64 and stored as float32, in an order that does not depend on the machine,
-so the same data gives the same bytes.
+Ranges are chosen in float64 and stored as float32, runs in the order of the data: the same data on the
+same machine gives the same bytes.
 """
 
 from __future__ import annotations
