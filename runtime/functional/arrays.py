@@ -19,7 +19,7 @@ from cimc.diagnostics import UsageError
 from cimc.runtime.crossbar.cells import store
 from cimc.runtime.crossbar.coding import Coding
 from cimc.runtime.crossbar.product import ArrayProduct
-from cimc.runtime.crossbar.reference import read_reference
+from cimc.runtime.crossbar.reference import check_codes, read_reference
 from cimc.runtime.crossbar.rows import group_bounds
 from cimc.runtime.crossbar.tile import CellArray, Stored, join
 from cimc.runtime.functional.converters import ConverterCount, count_conversions
@@ -188,7 +188,9 @@ class _Block:
 
     rows: slice | npt.NDArray[np.int64]
     columns: slice | npt.NDArray[np.int64]
-    stored: Stored
+    product: ArrayProduct
+    stored: Stored | None
+    """The cells themselves, kept only where conversions are counted."""
 
 
 class SetReader:
@@ -201,7 +203,6 @@ class SetReader:
         self._seen_writes = -1
         self._seen: list[tuple[int, int]] = []
         self._blocks: list[_Block] = []
-        self._products: list[ArrayProduct] = []
         self._count = count
         self.converters = ConverterCount()
         self.macs = sum((p.last - p.first) * (p.tile.n1 - p.tile.n0) for p in pieces)
@@ -209,33 +210,36 @@ class SetReader:
 
     def read(self, qx: Integers) -> npt.NDArray[np.int64]:
         """Windows ``qx`` (M, K) times the cells: int64 (M, N) in units of 2^-F; columns not read are 0."""
+        self._check(qx)
         self._refresh()
         if self._count:
             self._count_conversions(qx)
-        try:
-            if len(self._blocks) == 1 and self._products[0].columns == self._set.columns:
-                return self._products[0].read(qx[:, self._blocks[0].rows])
-            out = np.zeros((len(qx), self._set.columns), np.int64)
-            for block, product in zip(self._blocks, self._products, strict=True):
-                out[:, block.columns] += product.read(qx[:, block.rows])
-        except ValueError as error:
-            raise ExecutionError(str(error)) from error
+        whole = self._blocks[0]
+        if isinstance(whole.columns, slice) and whole.product.columns == self._set.columns:
+            return whole.product.read(qx[:, whole.rows])
+        out = np.zeros((len(qx), self._set.columns), np.int64)
+        for block in self._blocks:
+            out[:, block.columns] += block.product.read(qx[:, block.rows])
         return out
 
     def walk(self, qx: Integers) -> npt.NDArray[np.int64]:
         """The same by the definition: one tile column, group, digit and conversion at a time."""
+        self._check(qx)
         out = np.zeros((len(qx), self._set.columns), np.int64)
         for (first, last), pieces in _by_columns(self._pieces).items():
             stored = join([self._arrays.stored(self._set, piece) for piece in pieces])
             rows = np.concatenate([np.arange(p.tile.k0 + p.first, p.tile.k0 + p.last) for p in pieces])
-            steps = self._set.steps
-            try:
-                out[:, first:last] += read_reference(
-                    qx[:, rows], stored.cells, stored.flips, self._set.coding, stored.bounds, steps
-                )
-            except ValueError as error:
-                raise ExecutionError(str(error)) from error
+            out[:, first:last] += read_reference(
+                qx[:, rows], stored.cells, stored.flips, self._set.coding, stored.bounds, self._set.steps
+            )
         return out
+
+    def _check(self, qx: Integers) -> None:
+        """ExecutionError for codes that the digits cannot carry."""
+        try:
+            check_codes(qx, self._set.rows, self._set.coding)
+        except ValueError as error:
+            raise ExecutionError(str(error)) from error
 
     def _refresh(self) -> None:
         if self._seen_writes == self._arrays.writes:
@@ -246,10 +250,6 @@ class SetReader:
             return
         self._seen = versions
         self._blocks = self._join_columns()
-        coding, steps = self._set.coding, self._set.steps
-        self._products = [
-            ArrayProduct(b.stored.cells, b.stored.flips, coding, b.stored.bounds, steps) for b in self._blocks
-        ]
 
     def _join_columns(self) -> list[_Block]:
         """Tile columns whose tiles cut the rows alike become one block: one product serves them all."""
@@ -265,13 +265,17 @@ class SetReader:
             flips = np.concatenate([stored.flips for _, _, stored in members], axis=1)
             rows = _index([(k, k + size) for k, size, _ in segments])
             columns = _index([(first, last) for first, last, _ in members])
-            blocks.append(_Block(rows, columns, Stored(cells, flips, bounds)))
+            product = ArrayProduct(cells, flips, self._set.coding, bounds, self._set.steps)
+            kept = Stored(cells, flips, bounds) if self._count else None
+            blocks.append(_Block(rows, columns, product, kept))
         return blocks
 
     def _count_conversions(self, qx: Integers) -> None:
-        for block, product in zip(self._blocks, self._products, strict=True):
+        for block in self._blocks:
+            if block.stored is None:
+                continue
             self.converters += count_conversions(
-                qx[:, block.rows], block.stored, self._set.coding, self._set.steps, product.lossless
+                qx[:, block.rows], block.stored, self._set.coding, self._set.steps, block.product.lossless
             )
 
 

@@ -23,13 +23,13 @@ class HostTensor:
         self.io = io
         self.inward = io.direction == "in"
         self.data = data
-        self.written = np.zeros(data.shape, np.bool_)
+        self._written = np.zeros((0,) if self.inward else data.shape, np.bool_)
         reach = (io.rows - 1) * io.row_stride + (io.positions - 1) * io.pos_stride
         reach += (io.channels - 1) * io.chan_stride
         if min(io.row_stride, io.pos_stride, io.chan_stride) < 0 or reach >= math.prod(io.shape):
             raise BoundsError(f"the rows of '{io.name}' reach beyond its shape {io.shape}")
         self._rows = self._view(data)
-        self._written = self._view(self.written)
+        self._marks = None if self.inward else self._view(self._written)
 
     def _view(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         io, size = self.io, array.itemsize
@@ -46,8 +46,10 @@ class HostTensor:
         """Put a part (positions, channels) of a row, channels from ``channel`` on."""
         positions, channels = data.shape
         self._check(row, positions, channel + channels)
-        self._rows[frame, row, :positions, channel : channel + channels] = data
-        self._written[frame, row, :positions, channel : channel + channels] = True
+        place = (frame, row, slice(positions), slice(channel, channel + channels))
+        self._rows[place] = data
+        if self._marks is not None:
+            self._marks[place] = True
 
     def _check(self, row: int, positions: int, channels: int) -> None:
         io = self.io
@@ -60,11 +62,11 @@ class HostTensor:
 
     def complete(self) -> None:
         """UnwrittenError unless every element was written."""
-        missing = int(self.written.size - np.count_nonzero(self.written))
+        missing = int(self._written.size - np.count_nonzero(self._written))
         if missing:
-            first = np.argwhere(~self.written)[0].tolist()
+            first = np.argwhere(~self._written)[0].tolist()
             raise UnwrittenError(
-                f"{missing} of {self.written.size} elements of '{self.io.name}' were never written, the first "
+                f"{missing} of {self._written.size} elements of '{self.io.name}' were never written, the first "
                 f"at frame {first[0]}, index {tuple(first[1:])}"
             )
 

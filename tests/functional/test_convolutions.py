@@ -14,7 +14,20 @@ from hypothesis import strategies as st
 
 from cimc.runtime.crossbar.coding import Coding
 from cimc.runtime.functional import run_program
-from cimc.runtime.program import Element, IoTensor
+from cimc.runtime.program import AluFunction, Element, IoTensor
+from cimc.runtime.program.rows import (
+    At,
+    alu,
+    end,
+    free,
+    halt,
+    loop,
+    loop_images,
+    read_xb,
+    recv,
+    send,
+    write_xb,
+)
 
 if TYPE_CHECKING:
     from tests.functional.conftest import ConvShape, Micro
@@ -247,3 +260,134 @@ def test_random_convolutions(
         np.testing.assert_array_equal(fast.outputs["y"], sums(shape, x, m.weights["w"], zero))
     if not narrow:
         assert not clipped
+
+
+@pytest.mark.parametrize("walk", [False, True])
+def test_loops_whose_windows_meet(
+    new_micro: NewMicro, new_shape: NewShape, rng: np.random.Generator, walk: bool
+) -> None:
+    """Windows that add to one place, or whose source rows move, are read one after the other as written."""
+    m = new_micro()
+    b = m.builder
+    shape = new_shape(rows=4, cols=3, channels=2, filters=3, kh=2)
+    m.weights["w"] = weights(rng, 2, 3)
+    xb, tiles = m.array_set(0, "w", (0, 2, 0, 3))
+    ring = m.conv_ring(shape, 0, pad=0)
+    out = m.sink("y", 3, 1, 3, Element.I32)
+    m.source("x", 4, 3, 2, [m.route(ring, 3, 2)])
+    acc = At(m.local(0, Element.I32, 1, 3))
+    zero = b.add_record([0])
+    across, down = b.add_stride([], [0, 0, 2]), b.add_stride([0, 0, 1])
+    window = b.add_window(c=2)
+    body = [
+        write_xb(xb, 0, tiles),
+        loop_images(),
+        recv(ring, 1),
+        loop(3),
+        recv(ring, 1),
+        alu(AluFunction.FILL, acc, n=3, record=zero),
+        loop(3),
+        read_xb(acc, At(ring, st=across), xb, window, 3, 0, tiles, add=1),
+        end(),
+        loop(2),
+        read_xb(acc, At(ring, col=4, st=down), xb, window, 3, 0, tiles, add=1),
+        end(),
+        free(ring, 1),
+        send(acc, b.add_route_set([m.route(out, 1, 3)]), n=3, m=1, row_st=b.add_stride([0, 1])),
+        end(),
+        free(ring, 1),
+        end(),
+        halt(),
+    ]
+    m.context(0, "sums", body)
+    x = codes(rng, 2, 4, 3, 2)
+    wide = x.astype(np.int64)
+    seen = wide[:, :3].sum(axis=2) + wide[:, :3, 2] + wide[:, 1:, 2]
+    result = m.run({"x": x}, walk=walk)
+    expected = seen @ m.weights["w"].astype(np.int64)
+    np.testing.assert_array_equal(result.outputs["y"][..., 0], np.moveaxis(expected, -1, 1))
+    assert result.array_macs == 2 * 3 * 5 * 2 * 3
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    size=st.tuples(st.integers(3, 7), st.integers(2, 5)),
+    channels=st.tuples(st.integers(1, 3), st.integers(2, 5), st.integers(1, 3)),
+    first=st.tuples(st.integers(1, 3), st.integers(1, 2), st.integers(0, 1), st.integers(1, 3)),
+    second=st.tuples(st.integers(1, 3), st.integers(1, 2), st.integers(0, 1), st.integers(1, 3)),
+    cut=st.booleans(),
+    coding=_CODINGS,
+    seed=st.integers(0, 2**16),
+)
+def test_random_chains(
+    new_micro: NewMicro,
+    new_shape: NewShape,
+    size: tuple[int, int],
+    channels: tuple[int, int, int],
+    first: tuple[int, int, int, int],
+    second: tuple[int, int, int, int],
+    cut: bool,
+    coding: Coding,
+    seed: int,
+) -> None:
+    """Two convolutions with different copies, the first in column tiles, requantised between: three frames."""
+    rng = np.random.default_rng(seed)
+    m = new_micro(coding)
+    shapes: list[ConvShape] = []
+    rows, cols = size
+    for i, (kernel, stride, pad, _) in enumerate((first, second)):
+        kh, kw = min(kernel, rows + 2 * pad), min(kernel, cols + 2 * pad)
+        shape = new_shape(rows, cols, *channels[i : i + 2], kh, kw, stride, stride, 1, 1, pad, pad)
+        shapes.append(shape)
+        rows, cols = shape.out_rows, shape.out_cols
+    copies = [min(first[3], shapes[0].out_rows), min(second[3], shapes[1].out_rows)]
+    zero = [int(z) for z in rng.integers(0, 256, 2)]
+    m.weights.update({str(i): weights(rng, s.taps, s.filters) for i, s in enumerate(shapes)})
+    factor = rng.uniform(1e-3, 4e-3, shapes[0].filters).astype(np.float32)
+    record = m.builder.add_record([zero[1], 0, 255, len(factor), *[0] * len(factor)], factor.tolist())
+    columns = [(0, 1), (1, channels[1])] if cut else [(0, channels[1])]
+    rings = [
+        [
+            [m.conv_ring(shapes[i], i, zero[i], copy=c, copies=copies[i]) for c in range(copies[i])]
+            for _ in (columns if i == 0 else [None])
+        ]
+        for i in range(2)
+    ]
+    out = m.sink("y", rows, cols, channels[2], Element.I32)
+    m.source(
+        "x",
+        *size,
+        channels[0],
+        [m.route(r, size[1], channels[0], dst_pos=first[2]) for g in rings[0] for r in g],
+    )
+    xbar = 0
+    for n, part in enumerate(columns):
+        wide = part[1] - part[0]
+        for c in range(copies[0]):
+            routes = [
+                m.route(r, shapes[1].cols, wide, dst_pos=second[2], dst_chan=part[0]) for r in rings[1][0]
+            ]
+            m.conv(
+                f"a{n}{c}",
+                shapes[0],
+                rings[0][n][c],
+                routes,
+                weight="0",
+                copy=c,
+                copies=copies[0],
+                columns=part,
+                record=record,
+                xbar=xbar,
+            )
+            xbar += 1
+    for c in range(copies[1]):
+        routes = [m.route(out, cols, channels[2])]
+        m.conv(
+            f"b{c}", shapes[1], rings[1][0][c], routes, core=1, weight="1", copy=c, copies=copies[1], xbar=c
+        )
+    x = codes(rng, 3, *size, channels[0])
+    acc = np.moveaxis(sums(shapes[0], x, m.weights["0"], zero[0]), 1, -1)
+    middle = np.clip(np.rint(acc.astype(np.float32) * factor) + zero[1], 0, 255).astype(np.uint8)
+    expected = sums(shapes[1], middle, m.weights["1"], zero[1])
+    np.testing.assert_array_equal(m.run({"x": x}).outputs["y"], expected)
+    np.testing.assert_array_equal(m.run({"x": x}, walk=True).outputs["y"], expected)
