@@ -6,17 +6,16 @@ events is total and does not depend on how the heap happens to lie.
 
 from __future__ import annotations
 
-from numba import njit
-
 from cimc.runtime.cycle import layout as y
-from cimc.runtime.cycle.layout import Int
+from cimc.runtime.cycle.compiled import jit
+from cimc.runtime.cycle.layout import Memory
 
 EMPTY = (1 << 63) - 1
 """Larger than every key."""
 
 
-@njit
-def push(w: Int, key: int) -> None:
+@jit
+def push(w: Memory, key: int) -> None:
     """Add ``key``."""
     heap = w[y.AT_HEAP]
     at = w[y.O_SIZE]
@@ -30,8 +29,8 @@ def push(w: Int, key: int) -> None:
     w[heap + at] = key
 
 
-@njit
-def replace_top(w: Int, key: int) -> None:
+@jit
+def replace_top(w: Memory, key: int) -> None:
     """Put ``key`` in the place of the smallest key."""
     heap = w[y.AT_HEAP]
     size = w[y.O_SIZE]
@@ -53,16 +52,16 @@ def replace_top(w: Int, key: int) -> None:
     w[heap + at] = key
 
 
-@njit
-def pop(w: Int) -> None:
+@jit
+def pop(w: Memory) -> None:
     """Drop the smallest key."""
     w[y.O_SIZE] -= 1
     if w[y.O_SIZE] > 0:
         replace_top(w, w[w[y.AT_HEAP] + w[y.O_SIZE]])
 
 
-@njit
-def second(w: Int) -> int:
+@jit
+def second(w: Memory) -> int:
     """The smallest key behind the top: what the running context at the top must not pass."""
     heap = w[y.AT_HEAP]
     value = EMPTY

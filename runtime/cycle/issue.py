@@ -7,10 +7,9 @@ answer the cycle of the context's next instruction when they issued.
 
 from __future__ import annotations
 
-from numba import njit
-
 from cimc.runtime.cycle import layout as y
-from cimc.runtime.cycle.layout import Int
+from cimc.runtime.cycle.compiled import jit
+from cimc.runtime.cycle.layout import Memory
 from cimc.runtime.cycle.network import route
 from cimc.runtime.cycle.sends import dispatch, survey
 from cimc.runtime.cycle.steps import (
@@ -30,14 +29,14 @@ from cimc.runtime.cycle.steps import (
 )
 
 
-@njit
-def later(w: Int, ctx: int, request: int, limit: int) -> bool:
+@jit
+def later(w: Memory, ctx: int, request: int, limit: int) -> bool:
     """Whether somebody else's request comes before this one."""
     return ((request << y.ID_BITS) | w[ctx + y.C_NUMBER]) > limit
 
 
-@njit
-def issued(w: Int, ctx: int, row: int, t: int, operands: int, start: int) -> int:
+@jit
+def issued(w: Memory, ctx: int, row: int, t: int, operands: int, start: int) -> int:
     """Count the instruction and attribute its wait: operands first, then the unit; the next cycle."""
     w[ctx + y.STALL_OPERAND] += operands - t
     w[ctx + y.STALL_UNIT] += start - operands
@@ -45,8 +44,8 @@ def issued(w: Int, ctx: int, row: int, t: int, operands: int, start: int) -> int
     return start + 1
 
 
-@njit
-def compute(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
+@jit
+def compute(w: Memory, ctx: int, row: int, t: int, limit: int) -> int:
     """``read_*``, ``alu``, ``copy``: operands, own array set, then the port or vector unit in its turn."""
     time = ready(w, ctx, row + y.A_MODE, row + y.A_COLD)
     if time < 0:
@@ -86,8 +85,8 @@ def compute(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
     return issued(w, ctx, row, t, operands, start)
 
 
-@njit
-def receive(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
+@jit
+def receive(w: Memory, ctx: int, row: int, t: int, limit: int) -> int:
     """``recv``: wait until the next places are full; rows outside the image need only a free slot."""
     if w[y.K_PLAIN] and later(w, ctx, t, limit):
         return -2 - t
@@ -119,8 +118,8 @@ def receive(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
     return when + 1
 
 
-@njit
-def free(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
+@jit
+def free(w: Memory, ctx: int, row: int, t: int, limit: int) -> int:
     """``free``: in effect at the end of its cycle, and after the reads of the ring that are under way."""
     if w[y.K_PLAIN] and later(w, ctx, t, limit):
         return -2 - t
@@ -139,8 +138,8 @@ def free(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
     return t + 1
 
 
-@njit
-def send(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
+@jit
+def send(w: Memory, ctx: int, row: int, t: int, limit: int) -> int:
     """``send``: room at all targets, the row, then the port; links and target ports follow by themselves."""
     targets, room = survey(w, ctx, row)
     if targets < 0:
@@ -165,8 +164,8 @@ def send(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
     return issued(w, ctx, row, roomy, request, start)
 
 
-@njit
-def load(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
+@jit
+def load(w: Memory, ctx: int, row: int, t: int, limit: int) -> int:
     """``dma_in``: the host link in its turn; the store by the destination's port when the row is there."""
     slot = target(w, ctx, row)
     operands = max(t, w[slot + y.READ_DONE])
@@ -182,8 +181,8 @@ def load(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
     return issued(w, ctx, row, t, operands, start)
 
 
-@njit
-def store(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
+@jit
+def store(w: Memory, ctx: int, row: int, t: int, limit: int) -> int:
     """``dma_out``: the source's port in its turn; the host link when the row has left the memory."""
     time = ready(w, ctx, row + y.A_MODE, row + y.A_COLD)
     if time < 0:
@@ -199,23 +198,23 @@ def store(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
     return issued(w, ctx, row, t, operands, start)
 
 
-@njit
-def plan_second(w: Int, row: int, start: int, kind: int) -> int:
+@jit
+def plan_second(w: Memory, row: int, start: int, kind: int) -> int:
     """The second request of a DMA, when the first one's data are through."""
     time, unit, cycles = start + w[row + y.LATENCY], w[row + y.UNIT2], w[row + y.CYCLES2]
     return plan(w, time, kind, unit, cycles, w[row + y.LATENCY2], w[row + y.ENERGY2], row)
 
 
-@njit
-def leave(w: Int, ctx: int, row: int, start: int) -> None:
+@jit
+def leave(w: Memory, ctx: int, row: int, start: int) -> None:
     """Energy and trace of an instruction that takes its unit for PORT cycles."""
     note(w, w[row + y.UNIT], start, w[row + y.PORT], row, w[ctx + y.C_NUMBER])
     spend(w, start, w[row + y.PORT], w[row + y.ENERGY])
     finished(w, start + w[row + y.PORT])
 
 
-@njit
-def write(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
+@jit
+def write(w: Memory, ctx: int, row: int, t: int, limit: int) -> int:
     """``write_*``: weights through the global buffer and the network, then all tiles of the set at once."""
     own = w[row + y.SET]
     request = max(t, w[own + y.FREE_AT])
@@ -250,8 +249,8 @@ def write(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
     return issued(w, ctx, row, t, t, start)
 
 
-@njit
-def signal(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
+@jit
+def signal(w: Memory, ctx: int, row: int, t: int, limit: int) -> int:
     """``signal``: the count is higher from the next cycle on."""
     if later(w, ctx, t, limit):
         return -2 - t
@@ -264,8 +263,8 @@ def signal(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
     return issued(w, ctx, row, t, t, t)
 
 
-@njit
-def wait(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
+@jit
+def wait(w: Memory, ctx: int, row: int, t: int, limit: int) -> int:
     """``wait``: those who wait for one event ask again at its next signal, by context number."""
     event = w[row + y.IMM]
     request = max(t, w[event + y.V_TIME])
@@ -283,8 +282,8 @@ def wait(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
     return request + 1
 
 
-@njit
-def host(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
+@jit
+def host(w: Memory, ctx: int, row: int, t: int, limit: int) -> int:
     """``host``: whole buffers ready and writable, then the host, one operator at a time."""
     operator = w[row + y.IMM]
     inputs, outputs, end = w[operator], w[operator + 1], w[operator + 2]

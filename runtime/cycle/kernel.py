@@ -16,14 +16,15 @@ from typing import cast
 from numba import njit
 
 from cimc.runtime.cycle import layout as y
+from cimc.runtime.cycle.compiled import jit, memory_of
 from cimc.runtime.cycle.heap import pop, replace_top, second
 from cimc.runtime.cycle.issue import compute, free, host, load, receive, send, signal, store, wait, write
-from cimc.runtime.cycle.layout import Int
+from cimc.runtime.cycle.layout import Int, Memory
 from cimc.runtime.cycle.steps import fill, finished, grant, note, park, schedule, spend, stored
 
 
-@njit
-def land(w: Int) -> None:
+@jit
+def land(w: Memory) -> None:
     """The request at the top of the heap is due: a store by a port, or a row for the host link."""
     key = w[w[y.AT_HEAP]]
     e = w[y.AT_ARRIVALS] + ((key & y.ID_MASK) - w[y.K_CONTEXTS]) * y.ARRIVAL_WIDTH
@@ -45,8 +46,8 @@ def land(w: Int) -> None:
         w[image] = max(w[image], done)
 
 
-@njit
-def halt(w: Int, ctx: int, row: int, t: int) -> int:
+@jit
+def halt(w: Memory, ctx: int, row: int, t: int) -> int:
     """The context ends; its stream's next phase starts a cycle later."""
     w[row + y.COUNT] += 1
     park(w, ctx, row, t, y.HALTED)
@@ -59,8 +60,8 @@ def halt(w: Int, ctx: int, row: int, t: int) -> int:
     return y.PARKED
 
 
-@njit
-def issue(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
+@jit
+def issue(w: Memory, ctx: int, row: int, t: int, limit: int) -> int:
     """Issue one instruction: the next instruction's cycle, ``PARKED``, or ``-2 - cycle`` to ask again."""
     op = w[row + y.OP]
     if op == y.READ or op == y.ALU or op == y.COPY:
@@ -86,8 +87,8 @@ def issue(w: Int, ctx: int, row: int, t: int, limit: int) -> int:
     return halt(w, ctx, row, t)
 
 
-@njit
-def advance(w: Int, ctx: int) -> None:
+@jit
+def advance(w: Memory, ctx: int) -> None:
     """Run the context at the top of the heap until it parks, ends, or somebody else comes first."""
     row = w[ctx + y.C_PC]
     t = w[ctx + y.C_TIME]
@@ -119,8 +120,8 @@ def advance(w: Int, ctx: int) -> None:
         return
 
 
-@njit
-def loop(w: Int) -> None:
+@jit
+def loop(w: Memory) -> None:
     """Run all contexts to their end; the status is left in the memory's head."""
     contexts = w[y.K_CONTEXTS]
     for c in range(contexts):
@@ -144,7 +145,7 @@ def loop(w: Int) -> None:
 def _sources() -> str:
     """Digest of the compiled files: numba's cache looks at the file of the cached function only."""
     digest = hashlib.sha256()
-    for name in ("layout", "heap", "network", "steps", "sends", "issue", "kernel"):
+    for name in ("layout", "compiled", "heap", "network", "steps", "sends", "issue", "kernel"):
         digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return digest.hexdigest()
 
@@ -155,7 +156,7 @@ def _compiled(sources: str) -> Callable[[Int], None]:
     @njit(cache=True)
     def run(w: Int) -> None:
         if len(sources) > 0:
-            loop(w)
+            loop(memory_of(w))
 
     return cast("Callable[[Int], None]", run)
 

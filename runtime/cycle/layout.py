@@ -8,6 +8,7 @@ a tuple of arrays made the same kernel thirty times slower. :class:`World` shows
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,15 @@ import numpy.typing as npt
 from cimc.runtime.program.opcodes import Opcode
 
 Int = npt.NDArray[np.int64]
+
+
+class Memory(Protocol):
+    """The array as the kernel's functions see it: an address gives an integer."""
+
+    def __getitem__(self, at: int) -> int: ...
+
+    def __setitem__(self, at: int, value: int) -> None: ...
+
 
 # Plain ints of the opcodes: the compiler of the kernel wants constants, not enumerations.
 HALT, LOOP, END = int(Opcode.HALT), int(Opcode.LOOP), int(Opcode.END)

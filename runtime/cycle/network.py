@@ -6,17 +6,16 @@ form a tree: a link that an earlier target of the same multicast took is not tak
 
 from __future__ import annotations
 
-from numba import njit
-
 from cimc.runtime.cycle import layout as y
-from cimc.runtime.cycle.layout import Int
+from cimc.runtime.cycle.compiled import jit
+from cimc.runtime.cycle.layout import Memory
 
 EAST, WEST, SOUTH, NORTH = 0, 1, 2, 3
 """Links that leave node i are 4*i + direction."""
 
 
-@njit
-def take(w: Int, number: int, mark: int, head: int, cycles: int, row: int, size: int) -> int:
+@jit
+def take(w: Memory, number: int, mark: int, head: int, cycles: int, row: int, size: int) -> int:
     """Reserve a link for the multicast ``mark``; when its head leaves the link."""
     link = w[y.AT_LINKS] + number * y.LINK_WIDTH
     if w[link + y.MARK] == mark:
@@ -31,8 +30,8 @@ def take(w: Int, number: int, mark: int, head: int, cycles: int, row: int, size:
     return start + w[y.K_HOP]
 
 
-@njit
-def route(w: Int, source: int, target: int, mark: int, head: int, size: int, row: int) -> int:
+@jit
+def route(w: Memory, source: int, target: int, mark: int, head: int, size: int, row: int) -> int:
     """Send ``size`` bytes whose head leaves core ``source`` at ``head``; when the last is at ``target``."""
     cycles = -(-size * w[y.K_LINK_DEN] // w[y.K_LINK_NUM])
     if w[y.K_BUS]:

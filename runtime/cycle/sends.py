@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from numba import njit
-
 from cimc.runtime.cycle import layout as y
-from cimc.runtime.cycle.layout import Int
+from cimc.runtime.cycle.compiled import jit
+from cimc.runtime.cycle.layout import Memory
 from cimc.runtime.cycle.network import route
 from cimc.runtime.cycle.steps import fill, finished, grant, note, offset, plan, spend
 
 
-@njit
-def survey(w: Int, ctx: int, row: int) -> tuple[int, int]:
+@jit
+def survey(w: Memory, ctx: int, row: int) -> tuple[int, int]:
     """The targets of a send, left in ``chosen`` as (route, slot, place), and when all have room.
 
     Returns (targets, cycle); (minus the ring, place) when that ring has no room for that place yet.
@@ -43,8 +42,8 @@ def survey(w: Int, ctx: int, row: int) -> tuple[int, int]:
     return count, room
 
 
-@njit
-def note_occupancy(w: Int, ring: int, place: int, time: int) -> None:
+@jit
+def note_occupancy(w: Memory, ring: int, place: int, time: int) -> None:
     """Keep the largest number of places of a ring in use, once ``place`` is taken at ``time``.
 
     Frees that were already executed but take effect behind ``time`` do not count yet.
@@ -59,8 +58,8 @@ def note_occupancy(w: Int, ring: int, place: int, time: int) -> None:
     w[ring + y.HIGH] = max(w[ring + y.HIGH], place + 1 - freed)
 
 
-@njit
-def dispatch(w: Int, ctx: int, row: int, start: int, targets: int) -> int:
+@jit
+def dispatch(w: Memory, ctx: int, row: int, start: int, targets: int) -> int:
     """Reserve port and links of a send that issues at ``start``; when the port is done with it."""
     core = w[row + y.CORE]
     chip = core < 0
@@ -96,8 +95,8 @@ def dispatch(w: Int, ctx: int, row: int, start: int, targets: int) -> int:
     return done
 
 
-@njit
-def carry(w: Int, core: int, ring: int, slot: int, elements: int, size: int, head: int, row: int) -> int:
+@jit
+def carry(w: Memory, core: int, ring: int, slot: int, elements: int, size: int, head: int, row: int) -> int:
     """One target of a multicast in another core: links now, its port when the part is there; link energy."""
     before = w[row + y.M_HOP_BYTES]
     to = w[ring + y.R_CORE]

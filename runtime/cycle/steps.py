@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-from numba import njit
-
 from cimc.runtime.cycle import layout as y
+from cimc.runtime.cycle.compiled import jit
 from cimc.runtime.cycle.heap import pop, push
-from cimc.runtime.cycle.layout import Int
+from cimc.runtime.cycle.layout import Memory
 
 
-@njit
-def offset(w: Int, ctx: int, stride: int) -> int:
+@jit
+def offset(w: Memory, ctx: int, stride: int) -> int:
     """What the loop counters of a context add by a stride (0: none)."""
     total = 0
     if stride > 0:
@@ -22,15 +21,15 @@ def offset(w: Int, ctx: int, stride: int) -> int:
     return total
 
 
-@njit
-def slot_of(w: Int, ctx: int, buffer: int, cold: int, step: int) -> int:
+@jit
+def slot_of(w: Memory, ctx: int, buffer: int, cold: int, step: int) -> int:
     """Slot of row ``step`` of a GENERAL operand, whose details are at ``cold``."""
     number = w[cold + y.COLD_ROW] + offset(w, ctx, w[cold + y.COLD_ST]) + step * w[cold + y.COLD_STEP]
     return w[buffer + y.SLOT_BASE] + number % w[buffer + y.SLOTS] * y.SLOT_WIDTH
 
 
-@njit
-def ready(w: Int, ctx: int, hot: int, cold: int) -> int:
+@jit
+def ready(w: Memory, ctx: int, hot: int, cold: int) -> int:
     """When an operand is ready to be read; minus the slot while a store to it is under way.
 
     ``hot``: where its mode stands. Rows of a ring were ready when they were received.
@@ -50,8 +49,8 @@ def ready(w: Int, ctx: int, hot: int, cold: int) -> int:
     return latest
 
 
-@njit
-def target(w: Int, ctx: int, row: int) -> int:
+@jit
+def target(w: Memory, ctx: int, row: int) -> int:
     """The slot of an instruction's destination, 0 if it has none."""
     mode = w[row + y.D_MODE]
     if mode == y.FIXED:
@@ -59,8 +58,8 @@ def target(w: Int, ctx: int, row: int) -> int:
     return 0 if mode == y.NOTHING else slot_of(w, ctx, w[row + y.D_X], row + y.D_COLD, 0)
 
 
-@njit
-def note_read(w: Int, ctx: int, hot: int, cold: int, until: int) -> None:
+@jit
+def note_read(w: Memory, ctx: int, hot: int, cold: int, until: int) -> None:
     """An operand is being read until cycle ``until``."""
     mode = w[hot]
     if mode == y.RING:
@@ -75,21 +74,21 @@ def note_read(w: Int, ctx: int, hot: int, cold: int, until: int) -> None:
             w[at] = max(w[at], until)
 
 
-@njit
-def schedule(w: Int, time: int, number: int) -> None:
+@jit
+def schedule(w: Memory, time: int, number: int) -> None:
     """Put a context, or an arrival behind the contexts, into the heap."""
     push(w, (time << y.ID_BITS) | number)
 
 
-@njit
-def wake(w: Int, ctx: int, time: int) -> None:
+@jit
+def wake(w: Memory, ctx: int, time: int) -> None:
     """Let a parked context look again at ``time``."""
     w[ctx + y.C_STATE] = y.RUNNABLE
     schedule(w, time, w[ctx + y.C_NUMBER])
 
 
-@njit
-def wake_list(w: Int, ctx: int, time: int) -> None:
+@jit
+def wake_list(w: Memory, ctx: int, time: int) -> None:
     """Wake a whole wait list that begins with ``ctx`` (0: empty)."""
     while ctx > 0:
         following = w[ctx + y.C_LINK]
@@ -97,8 +96,8 @@ def wake_list(w: Int, ctx: int, time: int) -> None:
         ctx = following
 
 
-@njit
-def wake_senders(w: Int, ring: int, time: int) -> None:
+@jit
+def wake_senders(w: Memory, ring: int, time: int) -> None:
     """Wake those whose place the ring has room for by now; the others keep waiting."""
     ctx = w[ring + y.ROOM_HEAD]
     kept = 0
@@ -114,8 +113,8 @@ def wake_senders(w: Int, ring: int, time: int) -> None:
     w[ring + y.ROOM_HEAD] = kept
 
 
-@njit
-def fill(w: Int, ring: int, slot: int, elements: int, time: int) -> None:
+@jit
+def fill(w: Memory, ring: int, slot: int, elements: int, time: int) -> None:
     """A part of a row is in its slot at ``time``; wakes the consumer when that was what it lacked."""
     w[slot + y.READY] = max(w[slot + y.READY], time)
     w[slot + y.FILLED] += elements
@@ -131,8 +130,8 @@ def fill(w: Int, ring: int, slot: int, elements: int, time: int) -> None:
         wake(w, ctx, w[slot + y.READY])
 
 
-@njit
-def stored(w: Int, slot: int, time: int) -> None:
+@jit
+def stored(w: Memory, slot: int, time: int) -> None:
     """A store to ``slot`` is complete at ``time``."""
     w[slot + y.READY] = max(w[slot + y.READY], time)
     w[slot + y.FILLED] -= 1
@@ -142,8 +141,8 @@ def stored(w: Int, slot: int, time: int) -> None:
         wake_list(w, first, w[slot + y.READY])
 
 
-@njit
-def park(w: Int, ctx: int, row: int, t: int, state: int) -> int:
+@jit
+def park(w: Memory, ctx: int, row: int, t: int, state: int) -> int:
     """Take the context at the top of the heap out of it, to go on at ``row`` when it is woken."""
     w[ctx + y.C_PC] = row
     w[ctx + y.C_TIME] = t
@@ -152,16 +151,16 @@ def park(w: Int, ctx: int, row: int, t: int, state: int) -> int:
     return y.PARKED
 
 
-@njit
-def park_on_slot(w: Int, ctx: int, row: int, t: int, slot: int) -> int:
+@jit
+def park_on_slot(w: Memory, ctx: int, row: int, t: int, slot: int) -> int:
     """Park until no store to ``slot`` is under way."""
     w[ctx + y.C_LINK] = w[slot + y.SLOT_HEAD]
     w[slot + y.SLOT_HEAD] = ctx
     return park(w, ctx, row, t, y.ON_SLOT)
 
 
-@njit
-def plan(w: Int, time: int, kind: int, unit: int, cycles: int, latency: int, energy: int, row: int) -> int:
+@jit
+def plan(w: Memory, time: int, kind: int, unit: int, cycles: int, latency: int, energy: int, row: int) -> int:
     """Plan a request of ``unit`` at ``time``, in its turn among all requests then; its record."""
     record = w[y.O_RECORD]
     tried = 0
@@ -183,8 +182,8 @@ def plan(w: Int, time: int, kind: int, unit: int, cycles: int, latency: int, ene
     return e
 
 
-@njit
-def grant(w: Int, unit: int, time: int, cycles: int) -> int:
+@jit
+def grant(w: Memory, unit: int, time: int, cycles: int) -> int:
     """Reserve a shared unit for ``cycles`` from ``time`` on, when it is free; the first cycle."""
     start = max(time, w[unit + y.FREE_AT])
     w[unit + y.FREE_AT] = start + cycles
@@ -192,8 +191,8 @@ def grant(w: Int, unit: int, time: int, cycles: int) -> int:
     return start
 
 
-@njit
-def spend(w: Int, start: int, cycles: int, energy: int) -> None:
+@jit
+def spend(w: Memory, start: int, cycles: int, energy: int) -> None:
     """Spread ``energy`` evenly over ``cycles`` from ``start`` on; what does not divide goes last.
 
     A run that the bins do not reach doubles their width until it fits.
@@ -223,14 +222,14 @@ def spend(w: Int, start: int, cycles: int, energy: int) -> None:
     w[bins + at] += energy
 
 
-@njit
-def finished(w: Int, time: int) -> None:
+@jit
+def finished(w: Memory, time: int) -> None:
     """Something lasts until ``time``: the run does too."""
     w[y.O_END] = max(w[y.O_END], time)
 
 
-@njit
-def note(w: Int, unit: int, start: int, cycles: int, row: int, number: int) -> None:
+@jit
+def note(w: Memory, unit: int, start: int, cycles: int, row: int, number: int) -> None:
     """Keep a slice of the trace while there is room; slices without room are counted."""
     if w[y.K_TRACE] == 0:
         return
