@@ -96,6 +96,7 @@ def check_model(
     ctx = CimContext(arch=arch, mapping=options)
     bound = {name: tuple(shape) for name, shape in (shapes or {}).items()}
     module = import_onnx(model, shapes=bound, store=ctx.store)
+    options.check_matches([_node(op) for op in _operators(module) if isinstance(op, ProductOperation)])
     factors = [op for op in _operators(module) if isinstance(op, AffineOp)]
     before = {_node(op): op.op_type.data for op in factors}
     for step in pipeline(options, backend.extra_passes()):
@@ -108,7 +109,6 @@ def check_model(
         for node, kind in before.items()
         if node not in left
     ]
-    options.check_matches([row.node for row in rows] + list(before))
     return CheckReport((*rows, *folded), arch.name, arch.chip.cores * arch.core.crossbars)
 
 

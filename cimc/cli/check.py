@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cimc.cli.options import Shapes, arch_option, backend_of, mapping_option, shape_option
+from cimc.cli.options import Shapes, arch_option, chosen_backend, mapping_option, shape_option
 from cimc.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def check(
     from cimc.mapping_options import load_mapping
 
     options = load_mapping(mapping) if mapping is not None else None
-    report = check_model(model, backend_of(arch, backend), shapes=shapes, mapping=options)
+    report = check_model(model, chosen_backend(arch, backend), shapes=shapes, mapping=options)
     if as_json:
         print_json(
             {

@@ -16,10 +16,13 @@ from cimc import __version__
 from cimc.cli.arch import arch
 from cimc.cli.backends import backends
 from cimc.cli.check import check
+from cimc.cli.compile import compile
 from cimc.cli.disasm import disasm
 from cimc.cli.models import models
 from cimc.cli.output import Names, error, print_warning
 from cimc.cli.reproducer import write_reproducer
+from cimc.cli.run import run
+from cimc.cli.simulate import simulate
 from cimc.diagnostics import CimError, ErrorList, ExitCode
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE
@@ -42,7 +45,7 @@ def cimc(ctx: click.Context) -> None:
         ctx.exit(ExitCode.USAGE)
 
 
-for _command in (check, disasm, arch, backends, models):
+for _command in (compile, check, run, simulate, disasm, arch, backends, models):
     cimc.add_command(_command)
 
 
@@ -102,7 +105,9 @@ def _internal(problem: Exception, arguments: list[str]) -> int:
     if os.environ.get("CIMC_TRACEBACK") == "1":
         raise problem
     first = (str(problem).strip().splitlines() or [""])[0]
-    said = f"{type(problem).__name__}: {first}" if first else type(problem).__name__
+    kind = type(problem)
+    ours = kind.__module__.startswith("cimc.")  # says itself what failed, and where the last good IR is
+    said = first if ours and first else f"{kind.__name__}: {first}" if first else kind.__name__
     folder = write_reproducer(problem, arguments)
     where = f"report it with the folder {folder}" if folder else "no folder could be written to reproduce it"
     error(f"internal error: {said}; {where} (CIMC_TRACEBACK=1 shows the traceback)")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cimc.cli.output import did_you_mean
 from cimc.diagnostics import UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def _shapes(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 
 
 def arch_option(command: Command) -> Command:
-    """``--arch`` and ``--backend``; one of them is needed (:func:`machine`)."""
+    """``--arch`` and ``--backend``; one of them is needed (:func:`named_machine`)."""
     arch = click.option(
         "--arch", metavar="NAME|FILE", help="The machine: a registered name, or a .yaml or .py file."
     )
@@ -41,7 +42,7 @@ def arch_option(command: Command) -> Command:
         "--backend",
         metavar="FILE",
         type=click.Path(path_type=Path),
-        help="A Python file that defines BACKEND; its machine is used unless --arch gives another.",
+        help="A Python file that defines BACKEND, in place of --arch.",
     )
     return arch(backend(command))
 
@@ -70,17 +71,41 @@ def mapping_option(command: Command) -> Command:
     return option(command)
 
 
-def machine(arch: str | None, backend: Path | None) -> str | Path:
-    """What names the machine. Raises ``UsageError`` when neither option is given."""
-    if arch is not None:
-        return arch
-    if backend is not None:
-        return backend
-    raise UsageError("no machine given; add --arch NAME or FILE ('cimc arch list' shows the names)")
+def named_machine(arch: str | None, backend: Path | None) -> str | Path:
+    """What names the machine: ``--backend``, else ``--arch``.
+
+    Raises ``UsageError`` when neither is given, or both name different machines.
+    """
+    if backend is None and arch is None:
+        raise UsageError("no machine given; add --arch NAME or FILE ('cimc arch list' shows the names)")
+    if backend is None or arch is None:
+        return backend or arch or ""
+    from cimc.backends.registry import load_backend_file
+
+    found = load_backend_file(backend).name
+    if arch != found:
+        raise UsageError(
+            f"--arch {arch} and --backend {backend} name two machines (the file's is '{found}'); give one"
+        )
+    return backend
 
 
-def backend_of(arch: str | None, backend: Path | None) -> Backend:
-    """The rules of the machine: the backend's if one is given, else those that come with the architecture."""
-    from cimc.backends.registry import resolve_backend
+def chosen_backend(arch: str | None, backend: Path | None) -> Backend:
+    """The backend behind :func:`named_machine`, with its errors."""
+    from cimc.backends.registry import load_backend_file, resolve_backend
 
-    return resolve_backend(backend if backend is not None else machine(arch, backend))
+    machine = named_machine(arch, backend)
+    return load_backend_file(backend) if backend is not None else resolve_backend(machine)
+
+
+def did_you_mean_choice(choices: Sequence[str]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """A callback that accepts one of ``choices`` and names the nearest otherwise."""
+
+    def check(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+        if value is None or value in choices:
+            return value
+        raise click.BadParameter(
+            f"no {param.name} is named '{value}'; {did_you_mean(value, choices)}", ctx=ctx, param=param
+        )
+
+    return check

@@ -11,6 +11,8 @@ from typing import Any, TextIO
 
 import click
 
+import cimc
+
 
 def error(message: str) -> None:
     """``error: message`` on stderr."""
@@ -30,8 +32,9 @@ def print_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Stands in for ``warnings.showwarning``: what users can act on carries a category of this package."""
-    if category.__module__.split(".")[0] == "cimc":
+    """Stands in for ``warnings.showwarning``: our categories, and plain warnings that our own code gives."""
+    ours = category.__module__.split(".")[0] == "cimc"
+    if ours or (category is UserWarning and filename.startswith(tuple(cimc.__path__))):
         warning(" ".join(str(message).split()))
 
 
@@ -46,8 +49,8 @@ def progress(text: str) -> None:
         click.echo(f"\r\x1b[K{text}", nl=False, err=True)
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Aligned columns on stdout, two spaces apart; numbers to the right. An empty cell is ``-``."""
+def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, err: bool = False) -> None:
+    """Aligned columns on stdout (or stderr), two spaces apart; numbers to the right; an empty cell is ``-``."""
     listed = [[_cell(value) for value in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(header), *listed]) for i in range(len(header))]
     right = [bool(listed) and all(_is_number(row[i]) for row in listed) for i in range(len(header))]
@@ -57,7 +60,8 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
             for cell, width, to_right in zip(row, widths, right, strict=True)
         ]
         text = "  ".join(cells).rstrip()
-        click.echo(click.style(text, bold=True) if number == 0 and coloured(sys.stdout) else text)
+        bold = number == 0 and coloured(sys.stderr if err else sys.stdout)
+        click.echo(click.style(text, bold=True) if bold else text, err=err)
 
 
 def print_json(value: Any) -> None:

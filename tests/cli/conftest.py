@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -47,11 +48,11 @@ def cimc(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def small_model() -> onnx.ModelProto:
-    """conv 3x3 -> batch norm -> relu -> global average pool -> flatten -> gemm -> sigmoid, opset 17."""
+    """conv 3x3 -> batch norm -> relu -> global average pool (an output) -> flatten -> gemm -> sigmoid."""
     rng = np.random.default_rng(0)
 
     def stored(name: str, *shape: int) -> TensorProto:
-        return numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        return numpy_helper.from_array((0.4 * rng.standard_normal(shape)).astype(np.float32), name)
 
     variance = numpy_helper.from_array(np.full(8, 0.5, np.float32), "variance")
     nodes = [
@@ -67,7 +68,10 @@ def small_model() -> onnx.ModelProto:
         nodes,
         "small",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 6, 6])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4]),
+            helper.make_tensor_value_info("p", TensorProto.FLOAT, ["batch", 8, 1, 1]),
+        ],
         [
             stored("w", 8, 3, 3, 3),
             *(stored(name, 8) for name in ("s", "b", "m")),
@@ -85,3 +89,32 @@ def model(tmp_path: Path) -> Path:
     path = tmp_path / "small.onnx"
     onnx.save(small_model(), path)
     return path
+
+
+@dataclass(frozen=True)
+class Built:
+    """An artifact of :func:`small_model` for isaac, with what it was made from."""
+
+    model: Path
+    calibration: Path
+    artifact: Path
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Compiled once through the command line; tests that change it copy it first."""
+    folder = tmp_path_factory.mktemp("built")
+    model, calibration, artifact = folder / "small.onnx", folder / "calibration.npz", folder / "small.cim"
+    onnx.save(small_model(), model)
+    np.savez(calibration, x=images(8))
+    command = ["compile", model, "--arch", "isaac", "--shape", "x=1,3,6,6", "-o", artifact]
+    with pytest.raises(SystemExit) as left:
+        main([str(word) for word in [*command, "--calibration", calibration]])
+    assert not left.value.code
+    return Built(model, calibration, artifact)
+
+
+def images(count: int) -> npt.NDArray[np.float32]:
+    """``count`` inputs of :func:`small_model`, the same ones each time, from faint to bright."""
+    noise = np.random.default_rng(1).standard_normal((count, 3, 6, 6)) + 0.5
+    return (np.linspace(0.1, 2.0, count)[:, None, None, None] * noise).astype(np.float32)
