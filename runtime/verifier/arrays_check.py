@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +36,9 @@ def check_arrays(
     machine: Machine,
     codings: Sequence[Coding | None],
     weights_shapes: Mapping[str, tuple[int, int]] | None,
+    weights: Mapping[str, npt.NDArray[Any]] | None,
 ) -> None:
-    """Report sets whose crossbars or blocks cannot be."""
+    """Report sets whose crossbars, blocks or weights cannot be."""
     sets = {name: column.tolist() for name, column in decoded.program["array_sets"].items()}
     tiles = {name: column.tolist() for name, column in decoded.program["tiles"].items()}
     holders: dict[tuple[int, int, int], int] = {}
@@ -79,6 +81,8 @@ def check_arrays(
                     f" {steps.tolist()}",
                     node=node,
                 )
+        if coding is not None and weights is not None:
+            _check_weights(decoded, coding, number, weights)
     _check_image(decoded, sets, weights_shapes)
 
 
@@ -103,6 +107,27 @@ def _check_tile(
             f"a tile of array set {number} takes {k1 - k0} rows x {(n1 - n0) * cells} columns; a crossbar has"
             f" {machine.rows} x {machine.columns}",
             node=node,
+        )
+
+
+def _check_weights(
+    decoded: Decoded, coding: Coding, number: int, weights: Mapping[str, npt.NDArray[Any]]
+) -> None:
+    """The cells of the set's coding can hold its weights."""
+    sets = decoded.program["array_sets"]
+    name = decoded.program.weights[int(sets["tensor"][number])]
+    if name not in weights:
+        return  # P064 says so
+    rows = slice(max(0, int(sets["k0"][number])), max(0, int(sets["k1"][number])))
+    columns = slice(max(0, int(sets["n0"][number])), max(0, int(sets["n1"][number])))
+    block = weights[name][rows, columns]
+    low, high = coding.weight_range
+    if block.size and (int(block.min()) < low or int(block.max()) > high):
+        decoded.report(
+            "P066",
+            f"array set {number} holds weights {block.min()} … {block.max()} of '{name}'; its coding holds {low} …"
+            f" {high}",
+            node=decoded.node_of(int(sets["context"][number])),
         )
 
 

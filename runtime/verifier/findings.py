@@ -49,7 +49,7 @@ RULES = MappingProxyType(
         "P063": "tiles of a set are disjoint and cover its block",
         "P064": "every weight of a tensor stands in the same number of sets, at least one, and every set is read",
         "P065": "an accumulator is wide enough for the largest possible sum",
-        "P066": "codings and converter steps are valid",
+        "P066": "codings and converter steps are valid, and the cells can hold the weights",
         "P070": "a route's rectangle lies inside the row that is sent",
         "P071": "a route's rectangle lies inside the slot's channels and pitch",
         "P072": "parts of a ring's row do not overlap, and none arrives twice",

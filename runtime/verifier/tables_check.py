@@ -25,6 +25,15 @@ _SIZES = (
 )
 
 
+_PADS = {
+    element: (-(2**31), 2**32 - 1)
+    if element == Element.F32
+    else (int(np.iinfo(element.dtype.name).min), int(np.iinfo(element.dtype.name).max))
+    for element in Element
+}
+"""What ``pad`` may be; of float32 it is the bit pattern."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """The sizes of ``program.machine`` that programs are checked against."""
@@ -53,7 +62,7 @@ def check_tables(program: Program) -> list[Finding]:
             problems.append(Finding("P001", "-", NONE, NONE, text))
     if problems:
         return problems
-    return [*_references(program), *_buffers(program)]
+    return _references(program) or _buffers(program)
 
 
 def _references(program: Program) -> list[Finding]:
@@ -160,5 +169,11 @@ def _buffers(program: Program) -> list[Finding]:
     report(
         ring & ((wide["fill"] > wide["pitch"]) | (data & (wide["fill"] < 1))),
         lambda r: f"{wide['fill'][r]} elements make a place of {wide['pitch'][r]} full",
+    )
+    lows = np.array([_PADS[element][0] for element in Element], np.int64)[wide["element"]]
+    highs = np.array([_PADS[element][1] for element in Element], np.int64)[wide["element"]]
+    report(
+        ring & ((wide["pad"] < lows) | (wide["pad"] > highs)),
+        lambda r: f"pads with {wide['pad'][r]}, outside {Element(int(wide['element'][r])).name}",
     )
     return found

@@ -36,8 +36,9 @@ def verify_program(
     """Everything that is wrong with ``program``, found without running it on data.
 
     ``weights_shapes``: (K, N) of the tensors of the weight image, to check that all of it is used.
-    ``weights``: the tensors themselves (integers, (K, N)), for the exact bound of sums in place of the
-    widest the coding allows; gives the shapes too. ``images``: images of the run on row counts, at least 2.
+    ``weights``: the tensors themselves (integers, (K, N)): for the exact bound of sums in place of the widest
+    the coding allows, and to see that the cells can hold them; gives the shapes too.
+    ``images``: images of the run on row counts, at least 2.
     An empty list: the program runs to its end with any input (``docs/isa.md``, "What the verifier checks").
     """
     if images < 2:
@@ -57,7 +58,7 @@ def verify_program(
     machine = Machine.of(program.machine)
     codings = read_codings(decoded)
     check_placement(decoded, tables, machine)
-    check_arrays(decoded, machine, codings, weights_shapes)
+    check_arrays(decoded, machine, codings, weights_shapes, weights)
     check_addresses(decoded, tables, machine)
     check_routes(decoded, tables)
     if decoded.findings:

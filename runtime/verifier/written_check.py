@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from itertools import pairwise
+from math import prod
 from typing import NamedTuple
 
 from cimc.runtime.program.opcodes import BufferKind, Opcode
@@ -51,15 +52,18 @@ def check_written(decoded: Decoded, tables: Tables) -> None:
     for context in order:
         streams[int(contexts["stream"][context])].append(context)
     wordlines = set_wordlines(decoded)
+    local = [kind == BufferKind.LOCAL for kind in tables.buffers["kind"]]
     for members in streams.values():
-        _check_stream(decoded, tables, [s for c in members for s in decoded.steps[c] if s.runs], wordlines)
+        steps = [step for context in members for step in decoded.steps[context] if step.runs]
+        _check_stream(decoded, tables, steps, wordlines, local)
     _check_shared(decoded, tables)
 
 
-def _check_stream(decoded: Decoded, tables: Tables, steps: list[Step], wordlines: list[int]) -> None:
+def _check_stream(
+    decoded: Decoded, tables: Tables, steps: list[Step], wordlines: list[int], local: list[bool]
+) -> None:
     defined: dict[int, list[_Region]] = defaultdict(list)
     cells: dict[int, list[_Region]] = defaultdict(list)
-    local = [kind == BufferKind.LOCAL for kind in tables.buffers["kind"]]
     for step in steps:
         if step.row.opcode in _READS or step.row.opcode in _WRITES:
             region = _cell_region(decoded, tables, step, wordlines)
@@ -86,11 +90,6 @@ def _check_stream(decoded: Decoded, tables: Tables, steps: list[Step], wordlines
                 )
             if access.writes:
                 writes.append((access.buffer, region))
-        if step.row.opcode == Opcode.HOST:
-            writes += [
-                (buffer, _whole(tables, step, buffer))
-                for buffer in decoded.program.hosts[step.row.imm].outputs
-            ]
         for buffer, region in writes:
             defined[buffer].append(region)
 
@@ -108,18 +107,13 @@ def _cell_region(decoded: Decoded, tables: Tables, step: Step, wordlines: list[i
     return _Region(step, zero, (0, tiles - 1), first, (0, count), wordlines[set_number])
 
 
-def _whole(tables: Tables, step: Step, buffer: int) -> _Region:
-    zero = Affine(0, (0,) * len(step.trips))
-    slots, pitch = tables.buffers["slots"][buffer], tables.buffers["pitch"][buffer]
-    return _Region(step, zero, (0, slots - 1), zero, (0, pitch), pitch)
-
-
-def _covered(use: _Region, definitions: list[_Region], slots: int | None) -> bool:
-    """Whether the boxes of ``definitions`` cover that of ``use``; ``slots``: rows are taken modulo it."""
+def _covered(use: _Region, definitions: list[_Region], slots: int | None, *, ordered: bool = True) -> bool:
+    """Whether the boxes of ``definitions`` cover that of ``use``. ``slots``: rows are taken modulo it;
+    ``ordered``: the definitions come first, so that shared loops may be taken at one iteration."""
     boxes: list[_Box] = []
     wanted = _Box(0, 0, 0, 0)
     for definition in definitions:
-        shared = _shared(use.step, definition.step)
+        shared = _shared(use.step, definition.step) if ordered else 0
         alike = _alike(use, definition, shared)
         box = _box(definition, shared if alike else 0, slots)
         wanted = _box(use, shared if alike else 0, slots)
@@ -187,20 +181,36 @@ def _union_covers(boxes: list[_Box], rows: int, cols: int) -> bool:
 
 
 def _check_shared(decoded: Decoded, tables: Tables) -> None:
-    """Whole buffers are written by someone if anybody reads them; events order the two."""
-    written: set[int] = set()
-    read: dict[int, Step] = {}
+    """What is read of whole buffers is written by someone, before or after: events order the two."""
+    whole = [kind == BufferKind.WHOLE for kind in tables.buffers["kind"]]
+    written: dict[int, list[_Region]] = defaultdict(list)
+    read: list[tuple[int, _Region]] = []
     for step in decoded.all():
         for access in accesses(tables, step):
+            if not whole[access.buffer]:
+                continue
+            pitch = tables.buffers["pitch"][access.buffer]
+            region = _Region(step, access.row, access.rows, access.col, access.cols, pitch)
             if access.writes:
-                written.add(access.buffer)
+                written[access.buffer].append(region)
             if access.reads:
-                read.setdefault(access.buffer, step)
+                read.append((access.buffer, region))
         if step.row.opcode == Opcode.HOST:
             host = decoded.program.hosts[step.row.imm]
-            written.update(host.outputs)
-            for buffer in host.inputs:
-                read.setdefault(buffer, step)
-    for buffer, step in read.items():
-        if tables.buffers["kind"][buffer] == BufferKind.WHOLE and buffer not in written:
-            decoded.report("P050", f"reads whole buffer {buffer}, which nothing writes", step)
+            for buffer, shape in zip(host.outputs, host.output_shapes, strict=True):
+                written[buffer].append(_tensor(step, shape))
+            for buffer, shape in zip(host.inputs, host.input_shapes, strict=True):
+                read.append((buffer, _tensor(step, shape)))
+    for buffer, region in read:
+        if whole[buffer] and not _covered(
+            region, written[buffer], tables.buffers["slots"][buffer], ordered=False
+        ):
+            decoded.report(
+                "P050", f"reads elements of whole buffer {buffer} that nothing writes", region.step
+            )
+
+
+def _tensor(step: Step, shape: tuple[int, ...]) -> _Region:
+    """A host operator's tensor: from the start of slot 0 on."""
+    zero = Affine(0, (0,) * len(step.trips))
+    return _Region(step, zero, (0, 0), zero, (0, prod(shape)), prod(shape))

@@ -218,6 +218,8 @@ _TABLE_FAULTS = [
     ("P032", "conv1", "buffers", "places", 1, 8),
     ("P032", "conv1", "buffers", "top", 1, 9),
     ("P032", "conv1", "buffers", "fill", 1, 22),
+    ("P032", "conv1", "buffers", "pad", 1, 256),
+    ("P032", "conv1", "buffers", "pad", 1, -1),
     ("P042", "conv1", "buffers", "slots", 1, 2),
     ("P060", "conv1", "tiles", "xbar", 0, 4),
     ("P061", "conv1", "tiles", "xbar", 0, 1),
@@ -304,6 +306,22 @@ def test_a_block_held_twice_and_one_never(residual_program: Program, change: Cha
     (finding,) = verify_program(shifted, weights_shapes=shapes)
     assert (finding.rule, finding.node) == ("P064", "conv2")
     assert "weights of tensor 'w2' stand in 0 to 2 sets" in finding.message
+
+
+def test_weights_wider_than_their_cells(residual_program: Program, shapes: Shapes) -> None:
+    """A weight of 128 in a set of 8-bit cells; found when the weights are given."""
+    weights = {name: np.zeros(shape, np.int16) for name, shape in shapes.items()}
+    weights["w2"][2, 1] = 128
+    (finding,) = verify_program(residual_program, weights=weights)
+    assert (finding.rule, finding.node) == ("P066", "conv2")
+    assert "weights 0 … 128 of 'w2'; its coding holds -128 … 127" in finding.message
+
+
+def test_a_whole_buffer_written_in_part(residual_program: Program, change: Change) -> None:
+    """The copies of rows into the host operator's tensor leave elements at its end out."""
+    (finding,) = verify_program(change(residual_program, "copies", "n1", 0, 3))
+    assert (finding.rule, finding.node) == ("P050", "tail")
+    assert finding.row == row_of(residual_program, "tail", Opcode.HOST)
 
 
 def test_sums_too_wide_for_their_buffer(residual_program: Program, change: Change, shapes: Shapes) -> None:
