@@ -157,7 +157,8 @@ def _run(op: Operation, machine: Machine, operands: Sequence[Array]) -> Sequence
     kernel = _KERNELS.get(type(op))
     if kernel is None:
         raise UnsupportedError(located(op, "has no meaning at level 'graph'"))
-    return [kernel(op, machine, operands)]
+    # numpy answers 0-d operands with scalars, which onnxruntime does not take.
+    return [np.asarray(kernel(op, machine, operands))]
 
 
 def _conv(op: ConvOp, machine: Machine, operands: Sequence[Array]) -> Array:

@@ -105,6 +105,15 @@ def test_a_branch_of_run_time_is_one_host_operator(model: Make, check: Check) ->
     assert made.operations == ["host", "host", "host"]
 
 
+def test_a_mask_of_infinities_after_a_product(model: Make, check: Check) -> None:
+    """Masks hold -inf on purpose: no damaged weight, but nothing an array could add either."""
+    mask = np.array([0, 0, -np.inf, 0, 0], np.float32)
+    nodes = [node("MatMul", ["x", "w"], ["p"]), node("Add", ["p", "k"], ["s"]), node("Softmax", ["s"], ["y"])]
+    made = check(model(nodes, {"x": [2, 6]}, ["y"], {"w": random(6, 5), "k": mask}))
+    assert made.operations == ["gemm", "host", "softmax"]
+    assert made.reasons == ["its constant masks with infinities"]
+
+
 def test_integer_inputs_reach_the_host(model: Make, check: Check) -> None:
     """Token numbers are gathered from an embedding on the host; the product after it is a gemm."""
     nodes = [node("Gather", ["e", "x"], ["g"]), node("MatMul", ["g", "w"], ["y"])]

@@ -293,3 +293,32 @@ def test_squeeze_and_unsqueeze(model: Make, check: Check, opset: int) -> None:
         made = check(model(nodes, {"x": [2, 3, 4]}, ["y"], constants, opset=opset))
     assert made.outputs["y"].shape == (2, 3, 1, 4)
     assert made.operations == ["reshape"]
+
+
+@pytest.mark.parametrize(
+    ("pads", "attributes", "operations"),
+    [
+        ([0, 0, 1, 2, 0, 0, 0, 1], {}, ["conv"]),
+        ([0, 0, 1, 1, 0, 0, 1, 1], {"pads": [1, 0, 0, 1], "strides": [2, 2]}, ["conv"]),
+        ([0, 0, 1, 1, 0, 0, 1, 1], {"auto_pad": "VALID"}, ["conv"]),
+        ([0, 0, 1, 1, 0, 0, 1, 1], {"auto_pad": "SAME_UPPER", "strides": [2, 2]}, ["host", "conv"]),
+        ([0, 1, 0, 0, 0, 0, 0, 0], {}, ["host", "conv"]),
+        ([0, 0, -1, 0, 0, 0, 0, 0], {}, ["host", "conv"]),
+    ],
+)
+def test_a_border_of_zeros_belongs_to_the_conv(
+    model: Make, check: Check, pads: list[int], attributes: dict[str, Any], operations: list[str]
+) -> None:
+    """Pad before Conv, as TensorFlow and TorchScript write it, is pads; auto_pad counts from the border."""
+    channels = 3 + pads[1]
+    nodes = [node("Pad", "x p", "b"), node("Conv", "b w", "y", **attributes)]
+    constants = {"p": np.array(pads), "w": random(4, channels, 3, 3)}
+    assert check(model(nodes, {"x": [1, 3, 8, 7]}, ["y"], constants)).operations == operations
+
+
+@pytest.mark.parametrize("attributes", [{"mode": "reflect"}, {"value": 1.0}])
+def test_other_borders_stay(model: Make, check: Check, attributes: dict[str, Any]) -> None:
+    """Reflections and borders of ones are not what a convolution pads with."""
+    nodes = [node("Pad", "x", "b", pads=[0, 0, 1, 1, 0, 0, 1, 1], **attributes), node("Conv", "b w", "y")]
+    made = check(model(nodes, {"x": [1, 3, 8, 7]}, ["y"], {"w": random(4, 3, 3, 3)}, opset=9))
+    assert made.operations == ["host", "conv"]

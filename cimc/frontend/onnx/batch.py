@@ -19,14 +19,14 @@ Shape = tuple[int, ...]
 
 _ELEMENTWISE = """
 Abs Acos Acosh And Asin Asinh Atan Atanh BiasGelu BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast
-Ceil Celu Clip Cos Cosh DequantizeLinear Div Elu Equal Erf Exp FastGelu Floor Gelu Greater GreaterOrEqual
+Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp FastGelu Floor Gelu Greater GreaterOrEqual
 HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not
-Or PRelu Pow QuantizeLinear QuickGelu Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus
+Or PRelu Pow QuickGelu Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus
 Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor Add
 """.split()
 
 _PER_IMAGE = """
-AveragePool BatchNormalization Conv ConvInteger ConvTranspose DepthToSpace GlobalAveragePool GlobalLpPool
+AveragePool Conv ConvInteger ConvTranspose DepthToSpace GlobalAveragePool GlobalLpPool
 GlobalMaxPool GroupNormalization InstanceNormalization LRN LpPool MaxPool QLinearConv SpaceToDepth
 """.split()
 
@@ -99,8 +99,17 @@ def _elementwise(case: _Case) -> bool:
     return True
 
 
+def _quantisation(case: _Case) -> bool:
+    scale = case.constants.get(case.node.input(1))
+    return scale is not None and (scale.array.size == 1 or case.node.integer("axis", 1) % case.rank != 0)
+
+
 def _per_image(case: _Case) -> bool:
     return case.later_constants()
+
+
+def _stored_statistics(case: _Case) -> bool:
+    return case.later_constants() and not case.node.integer("training_mode", 0)
 
 
 def _softmax(case: _Case) -> bool:
@@ -154,6 +163,8 @@ def _pad(case: _Case) -> bool:
 def _resize(case: _Case) -> bool:
     if case.batch == 1:
         return case.later_constants()
+    if "axes" in case.node.attributes:
+        return False
     position = 1 if case.node.op_type == "Upsample" else 2
     scales = case.constants.get(case.node.input(position))
     return (
@@ -197,6 +208,8 @@ _RULES: Mapping[str, Callable[[_Case], bool]] = MappingProxyType(
     {
         **dict.fromkeys(_ELEMENTWISE, _elementwise),
         **dict.fromkeys(_PER_IMAGE, _per_image),
+        **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), _quantisation),
+        "BatchNormalization": _stored_statistics,
         **dict.fromkeys(_REDUCTIONS, _reduction),
         **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), _softmax),
         **dict.fromkeys(("LayerNormalization", "RMSNormalization", "LpNormalization"), _normalised_axes),

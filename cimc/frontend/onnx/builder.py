@@ -56,6 +56,10 @@ class Builder:
     block: Block
     constants: dict[str, Constant] = field(default_factory=dict[str, Constant])
     values: dict[str, SSAValue] = field(default_factory=dict[str, SSAValue])
+    zero_pads: dict[str, tuple[str, tuple[int, ...]]] = field(
+        default_factory=dict[str, tuple[str, tuple[int, ...]]]
+    )
+    """Images that are another image with a border of zeros: its name; top, left, bottom, right."""
 
     def constant(self, name: str) -> npt.NDArray[Any] | None:
         """The array behind ``name``; ``None`` when it is not constant."""
@@ -78,17 +82,22 @@ class Builder:
 
         Raises :class:`ToHost` when it is not constant and ``UnsupportedError`` for NaN or infinity.
         """
-        array = self.constant(name)
-        if array is None:
-            raise ToHost(f"its {what} is computed at run time, the arrays hold constants")
-        if array.dtype != np.float32:
-            raise ToHost(f"its {what} has elements {array.dtype}, the arrays take float32")
+        array = self.any_float_constant(name, what)
         bad = int(array.size - np.count_nonzero(np.isfinite(array)))
         if bad:
             raise UnsupportedError(
                 f"{what} {name!r} holds {bad} of {array.size} elements that are NaN or infinite; "
                 "no cell can store them, so repair the checkpoint"
             )
+        return array
+
+    def any_float_constant(self, name: str, what: str) -> npt.NDArray[np.float32]:
+        """The float32 constant called ``name``. Raises :class:`ToHost` when it is not one."""
+        array = self.constant(name)
+        if array is None:
+            raise ToHost(f"its {what} is computed at run time, the arrays hold constants")
+        if array.dtype != np.float32:
+            raise ToHost(f"its {what} has elements {array.dtype}, the arrays take float32")
         return array
 
     def add(self, op: Operation, node: Node, *outputs: str) -> None:

@@ -17,8 +17,11 @@ from cimc.frontend.onnx.windows import resolve_pads
 
 
 def conv(build: Builder, node: Node) -> None:
-    """``Conv`` on images with constant weights; groups are kept."""
-    x = build.image_or_vector(node.input(0))
+    """``Conv`` on images with constant weights; groups are kept, a border of zeros before it is its own."""
+    name, border = build.zero_pads.get(node.input(0), (node.input(0), (0, 0, 0, 0)))
+    if node.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        name, border = node.input(0), (0, 0, 0, 0)
+    x = build.image_or_vector(name)
     given = shape_of(x)
     if len(given) != 4:
         raise ToHost(f"a convolution over {len(given) - 2} spatial dimensions, the arrays take 2")
@@ -28,7 +31,8 @@ def conv(build: Builder, node: Node) -> None:
     strides = node.integers("strides", (1, 1))
     dilations = node.integers("dilations", (1, 1))
     group = node.integer("group", 1)
-    pads = resolve_pads(node, given[2:], kernel, strides, dilations)
+    own = resolve_pads(node, given[2:], kernel, strides, dilations)
+    pads = tuple(mine + theirs for mine, theirs in zip(own, border, strict=True))
     if min(pads) < 0:
         raise ToHost(f"negative pads {pads}")
     extents = window_extents(given[2:], kernel, strides, pads, dilations)
@@ -125,9 +129,11 @@ def channel_constant(build: Builder, node: Node) -> None:
     constant_first = left in build.constants
     name, other = (right, left) if constant_first else (left, right)
     x = build.image_or_vector(name)
-    constant = build.float_constant(other, "constant operand")
+    constant = build.any_float_constant(other, "other operand")
     if not isinstance(x.owner, ConvOp | GemmOp | AffineOp):
         raise ToHost("a constant operand, and no product before it to fold it into")
+    if not np.all(np.isfinite(constant)):
+        raise ToHost("its constant masks with infinities")
     shape = shape_of(x)
     axis = _channel_axis(x.owner, len(shape))
     values = _along(constant, shape, axis).astype(np.float64)

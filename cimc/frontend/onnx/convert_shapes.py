@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from cimc.dialects.graph import ReshapeOp
 from cimc.dialects.graph_types import shape_of, tensor
 from cimc.frontend.onnx.builder import Builder, float_type
@@ -31,6 +33,22 @@ def cast(build: Builder, node: Node) -> None:
     if element_code(tensor(build.values[node.input(0)]).get_element_type()) != node.integer("to", 0):
         raise ToHost("it changes the element type")
     build.alias(node.output, node.input(0))
+
+
+def pad(build: Builder, node: Node) -> None:
+    """``Pad``: always for the host; a border of zeros around an image is remembered for convolutions.
+
+    A convolution takes the border over; when all its readers do, nobody reads the Pad and it is removed.
+    """
+    given = shape_of(build.image_or_vector(node.input(0)))
+    pads = build.constant(node.input(1)) if node.input(1) else np.array(node.integers("pads", ()))
+    fill = build.constant(node.input(2)) if node.input(2) else np.array(node.number("value", 0.0))
+    zeros = node.text("mode", "constant") == "constant" and fill is not None and not np.any(fill)
+    if zeros and pads is not None and pads.size == 8 and len(given) == 4 and not node.input(3):
+        before, after = pads.reshape(2, 4).tolist()
+        if before[:2] == after[:2] == [0, 0] and min(before + after) >= 0:
+            build.zero_pads[node.output] = (node.input(0), (*before[2:], *after[2:]))
+    raise ToHost("a border that no convolution takes over")
 
 
 def reshape(build: Builder, node: Node) -> None:

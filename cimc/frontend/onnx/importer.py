@@ -23,8 +23,8 @@ from cimc.frontend.onnx.fold import dense, fold
 from cimc.frontend.onnx.host import constant_to_host, to_host
 from cimc.frontend.onnx.names import node_name
 from cimc.frontend.onnx.node import Node, ToHost
-from cimc.frontend.onnx.source import opset_of, read_model
-from cimc.frontend.onnx.structure import STANDARD_DOMAINS, graph_inputs, node_inputs, ordered_nodes
+from cimc.frontend.onnx.source import STANDARD_DOMAINS, opset_of, read_model
+from cimc.frontend.onnx.structure import graph_inputs, node_inputs, ordered_nodes
 from cimc.frontend.onnx.types import tensor_type
 
 Converter = Callable[[Builder, Node], None]
@@ -50,6 +50,7 @@ CONVERTERS: Mapping[str, Converter] = MappingProxyType(
         "GlobalAveragePool": convert_pools.global_average_pool,
         "GlobalMaxPool": convert_pools.global_max_pool,
         "ReduceMean": convert_pools.reduce_mean,
+        "Pad": convert_shapes.pad,
         "Reshape": convert_shapes.reshape,
         "Flatten": convert_shapes.flatten,
         "Squeeze": convert_shapes.squeeze,

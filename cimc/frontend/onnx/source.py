@@ -16,6 +16,9 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, in
 from cimc.diagnostics import CimError, UnsupportedError, UsageError, raise_all
 from cimc.frontend.onnx.types import ELEMENTS
 
+STANDARD_DOMAINS = ("", "ai.onnx")
+"""The two names of the standard operator set."""
+
 MIN_OPSET, MAX_OPSET = 7, 26
 """What onnxruntime 1.31 promises (from 7) and accepts (to 26); measured 2026-11-21."""
 
@@ -62,7 +65,7 @@ def _parse(path: Path) -> ModelProto:
 
 def opset_of(model: ModelProto) -> int:
     """The version of the standard operator set; 0 when the model does not import it."""
-    versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
+    versions = [o.version for o in model.opset_import if o.domain in STANDARD_DOMAINS]
     return max(versions, default=0)
 
 
@@ -83,11 +86,11 @@ def _version_errors(model: ModelProto, file: str) -> list[CimError]:
             )
         )
     opset = opset_of(model)
-    if not opset:
+    if not opset and any(node.domain in STANDARD_DOMAINS for node in model.graph.node):
         errors.append(
             UnsupportedError("the model imports no version of the standard operator set", where=file)
         )
-    elif not MIN_OPSET <= opset <= MAX_OPSET:
+    elif opset and not MIN_OPSET <= opset <= MAX_OPSET:
         errors.append(
             UnsupportedError(
                 f"opset {opset} is outside {MIN_OPSET} .. {MAX_OPSET}; "

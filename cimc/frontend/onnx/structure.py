@@ -9,9 +9,7 @@ from onnx import GraphProto, ModelProto, NodeProto
 
 from cimc.diagnostics import CimError, UnsupportedError, raise_all
 from cimc.frontend.onnx.names import node_name
-from cimc.frontend.onnx.source import opset_of
-
-STANDARD_DOMAINS = ("", "ai.onnx")
+from cimc.frontend.onnx.source import STANDARD_DOMAINS, opset_of
 
 
 def graph_inputs(graph: GraphProto) -> list[onnx.ValueInfoProto]:

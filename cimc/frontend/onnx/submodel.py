@@ -16,6 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from cimc.diagnostics import UnsupportedError
 from cimc.frontend.onnx.node import Node
+from cimc.frontend.onnx.source import STANDARD_DOMAINS
 from cimc.frontend.onnx.structure import node_inputs
 from cimc.frontend.onnx.types import ELEMENTS, static_shape
 from cimc.interpreters.host import open_session, runtime_reason
@@ -73,7 +74,7 @@ def one_node_model(
             stored.append(tensor)
     graph = helper.make_graph([copy], "node", inputs, outputs, stored)
     used = {copy.domain, *_domains(copy)}
-    opsets = [o for o in container.opset_import if o.domain in used or o.domain in ("", "ai.onnx")]
+    opsets = [o for o in container.opset_import if o.domain in used or o.domain in STANDARD_DOMAINS]
     return helper.make_model(
         graph, opset_imports=opsets, ir_version=max(_CONTAINER, container.ir_version), producer_name="cimc"
     )

@@ -1,0 +1,171 @@
+"""ONNX's own node tests, for every operator that has a converter.
+
+A case counts when onnxruntime runs it. It must then import and agree, or stand in :data:`REFUSED` with
+the words of the refusal; the counts of :data:`AGREE` are exact, so neither table can rot unseen.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import ModelProto, numpy_helper
+
+from cimc.diagnostics import CimError
+from cimc.dialects.weights import WeightStore
+from cimc.frontend.onnx import import_onnx
+from cimc.frontend.onnx.importer import CONVERTERS
+from cimc.frontend.onnx.source import MAX_IR_VERSION
+from cimc.interpreters.graph import run_graph
+
+AT_RUN_TIME = "depend on data of run time"
+EMPTY = "has an extent below 1"
+
+REFUSED: dict[str, str] = {
+    "test_reduce_mean_default_axes_keepdims_example": EMPTY,
+    "test_reduce_mean_default_axes_keepdims_random": EMPTY,
+    "test_reshape_allowzero_reordered": EMPTY,
+    "test_reshape_allowzero_reordered with constants": EMPTY,
+    **dict.fromkeys(
+        [
+            "test_constant_pad",
+            "test_edge_pad",
+            "test_reflect_pad",
+            "test_reshape_extended_dims",
+            "test_reshape_negative_dim",
+            "test_reshape_negative_extended_dims",
+            "test_reshape_one_dim",
+            "test_reshape_reduced_dims",
+            "test_reshape_reordered_all_dims",
+            "test_reshape_reordered_last_dims",
+            "test_reshape_zero_and_negative_dim",
+            "test_reshape_zero_dim",
+            "test_wrap_pad",
+        ],
+        AT_RUN_TIME,
+    ),
+}
+"""Case to words of the refusal."""
+
+AGREE: dict[str, tuple[int, int]] = {
+    "Add": (8, 8),
+    "AveragePool": (20, 20),
+    "BatchNormalization": (4, 4),
+    "Clip": (12, 12),
+    "Concat": (12, 12),
+    "Conv": (6, 6),
+    "Div": (10, 10),
+    "Dropout": (12, 12),
+    "Flatten": (9, 9),
+    "Gemm": (11, 11),
+    "GlobalAveragePool": (2, 2),
+    "GlobalMaxPool": (2, 2),
+    "Identity": (3, 3),
+    "MatMul": (7, 7),
+    "MaxPool": (19, 19),
+    "Mul": (9, 9),
+    "Pad": (2, 6),
+    "ReduceMean": (6, 8),
+    "Relu": (1, 1),
+    "Reshape": (0, 9),
+    "Softmax": (7, 7),
+    "Squeeze": (2, 2),
+    "Sub": (9, 9),
+    "Sum": (3, 3),
+    "Unsqueeze": (7, 7),
+}
+"""Operator to number of cases that agree: inputs as they are, and all but the first made initializers."""
+
+
+@cache
+def node_cases() -> dict[str, list[Any]]:
+    """The cases of onnx by operator."""
+    from onnx.backend.test.case.node import collect_testcases
+
+    found: dict[str, list[Any]] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cases = collect_testcases(None)
+    for case in cases:
+        if case.model is not None and len(case.model.graph.node) == 1:
+            found.setdefault(case.model.graph.node[0].op_type, []).append(case)
+    return found
+
+
+def with_constants(model: ModelProto, inputs: dict[str, Any]) -> tuple[ModelProto, dict[str, Any]]:
+    """The same model with every input but the first stored inside, as exporters write weights and axes."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    first = copy.graph.input[0].name
+    for value in list(copy.graph.input)[1:]:
+        copy.graph.initializer.append(numpy_helper.from_array(inputs[value.name], value.name))
+        copy.graph.input.remove(value)
+    return copy, {first: inputs[first]}
+
+
+def reference(model: ModelProto, inputs: dict[str, Any]) -> list[Any] | None:
+    """onnxruntime's outputs; ``None`` when it does not run the model."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+        return list(session.run(None, inputs))
+    except Exception:  # onnxruntime's exceptions share no base class but Exception
+        return None
+
+
+def refusal(model: ModelProto, inputs: dict[str, Any], wanted: list[Any]) -> str:
+    """The words of the refusal; empty when the outputs agree."""
+    store = WeightStore()
+    try:
+        module = import_onnx(model, shapes={k: v.shape for k, v in inputs.items()}, store=store)
+        found = run_graph(module, store, inputs)
+    except CimError as error:
+        return str(error)
+    for value, array in zip(model.graph.output, wanted, strict=True):
+        np.testing.assert_allclose(found[value.name], array, rtol=1e-5, atol=1e-6, err_msg=value.name)
+    return ""
+
+
+def tally(operator: str, *, constants: bool) -> tuple[int, dict[str, str]]:
+    """How many cases agree, and the refusals by case."""
+    agreed = 0
+    refused: dict[str, str] = {}
+    for case in node_cases().get(operator, []):
+        model = case.model
+        model.ir_version = min(model.ir_version, MAX_IR_VERSION)
+        given = case.data_sets[0][0]
+        inputs = {v.name: np.asarray(a) for v, a in zip(model.graph.input, given, strict=True)}
+        if any(array.dtype == object for array in inputs.values()):
+            continue  # sequences and optional values
+        if constants:
+            model, inputs = with_constants(model, inputs)
+        wanted = reference(model, inputs)
+        if wanted is None:
+            continue
+        words = refusal(model, inputs, wanted)
+        agreed += not words
+        if words:
+            refused[f"{case.name}{' with constants' if constants else ''}"] = words
+    return agreed, refused
+
+
+def test_every_converter_has_cases() -> None:
+    """Cast alone has none that onnxruntime 1.31 runs, as onnx 1.23 writes them."""
+    assert set(CONVERTERS) - set(AGREE) == {"Cast"}
+
+
+@pytest.mark.parametrize("operator", sorted(AGREE))
+def test_node_cases(operator: str) -> None:
+    """Every case agrees with onnxruntime or is refused in the words expected, and there are this many."""
+    as_given, refused = tally(operator, constants=False)
+    stored, more = tally(operator, constants=True)
+    refused |= more
+    assert (as_given, stored) == AGREE[operator]
+    for name, words in refused.items():
+        assert name in REFUSED, words
+        assert REFUSED[name] in words
