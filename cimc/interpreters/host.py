@@ -11,6 +11,7 @@ import numpy.typing as npt
 from cimc.diagnostics import UnsupportedError
 from cimc.dialects.base import located
 from cimc.dialects.graph import HostOp
+from cimc.dialects.mem import HostCallOp
 from cimc.dialects.weights import WeightStore
 
 
@@ -39,7 +40,7 @@ class HostRunner:
     store: WeightStore
     _sessions: dict[str, Any] = field(default_factory=dict[str, Any])
 
-    def run(self, op: HostOp, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    def run(self, op: HostOp | HostCallOp, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """Results of ``op`` on ``inputs``, in order.
 
         Raises ``UnsupportedError`` with the operator's place and onnxruntime's reason when it fails.

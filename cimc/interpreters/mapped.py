@@ -1,0 +1,256 @@
+"""Level 3 runs: stages of meta-operators on whole tensors of rows, before or after they are cut and placed.
+
+Products go through the definition of docs/crossbar.md block by block, with the blocks of the placement table
+once there is one; tails through the digital unit's library. Frames are independent and run together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
+from xdsl.dialects.func import ReturnOp
+from xdsl.ir import Operation, SSAValue
+
+from cimc.backends.schema import Architecture
+from cimc.diagnostics import CimError, UnsupportedError, UsageError, raise_all
+from cimc.dialects.base import located
+from cimc.dialects.cim import ConcatOp, DcomOp, ReadRowOp, ReadXbOp, RequantiseOp, StageOp, YieldOp
+from cimc.dialects.graph import main_function
+from cimc.dialects.graph_types import quant_of
+from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
+from cimc.dialects.row_layout import frame_shape
+from cimc.dialects.weights import WeightStore
+from cimc.interpreters.graph import numpy_type
+from cimc.interpreters.host import HostRunner
+from cimc.interpreters.mapped_blocks import check_placement, stage_blocks
+from cimc.interpreters.mapped_digital import apply_function, requantise
+from cimc.interpreters.mapped_products import read_arrays
+from cimc.interpreters.mapped_rows import from_rows, to_rows
+from cimc.runtime.numerics import digital
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class MappedRun:
+    """What one run of a mapped program gave, by ONNX tensor name and in ONNX layout, frames leading."""
+
+    outputs: dict[str, Array]
+    """Real values of the model's outputs."""
+    integer_outputs: dict[str, Array]
+    """Codes of those outputs that leave as codes."""
+    taps: dict[str, Array]
+    """The tensors asked for: codes where the tensor is held as codes."""
+    lossless: dict[str, bool]
+    """By stage with arrays: whether no converter of it can lose information on its weights."""
+
+
+def execute_mapped(
+    module: ModuleOp,
+    store: WeightStore,
+    inputs: Mapping[str, Array],
+    *,
+    taps: Collection[str] = (),
+    host: HostRunner | None = None,
+    arch: Architecture | None = None,
+    ideal_converters: bool = False,
+) -> MappedRun:
+    """Run a program of the mapped level on the machine ``arch``.
+
+    ``inputs``: arrays (frames, *frame shape) by ONNX name. ``host`` keeps its sessions between runs.
+    ``ideal_converters``: no converter loses information, as if each had bits enough; what level 3 means before
+    steps are chosen. Raises UsageError for a missing machine and inputs or taps that do not belong to the program,
+    MismatchError at a stage whose placement table breaks a rule, UnsupportedError with a location for
+    operations without a meaning here and sums that leave their accumulator.
+    """
+    if arch is None:
+        raise UsageError("the mapped level runs on a machine; give its architecture", where="execute_mapped")
+    known = mapped_tensors(module)
+    raise_all(
+        [
+            UsageError(f"no tensor {tap!r} at the mapped level; it may be inside a stage, or misspelt")
+            for tap in sorted(set(taps) - set(known))
+        ]
+    )
+    check_placement(module, store, arch)
+    machine = _Machine(store, arch, host or HostRunner(store), _checked(module, inputs), ideal_converters)
+    for op in main_function(module).body.block.ops:
+        if isinstance(op, ReturnOp):
+            break
+        machine.run(op)
+    tapped = {tap: from_rows(machine.values[known[tap].value], known[tap].frame) for tap in taps}
+    return MappedRun(machine.outputs, machine.integer_outputs, tapped, machine.lossless)
+
+
+@dataclass(frozen=True)
+class NamedTensor:
+    """A value of the mapped level that has an ONNX name: its shape in a frame and the operation that makes it."""
+
+    value: SSAValue
+    frame: tuple[int, ...]
+    op: Operation
+
+
+def mapped_tensors(module: ModuleOp) -> dict[str, NamedTensor]:
+    """The tensors of a mapped module that a tap can name, in order of definition; the first of a name wins."""
+    found: dict[str, NamedTensor] = {}
+    for op in main_function(module).body.block.ops:
+        tensors = op.properties.get("tensors")
+        if not isinstance(tensors, ArrayAttr):
+            continue
+        for name, value, frame in zip(tensors.data, op.results, _frames(op), strict=False):
+            assert isinstance(name, StringAttr)
+            found.setdefault(name.data, NamedTensor(value, frame, op))
+    return found
+
+
+def _frames(op: Operation) -> list[tuple[int, ...]]:
+    """ONNX shapes of one frame of the results of ``op``."""
+    match op:
+        case InputOp() | StageOp():
+            return [op.frame.data]
+        case RelayoutOp():
+            return [op.target.data]
+        case HostCallOp():
+            return [frame_shape(shape) for shape in op.target_shapes]
+        case ConcatOp():
+            height, width, channels = op.result.type.get_shape()
+            return [(channels, height, width)] if width > 1 or height > 1 else [(channels,)]
+        case _:
+            return []
+
+
+def _checked(module: ModuleOp, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """``inputs`` if they are those of the program. Raises ``UsageError``, all problems together."""
+    ports = {op.port.data: op for op in main_function(module).body.block.ops if isinstance(op, InputOp)}
+    errors: list[CimError] = [
+        UsageError(f"there is no input {name!r}; the inputs are {', '.join(ports)}")
+        for name in inputs
+        if name not in ports
+    ]
+    for name, op in ports.items():
+        if name not in inputs:
+            errors.append(UsageError(f"input {name!r} is missing"))
+            continue
+        array = np.asarray(inputs[name])
+        wanted = np.dtype(np.float32) if quant_of(op.result) is not None else numpy_type(op.result.type)
+        if array.shape[1:] != op.frame.data or not len(array):
+            errors.append(
+                UsageError(f"input {name!r} has shape {array.shape}, not frames of {op.frame.data}")
+            )
+        if array.dtype != wanted:
+            errors.append(UsageError(f"input {name!r} has elements {array.dtype}, the model takes {wanted}"))
+    if len({len(array) for array in inputs.values() if np.ndim(array)}) > 1:
+        errors.append(UsageError("the inputs have different numbers of frames"))
+    raise_all(errors)
+    return {name: np.asarray(array) for name, array in inputs.items()}
+
+
+@dataclass
+class _Machine:
+    """Values computed so far, as rows (frames, H, W, C), and where they come from and go to."""
+
+    store: WeightStore
+    arch: Architecture
+    host: HostRunner
+    inputs: Mapping[str, Array]
+    ideal: bool
+    values: dict[SSAValue, Array] = field(default_factory=dict[SSAValue, Array])
+    outputs: dict[str, Array] = field(default_factory=dict[str, Array])
+    integer_outputs: dict[str, Array] = field(default_factory=dict[str, Array])
+    lossless: dict[str, bool] = field(default_factory=dict[str, bool])
+
+    def run(self, op: Operation) -> None:
+        """Execute one operation of ``@main``; an operand that does not fit it is an error with its place."""
+        execute = _EXECUTE.get(type(op))
+        if execute is None:
+            raise UnsupportedError(located(op, "has no meaning at the mapped level"))
+        try:
+            execute(self, op)
+        except (ValueError, IndexError, KeyError) as error:
+            raise UnsupportedError(located(op, f"cannot be computed: {error}")) from error
+
+    def input(self, op: InputOp) -> None:
+        """One model input, quantised as it comes in where the rows are codes."""
+        given, codes = self.inputs[op.port.data], quant_of(op.result)
+        if codes is not None:
+            bounds = codes.qmin, codes.qmax
+            where = f"input '{op.port.data}'"
+            given = digital.quantise(
+                given, codes.scale, codes.zero_point, *bounds, dtype=codes.dtype, tensor=where
+            )
+        self.values[op.result] = to_rows(given, op.frame.data)
+
+    def output(self, op: OutputOp) -> None:
+        """One model output; codes become real values by rule 2."""
+        found, codes = from_rows(self.values[op.value], op.frame.data), quant_of(op.value)
+        self.outputs[op.port.data] = found
+        if codes is not None:
+            self.integer_outputs[op.port.data] = found
+            self.outputs[op.port.data] = digital.dequantise(found, codes.scale, codes.zero_point)
+
+    def relayout(self, op: RelayoutOp) -> None:
+        """The frame in ONNX order, read back in the rows of another shape."""
+        frames = from_rows(self.values[op.value], op.source.data)
+        self.values[op.result] = to_rows(frames.reshape(len(frames), *op.target.data), op.target.data)
+
+    def concat(self, op: ConcatOp) -> None:
+        """Channels side by side."""
+        self.values[op.result] = np.concatenate([self.values[v] for v in op.args], axis=-1)
+
+    def host_call(self, op: HostCallOp) -> None:
+        """One operator through onnxruntime, frame by frame."""
+        shapes = op.source_shapes
+        sources = [
+            from_rows(self.values[value], frame_shape(shape))
+            for value, shape in zip(op.args, shapes, strict=True)
+        ]
+        frames = len(next(iter(self.inputs.values()))) if self.inputs else 1
+        found = [
+            self.host.run(op, [s[i].reshape(shape) for s, shape in zip(sources, shapes, strict=True)])
+            for i in range(frames)
+        ]
+        for number, (value, shape) in enumerate(zip(op.outs, op.target_shapes, strict=True)):
+            frame = frame_shape(shape)
+            self.values[value] = to_rows(np.stack([f[number].reshape(frame) for f in found]), frame)
+
+    def stage(self, op: StageOp) -> None:
+        """One stage: its blocks and its tail, on the whole tensor."""
+        blocks = stage_blocks(op, self.store, self.arch)
+        inside: dict[SSAValue, Array] = {
+            argument: self.values[value]
+            for argument, value in zip(op.body.block.args, op.sources, strict=True)
+        }
+        for step in op.body.block.ops:
+            match step:
+                case ReadXbOp() | ReadRowOp():
+                    source = inside[step.source]
+                    read = read_arrays(op, source, blocks, self.store, self.arch, ideal=self.ideal)
+                    inside[step.acc] = read.acc
+                    self.lossless[op.label.data] = read.lossless
+                case RequantiseOp():
+                    inside[step.result] = requantise(step, inside[step.acc], self.store)
+                case DcomOp():
+                    inside[step.result] = apply_function(step, [inside[v] for v in step.args])
+                case YieldOp():
+                    self.values[op.result] = inside[step.value]
+                case _:
+                    pass  # writes make arrays, which the read takes from the stage
+
+
+_EXECUTE: Mapping[type[Operation], Callable[[_Machine, Any], None]] = MappingProxyType(
+    {
+        InputOp: _Machine.input,
+        OutputOp: _Machine.output,
+        RelayoutOp: _Machine.relayout,
+        ConcatOp: _Machine.concat,
+        HostCallOp: _Machine.host_call,
+        StageOp: _Machine.stage,
+    }
+)

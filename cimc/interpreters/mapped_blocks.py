@@ -1,0 +1,162 @@
+"""The blocks of a stage: which rows and columns of its weights each context holds, and the rules they keep.
+
+Before ``partition-stages`` a stage is one block a copy; after it the blocks are those of the placement table,
+so that a table that is wrong either breaks a rule here or gives another result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from xdsl.dialects.builtin import ModuleOp
+
+from cimc.backends.schema import Architecture
+from cimc.diagnostics import MismatchError
+from cimc.dialects.base import located
+from cimc.dialects.cim import StageOp
+from cimc.dialects.graph_types import shape_of
+from cimc.dialects.weights import WeightStore
+from cimc.passes.place.network import COLUMNS
+from cimc.passes.schedule.array_product import coding_of
+
+
+@dataclass(frozen=True)
+class Block:
+    """Weight rows [k0, k1) x columns [n0, n1) of one copy; core and crossbar are -1 until placed."""
+
+    copy: int
+    chunk: int
+    k0: int
+    k1: int
+    n0: int
+    n1: int
+    xbars: int
+    phase: int
+    core: int
+    xbar: int
+
+    @staticmethod
+    def of(row: npt.NDArray[Any]) -> Block:
+        """The block of one row of a placement table."""
+        return Block(**dict(zip(COLUMNS, (int(v) for v in row), strict=True)))
+
+
+def stage_blocks(stage: StageOp, store: WeightStore, arch: Architecture) -> tuple[Block, ...]:
+    """The blocks of ``stage``.
+
+    Raises ``MismatchError`` at the stage when copies have no row to compute, weights are held by no block or by
+    two of a copy, or a block states another number of crossbars than it needs.
+    """
+    copies, rows = stage.copies.value.data, shape_of(stage.result)[0]
+    if copies > rows:
+        raise _broken(stage, f"{copies} copies share {rows} output rows: some have none to compute")
+    k, n = _extents(stage)
+    if stage.placement is None:
+        return tuple(Block(copy, 0, 0, k, 0, n, -1, 0, -1, -1) for copy in range(copies))
+    table = store.array(stage.placement.key.data)
+    if table.ndim != 2 or table.shape[1] != len(COLUMNS):
+        raise _broken(stage, f"a placement table has the columns {', '.join(COLUMNS)}, got {table.shape}")
+    blocks = tuple(Block.of(row) for row in table)
+    for problem in (
+        *_extent_problems(blocks, copies, k, n),
+        *_coverage_problems(blocks, copies, k, n),
+        *_crossbar_problems(blocks, stage, arch),
+    ):
+        raise _broken(stage, problem)
+    return blocks
+
+
+def check_placement(module: ModuleOp, store: WeightStore, arch: Architecture) -> None:
+    """No two placed blocks of a phase share a crossbar, and cores hold what they are given.
+
+    Raises ``MismatchError`` at the second stage of the first conflict.
+    """
+    owners: dict[tuple[int, int, int], str] = {}
+    contexts: dict[tuple[int, int], int] = {}
+    for stage in module.walk():
+        if not isinstance(stage, StageOp) or stage.placement is None:
+            continue
+        for row in store.array(stage.placement.key.data):
+            block = Block.of(row)
+            if block.core < 0:
+                continue
+            held = contexts[block.phase, block.core] = contexts.get((block.phase, block.core), 0) + 1
+            if block.core >= arch.chip.cores or held > arch.core.contexts:
+                raise _broken(
+                    stage,
+                    f"core {block.core} is given context {held}; {arch.name} has {arch.chip.cores} cores of "
+                    f"{arch.core.contexts} contexts",
+                )
+            for xbar in range(block.xbar, block.xbar + block.xbars):
+                if not 0 <= xbar < arch.core.crossbars:
+                    raise _broken(
+                        stage, f"crossbar {xbar} of core {block.core}: a core has {arch.core.crossbars}"
+                    )
+                place = block.phase, block.core, xbar
+                if place in owners:
+                    raise _broken(
+                        stage, f"crossbar {xbar} of core {block.core} is held by '{owners[place]}' already"
+                    )
+                owners[place] = stage.label.data
+
+
+def _extents(stage: StageOp) -> tuple[int, int]:
+    """Weight rows and columns; a stage without arrays has no weight rows and its channels as columns."""
+    if stage.write is None:
+        return 0, shape_of(stage.result)[2]
+    k, n = stage.write.arrays.type.shape.data
+    return k, n
+
+
+def _extent_problems(blocks: Iterable[Block], copies: int, k: int, n: int) -> Iterator[str]:
+    for block in blocks:
+        if not 0 <= block.copy < copies:
+            yield f"a block belongs to copy {block.copy}, the stage has {copies}"
+        if not (0 <= block.k0 <= block.k1 <= k and 0 <= block.n0 < block.n1 <= n):
+            yield (
+                f"rows {block.k0} … {block.k1 - 1}, columns {block.n0} … {block.n1 - 1} are not a block of "
+                f"{k} x {n} weights"
+            )
+
+
+def _coverage_problems(blocks: tuple[Block, ...], copies: int, k: int, n: int) -> Iterator[str]:
+    """Every weight (or channel) stands in one block of every copy."""
+    for copy in range(copies):
+        mine = [b for b in blocks if b.copy == copy]
+        row_cuts = sorted({0, k, *(b.k0 for b in mine), *(b.k1 for b in mine)}) if k else [0, 1]
+        col_cuts = sorted({0, n, *(b.n0 for b in mine), *(b.n1 for b in mine)})
+        held = np.zeros((len(row_cuts) - 1, len(col_cuts) - 1), np.int64)
+        for b in mine:
+            rows = slice(row_cuts.index(b.k0), row_cuts.index(b.k1)) if k else slice(None)
+            held[rows, col_cuts.index(b.n0) : col_cuts.index(b.n1)] += 1
+        for i, j in np.argwhere(held != 1).tolist():
+            yield (
+                f"rows {row_cuts[i]} … {row_cuts[i + 1] - 1}, columns {col_cuts[j]} … {col_cuts[j + 1] - 1} of "
+                f"copy {copy} are held by {held[i, j]} blocks instead of one"
+            )
+
+
+def _crossbar_problems(blocks: Iterable[Block], stage: StageOp, arch: Architecture) -> Iterator[str]:
+    """A block takes one crossbar a tile, and starts where a tile starts."""
+    if stage.write is None:
+        return
+    rows = arch.crossbar.rows
+    columns = arch.crossbar.columns // coding_of(stage.write.coding).cells_per_weight
+    for b in blocks:
+        need = ceil((b.k1 - b.k0) / rows) * ceil((b.n1 - b.n0) / columns)
+        if b.xbars != need:
+            yield (
+                f"rows {b.k0} … {b.k1 - 1}, columns {b.n0} … {b.n1 - 1} take {need} crossbars of {rows} x "
+                f"{columns} weights, the table says {b.xbars}"
+            )
+        if b.k0 % rows:
+            yield f"a block starts at weight row {b.k0}, inside a row tile of {rows}"
+
+
+def _broken(stage: StageOp, what: str) -> MismatchError:
+    return MismatchError(located(stage, what))

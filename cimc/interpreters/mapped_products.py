@@ -1,0 +1,188 @@
+"""Array products of the mapped level: windows of rows times the blocks of a stage, by the crossbar definition.
+
+Tiles, digits and converters are those of docs/crossbar.md; the cells are made from the weight matrix for every
+block, as its write meta-operator would program them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
+
+from cimc.backends.schema import Architecture
+from cimc.diagnostics import UnsupportedError
+from cimc.dialects.base import located
+from cimc.dialects.cim import StageOp
+from cimc.dialects.cim_types import WindowAttr
+from cimc.dialects.graph_types import QuantType, quant_of, shape_of
+from cimc.dialects.weights import WeightStore
+from cimc.interpreters.mapped_blocks import Block
+from cimc.passes.schedule.array_product import coding_of
+from cimc.runtime.crossbar.cells import decode
+from cimc.runtime.crossbar.cells import store as store_cells
+from cimc.runtime.crossbar.coding import Coding
+from cimc.runtime.crossbar.product import ArrayProduct
+from cimc.runtime.crossbar.rows import group_bounds
+
+Array = npt.NDArray[Any]
+
+CHUNK_ELEMENTS = 4 << 20
+"""Elements of windows that are held at once."""
+
+EXACT_FLOAT64 = 1 << 53
+"""Below it float64 sums of integers are exact in any order."""
+
+
+@dataclass(frozen=True)
+class IdealProduct:
+    """The product of converters that lose nothing, whatever the machine's own would: decoded cells, exact sums."""
+
+    weights: npt.NDArray[np.int64]
+    offset: int
+    frac_bits: int
+    lossless: bool = True
+
+    @staticmethod
+    def of(weights: npt.NDArray[np.int64], coding: Coding) -> IdealProduct:
+        """The product with decoded ``weights`` (K, N) for codes of ``coding``."""
+        return IdealProduct(weights, coding.input_offset, coding.frac_bits)
+
+    def read(self, qx: Array) -> npt.NDArray[np.int64]:
+        """Windows ``qx`` (M, K) times the weights: int64 (M, N) in units of 2^-F."""
+        values = qx.astype(np.int64) - self.offset
+        reach = max(int(values.max()), -int(values.min()))
+        if reach * int(np.abs(self.weights).sum(axis=0).max()) < EXACT_FLOAT64:
+            total = (values.astype(np.float64) @ self.weights.astype(np.float64)).astype(np.int64)
+        else:
+            total = values @ self.weights
+        return total << self.frac_bits
+
+
+@dataclass(frozen=True)
+class Product:
+    """The blocks of one copy that share their weight rows, side by side as one product."""
+
+    rows: slice
+    columns: npt.NDArray[np.int64]
+    cells: ArrayProduct | IdealProduct
+
+
+@dataclass(frozen=True)
+class ReadResult:
+    """Sums (F, H, W, N) in units of 2^-F of the coding, and whether every converter was lossless."""
+
+    acc: Array
+    lossless: bool
+
+
+def read_arrays(
+    stage: StageOp,
+    source: Array,
+    blocks: Sequence[Block],
+    store: WeightStore,
+    arch: Architecture,
+    *,
+    ideal: bool,
+) -> ReadResult:
+    """Multiply every window of ``source`` (F, H, W, C) by the blocks of the copy its output row belongs to.
+
+    ``ideal`` puts converters that lose nothing in place of the machine's. Raises
+    ``UnsupportedError`` at the stage for sums that leave the accumulator.
+    """
+    read, write = stage.read, stage.write
+    assert read is not None
+    assert write is not None
+    given = quant_of(read.source)
+    assert given is not None
+    coding = coding_of(write.coding)
+    steps = store.array(read.steps.key.data) if read.steps is not None else np.int64(1)
+    matrix = store.array(write.weight.key.data)
+    rows, positions, columns = shape_of(read.acc)
+    limits = np.iinfo(np.int32 if str(read.acc.type).endswith("i32>") else np.int64)
+    acc = np.empty((len(source), rows, positions, columns), limits.dtype)
+    windows = _Windows.of(source, read.window, given)
+    copies = stage.copies.value.data
+    lossless = True
+    prepared: dict[tuple[tuple[int, int, int, int], ...], list[Product]] = {}
+    for copy in range(copies):
+        mine = [b for b in blocks if b.copy == copy]
+        key = tuple((b.k0, b.k1, b.n0, b.n1) for b in mine)
+        if key not in prepared:
+            prepared[key] = _products(mine, matrix, coding, np.asarray(steps), arch, ideal=ideal)
+        lossless &= all(p.cells.lossless for p in prepared[key])
+        for picked in windows.chunks(range(copy, rows, copies), matrix.shape[0]):
+            total = _sums(windows.rows(picked), prepared[key], columns)
+            if total.min() < limits.min or total.max() > limits.max:
+                raise UnsupportedError(
+                    located(read, f"sums of {total.min()} … {total.max()} do not fit {limits.dtype}")
+                )
+            acc[:, picked] = total.reshape(len(source), len(picked), positions, columns)
+    return ReadResult(acc, lossless)
+
+
+def _sums(windows: Array, products: Sequence[Product], columns: int) -> npt.NDArray[np.int64]:
+    total = np.zeros((len(windows), columns), np.int64)
+    for product in products:
+        total[:, product.columns] += product.cells.read(windows[:, product.rows])
+    return total
+
+
+def _products(
+    blocks: Sequence[Block],
+    matrix: Array,
+    coding: Coding,
+    steps: npt.NDArray[np.int64],
+    arch: Architecture,
+    *,
+    ideal: bool,
+) -> list[Product]:
+    """Cells of the blocks of one copy; those with the same weight rows become one product."""
+    rows = arch.crossbar.rows
+    found: list[Product] = []
+    for k0, k1 in dict.fromkeys((b.k0, b.k1) for b in blocks):
+        beside = [b for b in blocks if (b.k0, b.k1) == (k0, k1)]
+        bounds = group_bounds([(min(rows, k1 - k), 0) for k in range(k0, k1, rows)], coding.parallel_rows)
+        stored = [store_cells(matrix[k0:k1, b.n0 : b.n1], coding, bounds) for b in beside]
+        cells = np.concatenate([c for c, _ in stored], axis=1)
+        flips = np.concatenate([f for _, f in stored], axis=1)
+        made = (
+            IdealProduct.of(decode(cells, flips, coding, bounds), coding)
+            if ideal
+            else ArrayProduct(cells, flips, coding, bounds, steps)
+        )
+        columns = np.concatenate([np.arange(b.n0, b.n1) for b in beside])
+        found.append(Product(slice(k0, k1), columns, made))
+    return found
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """All windows of padded codes as a view: frames, output rows, positions, kh, kw, channels."""
+
+    view: Array
+
+    @staticmethod
+    def of(source: Array, window: WindowAttr, given: QuantType) -> _Windows:
+        """The windows of ``source`` (F, H, W, C); outside it is the zero point (numerics 0.3)."""
+        (kh, kw), (sh, sw), (dh, dw) = window.kernel, window.strides, window.dilations
+        top, left, bottom, right = window.pads
+        pads = ((0, 0), (top, bottom), (left, right), (0, 0))
+        padded = np.pad(source, pads, constant_values=given.zero_point)
+        spans = sliding_window_view(padded, ((kh - 1) * dh + 1, (kw - 1) * dw + 1), axis=(1, 2))
+        return _Windows(spans[:, ::sh, ::sw, :, ::dh, ::dw].transpose(0, 1, 2, 4, 5, 3))
+
+    def chunks(self, rows: range, depth: int) -> list[range]:
+        """``rows`` in pieces whose windows of ``depth`` elements stay within the bound."""
+        frames, _, positions = self.view.shape[:3]
+        size = max(1, CHUNK_ELEMENTS // (frames * positions * depth))
+        return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+    def rows(self, picked: range) -> Array:
+        """The windows of some output rows of all frames: (M, kh*kw*C)."""
+        taken = self.view[:, picked.start : picked.stop : picked.step]
+        return taken.reshape(-1, int(np.prod(taken.shape[3:])))
