@@ -117,9 +117,7 @@ def build(
         else:
             module, level = _import(model, driver, options), "imported"
         _run_stages(module, steps, level, driver, options)
-        linked = (
-            _lower(module, driver, options) if "mapped" in driver.kept and not options.stop_after else None
-        )
+        linked = _lower(module, driver) if "mapped" in driver.kept and not options.stop_after else None
     finally:
         if dumps is not None and dumps.count:
             dumps.write_store(ctx.store)
@@ -205,14 +203,18 @@ def _check_arrays(module: ModuleOp, options: CompileOptions) -> None:
     warnings.warn(message, stacklevel=2)
 
 
-def _lower(module: ModuleOp, driver: Driver, options: CompileOptions) -> Linked:
+def _lower(module: ModuleOp, driver: Driver) -> Linked:
     """Bodies and program of a placed module."""
-    del options
-    attribute = main_function(module).attributes.get(MACS)
-    macs = attribute.value.data if isinstance(attribute, IntegerAttr) else 0
-    linked = LowerBodies().apply(driver.ctx, module, macs)
+    linked = LowerBodies().apply(
+        driver.ctx, module, frames=max(1, _number(module, BATCH)), total_macs=_number(module, MACS)
+    )
     driver.finish(linked.module)
     return linked
+
+
+def _number(module: ModuleOp, attribute: str) -> int:
+    found = main_function(module).attributes.get(attribute)
+    return found.value.data if isinstance(found, IntegerAttr) else 0
 
 
 def _digest(driver: Driver) -> str:

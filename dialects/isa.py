@@ -436,6 +436,41 @@ class FreeOp(_RingOp):
     name = "isa.free"
 
 
+class _EventOp(IsaOperation):
+    """Shared fields of ``signal`` and ``wait``."""
+
+    event = prop_def(ValueAttr)
+    n = prop_def(ValueAttr)
+    assembly_format = "$event $n attr-dict"
+
+    def __init__(self, event: Value, n: Value):
+        super().__init__(properties={"event": ValueAttr(event), "n": ValueAttr(n)})
+
+
+@irdl_op_definition
+class SignalOp(_EventOp):
+    """Add ``n`` to the count of an event.
+
+    ```mlir
+    isa.signal <"done"> <1>
+    ```
+    """
+
+    name = "isa.signal"
+
+
+@irdl_op_definition
+class WaitOp(_EventOp):
+    """Wait until the count of an event is at least ``n``, then subtract it.
+
+    ```mlir
+    isa.wait <"go"> <1>
+    ```
+    """
+
+    name = "isa.wait"
+
+
 @irdl_op_definition
 class DmaOp(IsaOperation):
     """A row between the host and the global buffer; ``out`` is from the chip.
@@ -488,7 +523,21 @@ class HostOp(IsaOperation):
 
 Isa = Dialect(
     "isa",
-    [BodyOp, LoopOp, WriteOp, ReadOp, AluOp, CopyOp, SendOp, RecvOp, FreeOp, DmaOp, HostOp],
+    [
+        BodyOp,
+        LoopOp,
+        WriteOp,
+        ReadOp,
+        AluOp,
+        CopyOp,
+        SendOp,
+        RecvOp,
+        FreeOp,
+        SignalOp,
+        WaitOp,
+        DmaOp,
+        HostOp,
+    ],
     [ValueAttr, AddressAttr],
 )
 
@@ -497,9 +546,6 @@ ISA_LEVEL = Level(
     "level 4: bodies of instructions, one a stage and role; everything else is in tables",
     {
         ModuleOp: (),
-        **{
-            op: ()
-            for op in (BodyOp, LoopOp, WriteOp, ReadOp, AluOp, CopyOp, SendOp, RecvOp, FreeOp, DmaOp, HostOp)
-        },
+        **{op: () for op in Isa.operations},
     },
 )

@@ -62,6 +62,9 @@ class _Emitter:
             case isa.RecvOp() | isa.FreeOp():
                 opcode = Opcode.RECV if isinstance(op, isa.RecvOp) else Opcode.FREE
                 return [Row(opcode, node=self.node, a=self.value(op.ring), n=self.value(op.n))]
+            case isa.SignalOp() | isa.WaitOp():
+                opcode = Opcode.SIGNAL if isinstance(op, isa.SignalOp) else Opcode.WAIT
+                return [Row(opcode, node=self.node, n=self.value(op.n), imm=self.value(op.event))]
             case isa.CopyOp():
                 dst, a = self.at(op.dst), self.at(op.source)
                 return [Row(Opcode.COPY, 0, self.node, *dst, *a, imm=self.value(op.pattern))]

@@ -26,11 +26,14 @@ from cimc.passes.lower.chip_bodies import (
     relayout_body,
 )
 from cimc.passes.lower.emit import body_rows
-from cimc.passes.place.network import CHIP, PARTIAL, ContextSpec, Network, Node
+from cimc.passes.lower.memory_map import MemoryMap
+from cimc.passes.lower.phase_bodies import BARRIER_PARAMS, barrier_ops, spill_ops
+from cimc.passes.place.network import CHIP, PARTIAL, ContextSpec, Network, Node, Spill
 from cimc.passes.place.tail_plan import ACC, element_of
 from cimc.passes.schedule.array_product import coding_of
-from cimc.runtime.program import HostOperator, Program
+from cimc.runtime.program import BufferKind, Element, HostOperator, Program
 from cimc.runtime.program.builder import ProgramBuilder, Route, Tile
+from cimc.runtime.program.geometry import ring_geometry
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,14 @@ class Linked:
     """Keys of the host operators' models in the store."""
 
 
-def link(network: Network, slots: npt.NDArray[np.int64], ctx: CimContext, total_macs: int = 0) -> Linked:
-    """Write a network with ``slots`` per ring as bodies and tables."""
-    return _Linker(network, slots, ctx).run(total_macs)
+def link(
+    network: Network, slots: npt.NDArray[np.int64], ctx: CimContext, *, frames: int = 1, total_macs: int = 0
+) -> Linked:
+    """Write a network with ``slots`` per ring as bodies and tables.
+
+    ``frames``: frames of one call of the model; spills between phases hold as many.
+    """
+    return _Linker(network, slots, ctx, frames).run(total_macs)
 
 
 @dataclass
@@ -57,28 +65,40 @@ class _Linker:
     network: Network
     slots: npt.NDArray[np.int64]
     ctx: CimContext
+    frames: int
     builder: ProgramBuilder = field(default_factory=ProgramBuilder)
+    memory: MemoryMap = field(default_factory=MemoryMap)
     bodies: list[Operation] = field(default_factory=list[Operation])
     seen: dict[tuple[Any, ...], tuple[int, list[str]]] = field(
         default_factory=dict[tuple[Any, ...], tuple[int, list[str]]]
     )
     values: dict[int, dict[str, int]] = field(default_factory=dict[int, dict[str, int]])
     used: dict[int, list[str]] = field(default_factory=dict[int, list[str]])
+    code: dict[int, int] = field(default_factory=dict[int, int])
+    """Body of every context."""
     ring_buffers: list[int] = field(default_factory=list[int])
     host_models: list[str] = field(default_factory=list[str])
 
     def run(self, total_macs: int) -> Linked:
-        """Bodies and contexts first, then rings, buffers, arrays and routes, which name contexts."""
+        """Bodies first, then contexts in order, then rings, buffers and routes, which name contexts."""
         for index, node in enumerate(self.network.nodes):
-            if isinstance(node.op, StageOp):
-                self._stage(index, node, node.op)
+            if node.spill is not None:
+                self._spill(node, node.spill)
+            elif node.stage is not None:
+                self._stage(index, node, node.stage)
             else:
                 self._chip(index, node)
+        for number, spec in enumerate(self.network.contexts):
+            node = self.network.nodes[spec.node]
+            self.builder.add_context(
+                spec.core, self.code[number], node=self.builder.name(node.label), phase=spec.phase
+            )
         self._rings()
+        self._order_phases()
         for number, spec in enumerate(self.network.contexts):
             self._routes(number, spec)
             self.builder.set_params(number, [self.values[number][p] for p in self.used[number]])
-        program = self.builder.build(self._machine(), total_macs=total_macs)
+        program = self.builder.build(self._machine(), frames=self.frames, total_macs=total_macs)
         return Linked(
             ModuleOp(self.bodies),
             program,
@@ -87,9 +107,40 @@ class _Linker:
             tuple(self.host_models),
         )
 
+    def _order_phases(self) -> None:
+        """Between two phases a chip context waits for all contexts of the first and lets those of the second go."""
+        phases = self.network.phases
+        if phases == 1:
+            return
+        counts = np.bincount([c.phase for c in self.network.contexts], minlength=phases)
+        done = [self.builder.add_event() for _ in range(phases - 1)]
+        go = [self.builder.add_event() for _ in range(phases - 1)]
+        for number, spec in enumerate(self.network.contexts):
+            if spec.phase < phases - 1:
+                self.values[number]["done"] = done[spec.phase]
+            if spec.phase > 0:
+                self.values[number]["go"] = go[spec.phase - 1]
+        body = BodyOp("phases", "phases", list(BARRIER_PARAMS), barrier_ops())
+        self.bodies.append(body)
+        code = self.builder.add_body("phases", body_rows(body, self.builder))
+        for phase in range(phases - 1):
+            params = [done[phase], int(counts[phase]), go[phase], int(counts[phase + 1])]
+            self.builder.add_context(CHIP, code, params, node=self.builder.name("phases"), phase=phase)
+
     def _machine(self) -> dict[str, Any]:
         assert self.ctx.arch is not None
         return self.ctx.arch.model_dump(mode="json")
+
+    def _ordered(self, ops: list[Operation], phase: int) -> list[Operation]:
+        """A context's instructions between the signals that keep phases apart."""
+        waits, signals = self._edges(phase)
+        before: list[Operation] = [WaitOp("go", 1)] if waits else []
+        after: list[Operation] = [SignalOp("done", 1)] if signals else []
+        return [*before, *ops, *after]
+
+    def _edges(self, phase: int) -> tuple[bool, bool]:
+        """Whether a context of ``phase`` waits at its start and signals at its end: part of a body's key."""
+        return phase > 0, phase < self.network.phases - 1
 
     def _body(
         self, key: tuple[Any, ...], label: str, node: Node, ops: list[Operation]
@@ -102,12 +153,69 @@ class _Linker:
         self.seen[key] = (self.builder.add_body(label, rows), params)
         return self.seen[key]
 
-    def _add_context(self, number: int, spec: ContextSpec, node: Node, body: int, params: list[str]) -> None:
-        given = self.builder.add_context(spec.core, body, node=self.builder.name(node.label))
-        assert given == number
-        self.used[number] = params
+    def _use_body(self, number: int, body: tuple[int, list[str]]) -> None:
+        self.code[number], self.used[number] = body
         self.values[number] = {}
 
+    def _buffer(
+        self,
+        number: int,
+        element: Element,
+        slots: int,
+        pitch: int,
+        channels: int,
+        *,
+        kind: BufferKind = BufferKind.LOCAL,
+        last_phase: int | None = None,
+    ) -> int:
+        """A buffer of context ``number``, alive in its phase, or until ``last_phase``."""
+        spec = self.network.contexts[number]
+        phases = (spec.phase, spec.phase if last_phase is None else last_phase)
+        base = self.memory.take(spec.core, slots * pitch * element.size_bytes, phases)
+        return self.builder.add_buffer(
+            spec.core,
+            element,
+            slots,
+            pitch,
+            channels=channels,
+            kind=kind,
+            context=number,
+            base=base,
+            phases=phases,
+        )
+
+    def _spill(self, node: Node, spill: Spill) -> None:
+        """The buffer of a spill, the context that fills it and those that send from it."""
+        last = max(spill.readers)
+        buffer = self._buffer(
+            spill.writer,
+            spill.element,
+            self.frames,
+            spill.pitch,
+            spill.channels,
+            kind=BufferKind.WHOLE,
+            last_phase=last,
+        )
+        row = spill.positions * spill.channels
+        geometry = ring_geometry(1, 1, 1, 0, spill.rows, spill.rows, spill.copy, spill.copies)
+        common = {"spill": buffer, "turns": geometry.turns, "copy": spill.copy, "base": spill.copy * row}
+        for number in node.contexts:
+            spec = self.network.contexts[number]
+            key = (
+                "spill",
+                id(node.op),
+                spec.role,
+                row,
+                spill.channels,
+                spill.copies,
+                *self._edges(spec.phase),
+            )
+            if key not in self.seen:
+                ops = spill_ops(spec.role, spill, self.builder)
+                label = f"{node.label}.{spec.role}.{len(self.seen)}"
+                self._body(key, label, node, self._ordered(ops, spec.phase))
+            self._use_body(number, self.seen[key])
+            self.values[number] |= common
     def _stage(self, index: int, node: Node, stage: StageOp) -> None:
         assert node.tail is not None
         tap = self._tap(stage, 0, stage.result, stage.frame.data)
@@ -115,12 +223,11 @@ class _Linker:
         for number in node.contexts:
             spec = self.network.contexts[number]
             psums = sum(name.startswith("psum") for name in spec.rings)
-            key = (index, spec.role, spec.n1 - spec.n0, psums)
+            key = (index, spec.role, spec.n1 - spec.n0, psums, *self._edges(spec.phase))
             if key not in self.seen:
                 label = f"{node.label}.{spec.role}.{spec.n1 - spec.n0}"
-                self._body(key, label, node, maker.ops(spec))
-            body, params = self.seen[key]
-            self._add_context(number, spec, node, body, params)
+                self._body(key, label, node, self._ordered(maker.ops(spec), spec.phase))
+            self._use_body(number, self.seen[key])
             self._stage_values(number, spec, stage, node)
 
     def _stage_values(self, number: int, spec: ContextSpec, stage: StageOp, node: Node) -> None:
@@ -133,9 +240,7 @@ class _Linker:
         for buffer in node.tail.buffers:
             if spec.role == PARTIAL and buffer.name != ACC:
                 continue
-            values[buffer.name] = self.builder.add_buffer(
-                spec.core, buffer.element, buffer.slots, buffer.positions * n, channels=n, context=number
-            )
+            values[buffer.name] = self._buffer(number, buffer.element, buffer.slots, buffer.positions * n, n)
         if stage.read is not None:
             values["window"] = self._window(spec, stage)
             values["arrays"] = self._arrays(number, spec, stage)
@@ -184,22 +289,17 @@ class _Linker:
             (spec.k0, spec.k1, spec.n0, spec.n1),
             tiles,
             step_first=self.builder.add_steps(steps.tolist()),
+            phase=spec.phase,
         )
 
     def _chip(self, index: int, node: Node) -> None:
         number = node.contexts[0]
         body = self._chip_body(node.op, number)
-        made, params = self._body((index,), f"{node.label}.chip", node, body.ops)
-        self._add_context(number, self.network.contexts[number], node, made, params)
+        ops = self._ordered(body.ops, self.network.contexts[number].phase)
+        self._use_body(number, self._body((index,), f"{node.label}.chip", node, ops))
         for buffer in body.buffers:
-            self.values[number][buffer.name] = self.builder.add_buffer(
-                CHIP,
-                buffer.element,
-                buffer.slots,
-                buffer.pitch,
-                channels=buffer.channels,
-                kind=buffer.kind,
-                context=number,
+            self.values[number][buffer.name] = self._buffer(
+                number, buffer.element, buffer.slots, buffer.pitch, buffer.channels, kind=buffer.kind
             )
         if isinstance(node.op, HostCallOp):
             self._host_operator(node.op, number)
@@ -253,6 +353,8 @@ class _Linker:
     def _rings(self) -> None:
         for ring, slots in zip(self.network.rings, self.slots, strict=True):
             spec = self.network.contexts[ring.context]
+            phases = (spec.phase, spec.phase)
+            base = self.memory.take(spec.core, int(slots) * ring.slot_bytes, phases)
             number = self.builder.add_ring(
                 spec.core,
                 ring.element,
@@ -263,6 +365,8 @@ class _Linker:
                 fill=ring.fill,
                 pad=ring.pad,
                 context=ring.context,
+                base=base,
+                phases=phases,
             )
             self.ring_buffers.append(number)
             g = ring.geometry

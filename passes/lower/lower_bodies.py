@@ -28,10 +28,12 @@ class LowerBodies:
 
     name = "lower-bodies"
 
-    def apply(self, ctx: CimContext, module: ModuleOp, total_macs: int) -> Linked:
-        """Bodies and program of a placed module. ``total_macs``: products per frame the model asks for."""
+    def apply(self, ctx: CimContext, module: ModuleOp, *, frames: int, total_macs: int) -> Linked:
+        """Bodies and program of a placed module. ``frames``: frames of one call of the model;
+        ``total_macs``: products per frame the model asks for.
+        """
         main = main_function(module)
         slots = main.attributes[SLOTS]
         assert isinstance(slots, WeightRefAttr)
         network = build_network(list(main.body.block.ops), ctx)
-        return link(network, ctx.store.array(slots.key.data), ctx, total_macs)
+        return link(network, ctx.store.array(slots.key.data), ctx, frames=frames, total_macs=total_macs)

@@ -28,8 +28,11 @@ CHIP = -1
 MAIN, PARTIAL = "main", "partial"
 """Roles of a stage's contexts: the one that ends a column block, and those that send it partial sums."""
 
-COLUMNS = ("copy", "chunk", "k0", "k1", "n0", "n1", "xbars", "core", "xbar")
-"""Columns of a stage's placement table; core and xbar are -1 until placed."""
+SPILL, RELOAD = "spill", "reload"
+"""Roles of the chip contexts that carry rows from one phase to a later one."""
+
+COLUMNS = ("copy", "chunk", "k0", "k1", "n0", "n1", "xbars", "phase", "core", "xbar")
+"""Columns of a stage's placement table; phase is 0, core and xbar are -1 until decided."""
 
 
 @dataclass
@@ -83,20 +86,50 @@ class ContextSpec:
     n0: int = 0
     n1: int = 0
     xbars: int = 0
+    phase: int = 0
     core: int = CHIP
     xbar: int = 0
     rings: dict[str, int] = field(default_factory=dict[str, int])
     targets: list[list[Target]] = field(default_factory=list[list[Target]])
 
 
+@dataclass(frozen=True)
+class Spill:
+    """Rows that wait in the global buffer for a later phase: ``writer`` and ``readers`` are chip contexts.
+
+    The buffer holds whole frames of ``rows`` x ``positions`` x ``channels``; rows copy, copy + copies, ... are used.
+    """
+
+    writer: int
+    rows: int
+    positions: int
+    channels: int
+    element: Element
+    copy: int
+    copies: int
+    readers: dict[int, int] = field(default_factory=dict[int, int])
+    """Reader context by consuming phase."""
+
+    @property
+    def pitch(self) -> int:
+        """Elements of a frame."""
+        return self.rows * self.positions * self.channels
+
+
 @dataclass
 class Node:
-    """One operation of the mapped level that runs in contexts of its own."""
+    """What runs in contexts of its own: an operation of the mapped level, or a spill of one's result."""
 
     op: Operation
     label: str
     contexts: list[int] = field(default_factory=list[int])
     tail: TailPlan | None = None
+    spill: Spill | None = None
+
+    @property
+    def stage(self) -> StageOp | None:
+        """The stage that runs on cores; ``None`` for everything that runs on the chip."""
+        return self.op if isinstance(self.op, StageOp) and self.spill is None else None
 
 
 @dataclass(frozen=True)
@@ -116,6 +149,11 @@ class Network:
     nodes: list[Node] = field(default_factory=list[Node])
     contexts: list[ContextSpec] = field(default_factory=list[ContextSpec])
     rings: list[Ring] = field(default_factory=list[Ring])
+
+    @property
+    def phases(self) -> int:
+        """Number of phases."""
+        return 1 + max((c.phase for c in self.contexts), default=0)
 
 
 def head_window(stage: StageOp) -> WindowAttr | None:
@@ -191,6 +229,7 @@ class _Builder:
         self.ctx = ctx
         self.network = Network()
         self.parts: dict[SSAValue, list[Part]] = {}
+        self.spills: dict[tuple[int, ...], Spill] = {}
 
     def build(self, ops: list[Operation]) -> Network:
         for op in ops:
@@ -216,13 +255,18 @@ class _Builder:
         """Inputs, outputs, layout changes and host operators: one chip-level context each."""
         label = op.port.data if isinstance(op, InputOp | OutputOp) else op.name.removeprefix("mem.")
         index, node = self._node(op, label)
-        context = self._context(node, ContextSpec(index, MAIN, targets=[[] for _ in op.results]))
+        phase = max((self._phase(v) for v in op.operands), default=0)
+        context = self._context(node, ContextSpec(index, MAIN, phase=phase, targets=[[] for _ in op.results]))
         for number, value in enumerate(op.operands):
             rows, _, channels = shape_of(value)
             geometry = ring_geometry(1, 1, 1, 0, rows, rows)
             self._ring(context, ring_name(number), value, geometry, (0, channels), (0, 0), 0)
         for number, value in enumerate(op.results):
             self.parts[value] = [Part(context, number, 0, shape_of(value)[2])]
+
+    def _phase(self, value: SSAValue) -> int:
+        """The phase in which a value is complete."""
+        return max(self.network.contexts[p.context].phase for p in self.parts[value])
 
     def _concat(self, op: ConcatOp) -> None:
         found: list[Part] = []
@@ -245,8 +289,8 @@ class _Builder:
             context = self._context(
                 node,
                 ContextSpec(
-                    index, role, f["copy"], copies, f["k0"], f["k1"], f["n0"], f["n1"], f["xbars"], f["core"], f["xbar"],
-                    targets=[[]],
+                    index, role, f["copy"], copies, f["k0"], f["k1"], f["n0"], f["n1"],
+                    f["xbars"], f["phase"], f["core"], f["xbar"], targets=[[]],
                 ),
             )  # fmt: skip
             self._source_ring(stage, context)
@@ -276,16 +320,78 @@ class _Builder:
             self._ring(context, ring_name(number), source, geometry, (spec.n0, spec.n1), (0, 0), 0)
 
     def _psum_ring(self, stage: StageOp, sender: int, main: int, chunk: int) -> None:
-        """Partial sums of a row chunk travel whole rows to the context that ends the column block."""
+        """Partial sums of a row chunk travel whole rows to the context that ends the column block.
+
+        A chunk of an earlier phase leaves them in the global buffer.
+        """
         assert stage.read is not None
         spec = self.network.contexts[sender]
         turns, positions, _ = shape_of(stage.read.acc)
         channels = spec.n1 - spec.n0
         geometry = ring_geometry(1, 1, 1, 0, turns, turns, spec.copy, spec.copies)
         element = element_of(stage.read.acc.type)
+        phase = self.network.contexts[main].phase
+        if phase != spec.phase:
+            block = (turns, positions, channels)
+            spill = self._spill((sender,), [sender], 0, block, element, (spec.copy, spec.copies))
+            sender = self._reader(spill, phase)
         ring = Ring(main, f"psum{chunk}", geometry, element, positions, channels, 0, 0, positions * channels)
         self._add_ring(ring)
-        spec.targets[0].append(Target(len(self.network.rings) - 1, 0, positions, channels, 0, 0))
+        target = Target(len(self.network.rings) - 1, 0, positions, channels, 0, 0)
+        self.network.contexts[sender].targets[0].append(target)
+
+    def _spill(
+        self,
+        key: tuple[int, ...],
+        senders: list[int],
+        result: int,
+        block: tuple[int, int, int],
+        element: Element,
+        dealing: tuple[int, int],
+    ) -> Spill:
+        """The spill of ``block`` (rows, positions, channels) that ``senders`` produce; made once."""
+        if key in self.spills:
+            return self.spills[key]
+        first = self.network.contexts[senders[0]]
+        producer = self.network.nodes[first.node]
+        index, node = self._node(producer.op, f"{producer.label}.spill")
+        rows, positions, channels = block
+        copy, copies = dealing
+        writer = self._context(node, ContextSpec(index, SPILL, copy, copies, phase=first.phase))
+        node.spill = self.spills[key] = Spill(writer, rows, positions, channels, element, copy, copies)
+        geometry = ring_geometry(1, 1, 1, 0, rows, rows, copy, copies)
+        self._add_ring(
+            Ring(writer, ring_name(0), geometry, element, positions, channels, 0, 0, positions * channels)
+        )
+        target = Target(len(self.network.rings) - 1, 0, positions, channels, 0, 0)
+        for sender in senders:
+            self.network.contexts[sender].targets[result].append(target)
+        return node.spill
+
+    def _reader(self, spill: Spill, phase: int) -> int:
+        """The context that sends a spill's rows in ``phase``; made once a phase."""
+        if phase not in spill.readers:
+            index = self.network.contexts[spill.writer].node
+            spec = ContextSpec(index, RELOAD, spill.copy, spill.copies, phase=phase, targets=[[]])
+            spill.readers[phase] = self._context(self.network.nodes[index], spec)
+        return spill.readers[phase]
+
+    def _available(self, part: Part, value: SSAValue, phase: int) -> Part:
+        """``part`` as ``phase`` can have it: from its producer, or reloaded if that is of an earlier phase."""
+        spec = self.network.contexts[part.context]
+        if spec.phase == phase:
+            return part
+        rows, positions, _ = shape_of(value)
+        same = [
+            i
+            for i in self.network.nodes[spec.node].contexts
+            for c in [self.network.contexts[i]]
+            if (c.role, c.n0, c.phase) == (spec.role, spec.n0, spec.phase)
+        ]
+        key = (spec.node, part.result, spec.n0, spec.phase)
+        block = (rows, positions, part.channels)
+        spill = self._spill(key, same, part.result, block, element_of(value.type), (0, 1))
+        return Part(self._reader(spill, phase), 0, part.chan0, part.channels)
 
     def _add_ring(self, ring: Ring) -> None:
         self.network.rings.append(ring)
@@ -310,7 +416,8 @@ class _Builder:
             Ring(context, name, geometry, element, positions, channels, pads[0], pad, width * channels)
         )
         number = len(self.network.rings) - 1
-        for part in self.parts[value]:
+        phase = self.network.contexts[context].phase
+        for part in dict.fromkeys(self._available(p, value, phase) for p in self.parts[value]):
             low, high = max(part.chan0, wanted[0]), min(part.chan0 + part.channels, wanted[1])
             if low >= high:
                 continue
@@ -321,7 +428,7 @@ class _Builder:
 def table_of(network: Network, node: Node) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The placement table of a stage from its contexts, the inverse of what the builder reads."""
     rows = [
-        (c.copy, _chunk(network, node, i), c.k0, c.k1, c.n0, c.n1, c.xbars, c.core, c.xbar)
+        (c.copy, _chunk(network, node, i), c.k0, c.k1, c.n0, c.n1, c.xbars, c.phase, c.core, c.xbar)
         for i in node.contexts
         for c in [network.contexts[i]]
     ]

@@ -12,7 +12,6 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from cimc.diagnostics import DoesNotFitError
-from cimc.dialects.cim import StageOp
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph import main_function
 from cimc.dialects.weights import WeightRefAttr
@@ -52,9 +51,9 @@ class PlaceContextsPass(ModulePass):
         memory = _first_fit(network, slots, ctx.arch)
         slots = _deepen(network, slots, memory)
         for node in network.nodes:
-            if isinstance(node.op, StageOp):
+            if node.stage is not None:
                 key = ctx.store.fresh(f"{node.label}.place")
-                node.op.placement = WeightRefAttr.of(ctx.store.put(key, table_of(network, node)))
+                node.stage.placement = WeightRefAttr.of(ctx.store.put(key, table_of(network, node)))
         main.attributes[SLOTS] = WeightRefAttr.of(ctx.store.put(ctx.store.fresh("ring_slots"), slots))
 
 
@@ -85,7 +84,7 @@ def _first_fit(network: Network, slots: npt.NDArray[np.int64], arch: Any) -> npt
     contexts = np.full(cores, arch.core.contexts)
     memory = np.full(cores, arch.core.local_buffer_bytes, np.int64)
     for context in network.contexts:
-        if isinstance(network.nodes[context.node].op, StageOp):
+        if network.nodes[context.node].stage is not None:
             need = local_bytes(network, context)
             need += sum(int(slots[r]) * network.rings[r].slot_bytes for r in context.rings.values())
             fits = (arrays >= context.xbars) & (contexts > 0) & (memory >= need)

@@ -19,6 +19,7 @@ from cimc.dialects.cim_types import ArraysType, CodingAttr, WindowAttr
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph_types import QuantType, quant_of, shape_of
 from cimc.dialects.row_layout import RowLayout, frame_shape, row_layout, token_layout
+from cimc.passes.schedule.sum_bounds import accumulator_bits, largest_sum
 from cimc.runtime.crossbar.coding import Coding, constant_correction, converter_range
 
 
@@ -115,15 +116,8 @@ def build_product(op: graph.ProductOperation, label: str, ctx: CimContext) -> Ar
         (ceil(k / ctx.arch.crossbar.rows), ceil(n / columns)),
         label,
         constant_correction(matrix.astype(np.int64), coding, given.zero_point) + bias,
-        accumulator_bits(matrix, coding),
+        accumulator_bits(largest_sum(matrix, coding, ctx.arch.crossbar.rows)),
     )
-
-
-def accumulator_bits(matrix: npt.NDArray[Any], coding: Coding) -> int:
-    """32 when no partial or complete sum of a lossless read can leave int32, otherwise 64."""
-    span = max(abs(coding.input_max - coding.input_offset), abs(coding.input_min - coding.input_offset))
-    peak = span * int(np.abs(matrix.astype(np.int64)).sum(axis=0).max())
-    return 32 if peak < 1 << 31 else 64
 
 
 def _centred(op: graph.ProductOperation, ctx: CimContext) -> npt.NDArray[Any]:

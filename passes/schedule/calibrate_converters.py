@@ -10,18 +10,20 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 from xdsl.context import Context
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr, TensorType, i64
 from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
+from xdsl.rewriter import Rewriter
 
 from cimc.diagnostics import UsageError
 from cimc.dialects.base import located
 from cimc.dialects.cim import RequantiseOp, StageOp
 from cimc.dialects.cim_types import WindowAttr
 from cimc.dialects.context import CimContext
-from cimc.dialects.graph_types import quant_of
+from cimc.dialects.graph_types import quant_of, shape_of
 from cimc.dialects.weights import WeightRefAttr
 from cimc.passes.schedule.array_product import coding_attr, coding_of
+from cimc.passes.schedule.sum_bounds import accumulator_bits, largest_sum
 from cimc.runtime.crossbar.calibrate import Observed, choose_steps, full_steps, observe
 from cimc.runtime.crossbar.cells import Cells, store
 from cimc.runtime.crossbar.coding import Coding
@@ -145,6 +147,7 @@ def _set_steps(stage: StageOp, choice: StepChoice, ctx: CimContext) -> None:
     write.coding = coding_attr(replace(coding_of(write.coding), frac_bits=choice.frac_bits))
     steps = np.asarray(choice.h, np.int64)
     read.steps = WeightRefAttr.of(ctx.store.put(ctx.store.fresh(f"{label}.steps"), steps))
+    _widen(stage, steps, ctx)
     if choice.frac_bits == 0:
         return
     for op in stage.body.block.ops:
@@ -156,6 +159,18 @@ def _set_steps(stage: StageOp, choice: StepChoice, ctx: CimContext) -> None:
             op.multiplier = WeightRefAttr.of(
                 ctx.store.put(ctx.store.fresh(f"{label}.multiplier"), multiplier)
             )
+
+
+def _widen(stage: StageOp, steps: npt.NDArray[np.int64], ctx: CimContext) -> None:
+    """Give the sums 64 bits where errors of the converter, or finer units, could carry them beyond 32."""
+    write, read = stage.write, stage.read
+    assert write is not None
+    assert read is not None
+    assert ctx.arch is not None
+    matrix = ctx.store.array(write.weight.key.data)
+    if accumulator_bits(largest_sum(matrix, coding_of(write.coding), ctx.arch.crossbar.rows, steps)) == 64:
+        wide = TensorType(i64, shape_of(read.acc))
+        Rewriter.replace_value_with_new_type(read.acc, wide)
 
 
 def source_name(stage: StageOp) -> str:

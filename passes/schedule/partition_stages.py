@@ -94,7 +94,7 @@ def _digital_blocks(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.in
     ):
         block = ceil(block / 2)
     _check_memory(stage, context_bytes(stage, 1, 0, 0, block, 0), arch)
-    rows = [(0, 0, 0, 0, n, min(n + block, channels), 0, -1, -1) for n in range(0, channels, block)]
+    rows = [(0, 0, 0, 0, n, min(n + block, channels), 0, 0, -1, -1) for n in range(0, channels, block)]
     return np.array(rows, np.int64).reshape(len(rows), len(COLUMNS))
 
 
@@ -122,7 +122,7 @@ def _array_blocks(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int6
     blocks = ceil(col_tiles / width)
     width = ceil(col_tiles / blocks)
     table = [
-        (copy, chunk, k0, k1, n0, min(n0 + width * columns, n), _xbars(k1 - k0, min(width * columns, n - n0), rows, columns), -1, -1)
+        (copy, chunk, k0, k1, n0, min(n0 + width * columns, n), _xbars(k1 - k0, min(width * columns, n - n0), rows, columns), 0, -1, -1)
         for copy in range(stage.copies.value.data)
         for n0 in range(0, n, width * columns)
         for chunk, (k0, k1) in enumerate(edges)
