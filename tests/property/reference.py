@@ -1,0 +1,272 @@
+"""The definition, slow and obvious: level 2 operator by operator, array products by docs/crossbar.md, steps 1 to 8.
+
+Knows neither stages, rows, copies nor programs: windows are cut from ONNX tensors by index, tiles from the weight
+matrix by ``crossbar.rows``, and every tile goes through ``read_reference``. Converter steps are the compiler's
+choice and are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import ReturnOp
+from xdsl.ir import Operation, OpResult, SSAValue
+
+from cimc.backends.schema import Architecture
+from cimc.dialects import graph
+from cimc.dialects.graph import INPUTS, OUTPUTS, main_function, main_names
+from cimc.dialects.graph_types import QuantType, quant_of, shape_of
+from cimc.dialects.locations import short_name
+from cimc.dialects.weights import WeightStore
+from cimc.interpreters.host import HostRunner
+from cimc.runtime.crossbar.cells import store as store_cells
+from cimc.runtime.crossbar.coding import Coding
+from cimc.runtime.crossbar.reference import read_reference
+from cimc.runtime.numerics import digital
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What calibration chose for one product: h per conversion and F (docs/crossbar.md, step 6)."""
+
+    h: Array
+    frac_bits: int
+
+
+def run_reference(
+    module: ModuleOp,
+    weights: WeightStore,
+    arch: Architecture,
+    steps: Mapping[str, Steps],
+    inputs: Mapping[str, Array],
+) -> dict[str, tuple[Array, Array]]:
+    """Outputs of a level-2 module on one frame, by name: as float32, and as codes where level 2 has them.
+
+    ``steps``: of the products whose converter can lose, by node name; the others are read with step 1.
+    """
+    main = main_function(module)
+    values: dict[SSAValue, Array] = {
+        argument: inputs[name] for argument, name in zip(main.args, main_names(module, INPUTS), strict=True)
+    }
+    walker = _Walker(weights, arch, steps, values, HostRunner(weights))
+    for op in main.body.block.ops:
+        if isinstance(op, ReturnOp):
+            return {
+                name: (values[value], values[_before_dequantize(value)])
+                for name, value in zip(main_names(module, OUTPUTS), op.operands, strict=True)
+            }
+        values.update(zip(op.results, walker.results(op), strict=True))
+    raise AssertionError("@main does not return")
+
+
+def _before_dequantize(value: SSAValue) -> SSAValue:
+    last = value.owner
+    return last.input if isinstance(last, graph.DequantizeOp) else value
+
+
+def _quant(value: SSAValue) -> QuantType:
+    found = quant_of(value)
+    assert found is not None
+    return found
+
+
+def _coded(value: Array, y: QuantType, clamp: tuple[int, int]) -> Array:
+    """Rule 1 after its division: round, add the zero point, clamp."""
+    return np.clip(np.rint(value).astype(np.float64) + y.zero_point, *clamp).astype(y.dtype)
+
+
+def _real(codes: Array, x: QuantType) -> Array:
+    return (codes.astype(np.int64) - x.zero_point).astype(np.float32) * x.scale
+
+
+@dataclass(frozen=True)
+class _Walker:
+    weights: WeightStore
+    arch: Architecture
+    steps: Mapping[str, Steps]
+    values: dict[SSAValue, Array]
+    host: HostRunner
+
+    def results(self, op: Operation) -> list[Array]:
+        """The results of one operation."""
+        given = [self.values[v] for v in op.operands]
+        if isinstance(op, graph.HostOp):
+            return self.host.run(op, given)
+        return [self._result(op, given)]
+
+    def _result(self, op: Operation, given: list[Array]) -> Array:
+        x = given[0]
+        match op:
+            case graph.ConvOp():
+                return np.moveaxis(self._product(op, *_conv_operands(op, x, self.weights)), -1, 1)
+            case graph.GemmOp():
+                return self._product(op, *_gemm_operands(op, x, self.weights))
+            case graph.QuantizeOp():
+                y = _quant(op.result)
+                return _coded(x / y.scale, y, op.clamp())
+            case graph.DequantizeOp():
+                return _real(x, _quant(op.input))
+            case graph.RequantizeOp():
+                y = _quant(op.result)
+                return _coded(_real(x, _quant(op.input)) / y.scale, y, op.clamp())
+            case graph.AddOp() if quant_of(op.result) is None:
+                return given[0] + given[1]
+            case graph.AddOp():
+                y = _quant(op.result)
+                total = _real(given[0], _quant(op.lhs)) + _real(given[1], _quant(op.rhs))
+                return _coded(total / y.scale, y, op.clamp())
+            case graph.ReluOp() | graph.ClipOp():
+                return _clipped(op, x)
+            case graph.MaxPoolOp() | graph.AveragePoolOp():
+                return _pooled(op, x)
+            case graph.GlobalAveragePoolOp() if quant_of(op.result) is None:
+                return digital.global_average_float(x, (2, 3))
+            case graph.GlobalAveragePoolOp():
+                cells = x.shape[2] * x.shape[3]
+                total = (
+                    x.astype(np.int64).sum(axis=(2, 3), keepdims=True) - cells * _quant(op.input).zero_point
+                )
+                return _mean(total, cells, op)
+            case graph.ConcatOp():
+                return np.concatenate(given, axis=op.axis.value.data)
+            case graph.ReshapeOp():
+                return x.reshape(shape_of(op.result))
+            case graph.SoftmaxOp():
+                return digital.softmax(x, op.axis.value.data)
+            case _:
+                raise AssertionError(f"no definition of {op.name}")
+
+    def _product(self, op: graph.ProductOperation, windows: Array, matrix: Array) -> Array:
+        """Steps 1 to 8 for windows (..., K) of codes and weights (K, N); requantised by rule 5 or 6."""
+        x = _quant(op.input)
+        assert op.weight_scale is not None
+        name = short_name(op.location)
+        steps = self.steps.get(name, Steps(np.ones(1, np.int64), 0))
+        coding = self._coding(op, x, matrix, steps.frac_bits)
+        rows, found = self.arch.crossbar.rows, np.zeros((*windows.shape[:-1], matrix.shape[1]), np.int64)
+        for first in range(0, len(matrix), rows):
+            tile = matrix[first : first + rows]
+            edges = np.array([*range(0, len(tile), coding.parallel_rows), len(tile)], np.int64)
+            cells, flips = store_cells(tile, coding, edges)
+            codes = windows[..., first : first + rows].reshape(-1, len(tile))
+            read = read_reference(codes, cells, flips, coding, edges, steps.h)
+            found += read.reshape(*windows.shape[:-1], -1)
+        # A read is sum_k value * w; what is missing to sum_k (qx - zx) * w is the same for every window.
+        constant = (coding.input_offset - x.zero_point) * matrix.sum(axis=0)
+        if op.bias is not None:
+            constant = constant + self.weights.array(op.bias.key.data)
+        total = (found + (constant << steps.frac_bits)).astype(np.float32)
+        scale = x.scale * self.weights.array(op.weight_scale.key.data)
+        y = quant_of(op.result)
+        unit = np.float32(2.0**-steps.frac_bits)
+        if y is None:
+            return total * (scale * unit)
+        return _coded(total * (scale / y.scale * unit), y, op.clamp())
+
+    def _coding(self, op: graph.ProductOperation, x: QuantType, matrix: Array, frac_bits: int) -> Coding:
+        """The machine's digits, from its description."""
+        c = self.arch.crossbar
+        assert op.weight_bits is not None
+        half = 1 << (c.adc_bits - 1)
+        return Coding(
+            weight_bits=op.weight_bits.value.data,
+            weight_encoding=c.weight_encoding,
+            column_flip=c.column_flip,
+            cell_bits=c.cell_bits,
+            input_bits=x.bits,
+            input_min=x.qmin,
+            input_encoding=c.input_encoding,
+            dac_bits=c.dac_bits,
+            parallel_rows=c.parallel_rows,
+            subtract=c.subtract,
+            converter_lo=-half if c.adc_signed else 0,
+            converter_hi=half - 1 if c.adc_signed else 2 * half - 1,
+            frac_bits=frac_bits,
+            max_abs_weight=int(np.abs(matrix).max()) if c.weight_encoding == "differential" else 0,
+        )
+
+
+def _centred(op: graph.ProductOperation, weights: WeightStore) -> Array:
+    codes = weights.array(op.weight.key.data).astype(np.int64)
+    assert op.weight_zero is None, "the quantiser makes symmetric weights"
+    return codes
+
+
+def _conv_operands(op: graph.ConvOp, x: Array, weights: WeightStore) -> tuple[Array, Array]:
+    """Windows (N, OH, OW, kH*kW*C) and matrix (kH*kW*C, M), both by kernel row, kernel column, channel."""
+    (kh, kw), (sh, sw), (dh, dw) = op.kernel.data, op.strides.data, op.dilations.data
+    _, _, high, wide = shape_of(op.result)
+    top, left, bottom, right = op.pads.data
+    zero = _quant(op.input).zero_point
+    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=zero)
+    windows = np.empty((len(x), high, wide, kh, kw, x.shape[1]), x.dtype)
+    for r, c, i, j in np.ndindex(high, wide, kh, kw):
+        windows[:, r, c, i, j] = padded[:, :, r * sh + i * dh, c * sw + j * dw]
+    w = _centred(op, weights)
+    matrix = np.stack([w[:, :, i, j].T for i in range(kh) for j in range(kw)])
+    return windows.reshape(len(x), high, wide, -1), matrix.reshape(-1, len(w))
+
+
+def _gemm_operands(op: graph.GemmOp, x: Array, weights: WeightStore) -> tuple[Array, Array]:
+    """Vectors and matrix as they are; the rows of a flattened image are ordered row, column, channel."""
+    matrix = _centred(op, weights)
+    maker = op.input.op if isinstance(op.input, OpResult) else None
+    if not isinstance(maker, graph.ReshapeOp) or len(shape_of(maker.input)) != 4 or x.ndim != 2:
+        return x, matrix
+    _, channels, high, wide = shape_of(maker.input)
+    order = np.arange(x.shape[1]).reshape(channels, high, wide).transpose(1, 2, 0).reshape(-1)
+    return x[:, order], matrix[order]
+
+
+def _clipped(op: graph.ReluOp | graph.ClipOp, x: Array) -> Array:
+    """Rule 8: bounds become codes by rule 1; on reals the library's Clip."""
+    low, high = (0.0, None) if isinstance(op, graph.ReluOp) else op.bounds()
+    codes = quant_of(op.results[0])
+    if codes is None:
+        return digital.clip_float(x, low, high)
+    whole = (codes.qmin, codes.qmax)
+    ends = [-np.inf if low is None else low, np.inf if high is None else high]
+    least, most = (_coded(np.float32(e) / codes.scale, codes, whole) for e in ends)
+    return np.minimum(np.maximum(x, least), most)
+
+
+def _pooled(op: graph.MaxPoolOp | graph.AveragePoolOp, x: Array) -> Array:
+    """Rules 8, 9 and 11, one output position after another."""
+    (kh, kw), (sh, sw), (dh, dw) = op.kernel.data, op.strides.data, op.dilations.data
+    top, left, bottom, right = op.pads.data
+    window = digital.Window((2, 3), (kh, kw), (sh, sw), (top, left), (bottom, right), (dh, dw))
+    given = quant_of(op.input)
+    if given is None and isinstance(op, graph.MaxPoolOp):
+        return digital.max_pool_float(x, window)
+    if given is None:
+        return digital.average_pool_float(x, window, op.counts_padding)
+    frames, channels, high, wide = shape_of(op.result)
+    found = np.empty((frames, channels, high, wide), np.int64)
+    count = np.empty((high, wide), np.int64)
+    for r, c in np.ndindex(high, wide):
+        rows = [r * sh - top + i * dh for i in range(kh)]
+        columns = [c * sw - left + j * dw for j in range(kw)]
+        cells = [(i, j) for i in rows for j in columns if 0 <= i < x.shape[2] and 0 <= j < x.shape[3]]
+        inside = np.stack([x[:, :, i, j].astype(np.int64) for i, j in cells])
+        if isinstance(op, graph.MaxPoolOp):
+            found[:, :, r, c] = inside.max(axis=0)
+            continue
+        found[:, :, r, c] = (inside - given.zero_point).sum(axis=0)
+        count[r, c] = kh * kw if op.counts_padding else len(cells)
+    if isinstance(op, graph.MaxPoolOp):
+        return np.clip(found, *op.clamp()).astype(x.dtype)
+    return _mean(found, count, op)
+
+
+def _mean(total: Array, cells: Array | int, op: graph.AveragePoolOp | graph.GlobalAveragePoolOp) -> Array:
+    """Rule 9."""
+    y = _quant(op.result)
+    mean = total.astype(np.float32) / np.asarray(cells).astype(np.float32)
+    return _coded(mean * _quant(op.input).scale / y.scale, y, op.clamp())
