@@ -24,6 +24,7 @@ from cimc.passes.schedule.assign_copies import AssignCopiesPass
 from cimc.passes.schedule.calibrate_converters import CalibrateConvertersPass
 from cimc.passes.schedule.map_stages import MapStagesPass
 from cimc.passes.schedule.partition_stages import PartitionStagesPass
+from cimc.passes.schedule.segment_stages import SegmentStagesPass
 
 LEVEL_AFTER: dict[Stage, str] = {
     "graph": "graph",
@@ -54,6 +55,7 @@ def pipeline(
             CalibrateConvertersPass(),
             AssignCopiesPass(),
             PartitionStagesPass(),
+            SegmentStagesPass(),
         ],
         "place": [PlaceContextsPass()],
         "lower": [],

@@ -14,7 +14,7 @@ from xdsl.ir import Operation, SSAValue
 from cimc.dialects.cim import StageOp
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph_types import shape_of
-from cimc.dialects.isa import BodyOp
+from cimc.dialects.isa import BodyOp, SignalOp, WaitOp
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
 from cimc.passes.lower.bodies import BodyMaker, used_parameters
 from cimc.passes.lower.chip_bodies import (

@@ -15,8 +15,9 @@ from cimc.diagnostics import DoesNotFitError
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph import main_function
 from cimc.dialects.weights import WeightRefAttr
+from cimc.passes.place.cores import Cores
 from cimc.passes.place.depths import required_slots
-from cimc.passes.place.network import CHIP, ContextSpec, Network, Node, build_network, table_of
+from cimc.passes.place.network import CHIP, ContextSpec, Network, build_network, table_of
 
 SLOTS = "cim.ring_slots"
 """Attribute of ``@main`` that names the table of slots of every ring, in the network's order."""
@@ -47,23 +48,13 @@ class PlaceContextsPass(ModulePass):
         main = main_function(op)
         network = build_network(list(main.body.block.ops), ctx)
         slots = required_slots(network, ctx)
-        _check_crossbars(network, ctx.arch)
-        memory = _first_fit(network, slots, ctx.arch)
-        slots = _deepen(network, slots, memory)
+        left = _first_fit(network, slots, ctx.arch)
+        slots = _deepen(network, slots, left)
         for node in network.nodes:
             if node.stage is not None:
                 key = ctx.store.fresh(f"{node.label}.place")
                 node.stage.placement = WeightRefAttr.of(ctx.store.put(key, table_of(network, node)))
         main.attributes[SLOTS] = WeightRefAttr.of(ctx.store.put(ctx.store.fresh("ring_slots"), slots))
-
-
-def _check_crossbars(network: Network, arch: Any) -> None:
-    need, supply = sum(c.xbars for c in network.contexts), arch.chip.cores * arch.core.crossbars
-    if need > supply:
-        raise DoesNotFitError(
-            f"the model needs {need} crossbars, {arch.name} has {supply} ({arch.chip.cores} cores x "
-            f"{arch.core.crossbars}); use fewer copies or a larger machine"
-        )
 
 
 def local_bytes(network: Network, context: ContextSpec) -> int:
@@ -77,50 +68,46 @@ def local_bytes(network: Network, context: ContextSpec) -> int:
     return tail.bytes(channels)
 
 
-def _first_fit(network: Network, slots: npt.NDArray[np.int64], arch: Any) -> npt.NDArray[np.int64]:
-    """Assign cores and crossbars; returns the bytes left of each core."""
-    cores = arch.chip.cores
-    arrays = np.full(cores, arch.core.crossbars)
-    contexts = np.full(cores, arch.core.contexts)
-    memory = np.full(cores, arch.core.local_buffer_bytes, np.int64)
+def _first_fit(network: Network, slots: npt.NDArray[np.int64], arch: Any) -> dict[int, Cores]:
+    """Assign cores and crossbars; returns what the cores have left, by phase."""
+    left: dict[int, Cores] = {}
     for context in network.contexts:
-        if network.nodes[context.node].stage is not None:
-            need = local_bytes(network, context)
-            need += sum(int(slots[r]) * network.rings[r].slot_bytes for r in context.rings.values())
-            fits = (arrays >= context.xbars) & (contexts > 0) & (memory >= need)
-            if not fits.any():
-                raise _no_core(network.nodes[context.node], context, need, arrays, memory, arch)
-            core = int(fits.argmax())
-            context.core, context.xbar = core, int(arch.core.crossbars - arrays[core])
-            arrays[core] -= context.xbars
-            contexts[core] -= 1
-            memory[core] -= need
-    return memory
+        node = network.nodes[context.node]
+        if node.stage is None:
+            continue
+        cores = left.setdefault(context.phase, Cores.empty(arch))
+        need = local_bytes(network, context)
+        need += sum(int(slots[r]) * network.rings[r].slot_bytes for r in context.rings.values())
+        free = cores.crossbars.copy()
+        core = cores.take(context.xbars, need)
+        if core is None:
+            raise _no_core(network, context, need, cores, arch)
+        context.core, context.xbar = core, int(arch.core.crossbars - free[core])
+    return left
 
 
-def _no_core(
-    node: Node, context: ContextSpec, need: int, arrays: npt.NDArray[Any], memory: npt.NDArray[Any], arch: Any
-) -> DoesNotFitError:
+def _no_core(network: Network, context: ContextSpec, need: int, cores: Cores, arch: Any) -> DoesNotFitError:
+    same = [c for c in network.contexts if c.phase == context.phase]
+    total, supply = sum(c.xbars for c in same), arch.chip.cores * arch.core.crossbars
     return DoesNotFitError(
         f"no core of {arch.name} is left for a context of {context.xbars} crossbars and {need} bytes: the freest have "
-        f"{arrays.max()} of {arch.core.crossbars} crossbars and {memory.max()} of "
-        f"{arch.core.local_buffer_bytes} bytes; use fewer copies or a larger machine",
-        where=node.label,
+        f"{cores.crossbars.max()} of {arch.core.crossbars} crossbars, {cores.contexts.max()} of {arch.core.contexts} "
+        f"contexts and {cores.memory.max()} of {arch.core.local_buffer_bytes} bytes; in all {total} of {supply} "
+        "crossbars are needed; use fewer copies or a larger machine",
+        where=network.nodes[context.node].label,
     )
 
 
-def _deepen(
-    network: Network, slots: npt.NDArray[np.int64], memory: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
+def _deepen(network: Network, slots: npt.NDArray[np.int64], left: dict[int, Cores]) -> npt.NDArray[np.int64]:
     """Add up to ``SLACK`` advances to every ring, a round over all rings for each, while memory lasts."""
     deeper = slots.copy()
     for _ in range(SLACK):
         for number, ring in enumerate(network.rings):
-            core = network.contexts[ring.context].core
+            context = network.contexts[ring.context]
             extra = ring.geometry.advance * ring.slot_bytes
-            if core == CHIP:
+            if context.core == CHIP:
                 deeper[number] += ring.geometry.advance
-            elif memory[core] >= extra:
-                memory[core] -= extra
+            elif left[context.phase].memory[context.core] >= extra:
+                left[context.phase].memory[context.core] -= extra
                 deeper[number] += ring.geometry.advance
     return deeper

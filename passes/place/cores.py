@@ -1,0 +1,45 @@
+"""What the cores of a chip have left, and first fit into it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass
+class Cores:
+    """Crossbars, contexts and bytes of local memory that every core has left in one phase."""
+
+    crossbars: Ints
+    contexts: Ints
+    memory: Ints
+
+    @staticmethod
+    def empty(arch: Any) -> Cores:
+        """All cores of a machine, unused."""
+        count = arch.chip.cores
+        return Cores(
+            np.full(count, arch.core.crossbars, np.int64),
+            np.full(count, arch.core.contexts, np.int64),
+            np.full(count, arch.core.local_buffer_bytes, np.int64),
+        )
+
+    def copy(self) -> Cores:
+        """An independent copy, to try something out."""
+        return Cores(self.crossbars.copy(), self.contexts.copy(), self.memory.copy())
+
+    def take(self, crossbars: int, size: int) -> int | None:
+        """The first core with room for a context of ``crossbars`` and ``size`` bytes, taken; ``None`` without one."""
+        fits = (self.crossbars >= crossbars) & (self.contexts > 0) & (self.memory >= size)
+        core = int(fits.argmax())
+        if not fits[core]:
+            return None
+        self.crossbars[core] -= crossbars
+        self.contexts[core] -= 1
+        self.memory[core] -= size
+        return core

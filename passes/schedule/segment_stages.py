@@ -1,0 +1,130 @@
+"""Cut a model that is larger than the chip into phases; weights are rewritten between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+
+from cimc.diagnostics import DoesNotFitError
+from cimc.dialects.cim import StageOp
+from cimc.dialects.context import CimContext
+from cimc.dialects.weights import WeightRefAttr
+from cimc.passes.place.cores import Cores
+from cimc.passes.place.network import COLUMNS
+from cimc.passes.schedule.partition_stages import context_bytes
+
+SLACK = 2
+"""Extra advances of a ring that the estimate of a context's memory holds: room for the growth found later."""
+
+COPY, CHUNK, K0, K1, N0, N1, XBARS, PHASE = (COLUMNS.index(c) for c in COLUMNS[:8])
+
+
+@dataclass(frozen=True)
+class SegmentStagesPass(ModulePass):
+    """Greedy segments: stages join the current phase while their contexts fit, in topological order.
+
+    An operator larger than the chip is cut itself, by column blocks and, within a block, by row chunks: chunks of
+    earlier phases leave their partial sums in the global buffer, and the chunk that ends the block comes last.
+    Machines without run-time writes have one phase.
+
+    ```mlir
+    %y = cim.stage "fc6" (%x) placement <"fc6.partition"> ...  // before: phase column all 0
+    %y = cim.stage "fc6" (%x) placement <"fc6.phases"> ...     // after, on a chip that is too small
+    ```
+    """
+
+    name = "segment-stages"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        """Set phases. Raises ``DoesNotFitError`` when they are needed and the machine cannot rewrite weights."""
+        assert isinstance(ctx, CimContext)
+        stages = [s for s in op.walk() if isinstance(s, StageOp)]
+        tables = [ctx.store.array(_placement(s)) for s in stages]
+        cut = _Segments(ctx.arch, Cores.empty(ctx.arch))
+        decided = [cut.stage(stage, table) for stage, table in zip(stages, tables, strict=True)]
+        if cut.phase == 0:
+            return
+        if not ctx.arch.chip.allow_writes:
+            need = sum(int(t[:, XBARS].sum()) for t in tables)
+            supply = ctx.arch.chip.cores * ctx.arch.core.crossbars
+            raise DoesNotFitError(
+                f"the model needs {need} crossbars and their cores' memory in {cut.phase + 1} phases, {ctx.arch.name} "
+                f"has {supply} crossbars ({ctx.arch.chip.cores} cores x {ctx.arch.core.crossbars}) and no run-time "
+                "writes (chip.allow_writes: false); use a larger machine or one that can rewrite weights"
+            )
+        for stage, table in zip(stages, decided, strict=True):
+            key = ctx.store.fresh(f"{stage.label.data}.phases")
+            stage.placement = WeightRefAttr.of(ctx.store.put(key, table))
+
+
+def _placement(stage: StageOp) -> str:
+    assert stage.placement is not None
+    return stage.placement.key.data
+
+
+@dataclass
+class _Segments:
+    """The current phase and what its cores have left."""
+
+    arch: Any
+    cores: Cores
+    phase: int = 0
+    sizes: dict[tuple[int, ...], int] = field(default_factory=dict[tuple[int, ...], int])
+
+    def stage(self, stage: StageOp, table: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The stage's table with its phases."""
+        done = table.copy()
+        self.sizes.clear()
+        chunks = int(table[:, CHUNK].max(initial=0)) + 1
+        needs = [(int(row[XBARS]), self._bytes(stage, row, chunks)) for row in table]
+        if self._all_fit(needs):
+            done[:, PHASE] = self.phase
+            return done
+        self._next()
+        if self._all_fit(needs):
+            done[:, PHASE] = self.phase
+            return done
+        # Larger than the chip: block by block, the chunk that ends a block last.
+        order = np.lexsort((-table[:, CHUNK], table[:, N0], table[:, COPY]))
+        for index in order.tolist():
+            if self.cores.take(*needs[index]) is None:
+                self._next()
+                if self.cores.take(*needs[index]) is None:
+                    raise DoesNotFitError(
+                        f"a context of {needs[index][0]} crossbars and {needs[index][1]} bytes does not fit an empty "
+                        f"core of {self.arch.core.crossbars} crossbars and {self.arch.core.local_buffer_bytes} bytes",
+                        where=stage.label.data,
+                    )
+            done[index, PHASE] = self.phase
+        return done
+
+    def _next(self) -> None:
+        if self._untouched():
+            return
+        self.phase += 1
+        self.cores = Cores.empty(self.arch)
+
+    def _untouched(self) -> bool:
+        return bool((self.cores.contexts == self.arch.core.contexts).all())
+
+    def _all_fit(self, needs: list[tuple[int, int]]) -> bool:
+        """Take room for all contexts of a stage, or none."""
+        trial = self.cores.copy()
+        if all(trial.take(*need) is not None for need in needs):
+            self.cores = trial
+            return True
+        return False
+
+    def _bytes(self, stage: StageOp, row: npt.NDArray[np.int64], chunks: int) -> int:
+        """An estimate of a context's local memory, within an empty core's."""
+        key = (int(row[K0]), int(row[K1]), int(row[N1] - row[N0]))
+        if key not in self.sizes:
+            full = [context_bytes(stage, chunks, *key, slack) for slack in (SLACK, 0)]
+            self.sizes[key] = min(full[0], max(full[1], self.arch.core.local_buffer_bytes))
+        return self.sizes[key]
