@@ -87,6 +87,9 @@ class Arrays:
         if not 0 <= number < program.count("array_sets"):
             raise BoundsError(f"array set {number} is named, the program has {program.count('array_sets')}")
         f = {name: int(column[number]) for name, column in program["array_sets"].items()}
+        for field, count in (("coding", program.count("codings")), ("tensor", len(program.weights))):
+            if not 0 <= f[field] < count:
+                raise BoundsError(f"array set {number} names {field} {f[field]}, the program has {count}")
         coding = Coding.from_row(program["codings"]["fields"][f["coding"]])
         span = range(f["tile_first"], f["tile_first"] + f["tile_count"])
         columns = program["tiles"]

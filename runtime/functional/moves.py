@@ -104,6 +104,8 @@ class Switchboard:
         return ports
 
     def _port(self, entry: Route) -> Port:
+        if not 0 <= entry.ring < len(self.buffers):
+            raise BoundsError(f"a route leads to buffer {entry.ring}, the program has {len(self.buffers)}")
         ring = self.buffers[entry.ring]
         if not isinstance(ring, Ring):
             raise BoundsError(f"a route leads to {ring.label}, which is not a ring")

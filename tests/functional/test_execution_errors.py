@@ -230,6 +230,11 @@ def bad_rows(m: Micro, kind: str, ring: int) -> list[Row]:
             At(ring), b.add_route_set([m.route(ring, 3, 2, dst_pos=1)]), n=2, m=3, row=3
         ),
         "no such event": lambda: signal(5),
+        "route to nowhere": lambda: send(At(ring), b.add_route_set([m.route(-1, 3, 2)]), n=2, m=3, row=3),
+        "no such window": lambda: read_xb(
+            At(local), At(ring), m.array_set(0, "w", (0, 2, 0, 3))[0], 7, 3, 0, 1
+        ),
+        "no such array set": lambda: write_xb(4, 0, 1),
     }
     return [table[kind]()]
 
@@ -246,11 +251,15 @@ def bad_rows(m: Micro, kind: str, ring: int) -> list[Row]:
         "copy beyond a slot",
         "route beyond a ring",
         "no such event",
+        "route to nowhere",
+        "no such window",
+        "no such array set",
     ],
 )
 def test_bounds(new_micro: NewMicro, kind: str) -> None:
     """Operands, records, routes and events outside what the program has; the message names node and row."""
     m = new_micro()
+    m.weights["w"] = np.zeros((2, 3), np.int8)
     ring = fed_ring(m)
     consumer(m, bad_rows(m, kind, ring), ring)
     with pytest.raises(BoundsError, match=r"'taker'.*instruction 3 \("):
@@ -308,6 +317,17 @@ def test_parameters_that_do_not_exist(new_micro: NewMicro) -> None:
     m.context(0, "lost", [loop(parameter(0)), end(), halt()])
     with pytest.raises(ExecutionError, match=r"context 0 of 'lost' on core 0: field n names parameter 0"):
         m.run({})
+
+
+def test_image_index_needs_the_image_loop(new_micro: NewMicro) -> None:
+    """A send under a loop that counts something else has no image to belong to."""
+    m = new_micro()
+    ring = fed_ring(m)
+    row = At(m.local(0, Element.U8, 1, 6))
+    routes = m.builder.add_route_set([m.route(ring, 3, 2)])
+    m.context(0, "loose", [loop(2), send(row, routes, n=2, m=3), end(), halt()])
+    with pytest.raises(ExecutionError, match=r"'loose'.*instruction 1 \(send\): .* counts no images"):
+        m.run({"x": X})
 
 
 def inputs_of(m: Micro) -> None:
