@@ -21,20 +21,11 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     Raises ``UsageError``: no such file, not an ``.npz``, empty, or arrays that cannot be read (cut short,
     or Python objects, which are never loaded); all broken arrays at once.
     """
-    if not path.exists():
-        raise UsageError("there is no such file; give an .npz of arrays by input name", where=str(path))
+    _check_kind(path)
     try:
         loaded = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise UsageError(
-            f"this is not an .npz file ({_first_line(error)}); write one with numpy.savez, arrays by input name",
-            where=str(path),
-        ) from error
-    if not isinstance(loaded, np.lib.npyio.NpzFile):
-        raise UsageError(
-            "this is one array without a name (.npy); write an .npz with numpy.savez, arrays by input name",
-            where=str(path),
-        )
+        raise UsageError(f"this .npz is damaged ({_first_line(error)})", where=str(path)) from error
     with loaded:
         return _members(loaded, path)
 
@@ -64,6 +55,24 @@ def check_writable(path: Path) -> None:
         raise UsageError("this is a folder; give the name of a file", where=str(path))
     if not path.absolute().parent.is_dir():
         raise UsageError("its folder does not exist; create it first", where=str(path))
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what is no ``.npz`` by its first bytes: numpy would guess at Python objects and say so."""
+    how = "write one with numpy.savez, arrays by input name"
+    if not path.exists():
+        raise UsageError(f"there is no such file; {how}", where=str(path))
+    if path.is_dir():
+        raise UsageError(f"this is a folder, not an .npz file; {how}", where=str(path))
+    try:
+        with path.open("rb") as file:
+            start = file.read(6)
+    except OSError as error:
+        raise UsageError(f"cannot read the file: {error.strerror}", where=str(path)) from error
+    if start == b"\x93NUMPY":
+        raise UsageError(f"this is one array without a name (.npy), not an .npz file; {how}", where=str(path))
+    if not start.startswith(b"PK"):
+        raise UsageError(f"this is not an .npz file; {how}", where=str(path))
 
 
 def _members(archive: Any, path: Path) -> dict[str, npt.NDArray[Any]]:

@@ -88,13 +88,15 @@ def compile(
     machine = named_machine(arch, backend)
     import cimc
 
+    dumps = Path(dump_ir or f"{model.stem}-ir") if dump_ir is not None or stop_after else None
+    if dumps is not None and dumps.exists() and not dumps.is_dir():
+        raise UsageError("exists and is not a folder; choose another for --dump-ir", where=str(dumps))
     passes: list[tuple[str, float]] = []
 
     def done(name: str, seconds: float) -> None:
         passes.append((name, seconds))
         progress(f"{name} {seconds:.2f} s")
 
-    dumps = Path(dump_ir or f"{model.stem}-ir") if dump_ir is not None or stop_after else None
     artifact = cimc.compile(
         model,
         machine,

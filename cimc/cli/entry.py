@@ -8,6 +8,19 @@ import sys
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from errno import (
+    EACCES,
+    EDQUOT,
+    EEXIST,
+    EFBIG,
+    EISDIR,
+    ELOOP,
+    ENAMETOOLONG,
+    ENOSPC,
+    ENOTDIR,
+    EPERM,
+    EROFS,
+)
 from typing import NoReturn
 
 import click
@@ -27,6 +40,11 @@ from cimc.diagnostics import CimError, ErrorList, ExitCode
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE
 """What a shell reports for a program that the signal ended: the reader of our output went away."""
+
+_ENVIRONMENT = frozenset(
+    {EACCES, EPERM, EROFS, ENOSPC, EDQUOT, EFBIG, EEXIST, ENOTDIR, EISDIR, ENAMETOOLONG, ELOOP}
+)
+"""What a file system refuses for reasons of its owner: not a fault of the program."""
 
 HELP = """Compile neural networks for computing-in-memory accelerators, run and time the result.
 
@@ -79,6 +97,11 @@ def _run(arguments: list[str]) -> int:
         # Python flushes stdout once more at exit; nobody reads it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
+    except OSError as problem:
+        if problem.errno not in _ENVIRONMENT:
+            return _internal(problem, arguments)
+        error(f"{problem.filename or 'writing'}: {problem.strerror}")
+        return ExitCode.USAGE
     except Exception as problem:
         return _internal(problem, arguments)
 
@@ -101,7 +124,7 @@ def _click_message(problem: click.ClickException) -> str:
 
 
 def _internal(problem: Exception, arguments: list[str]) -> int:
-    """A fault of ours (or a full disk): one line, and a folder that shows it again."""
+    """A fault of ours: one line, and a folder that shows it again."""
     if os.environ.get("CIMC_TRACEBACK") == "1":
         raise problem
     first = (str(problem).strip().splitlines() or [""])[0]

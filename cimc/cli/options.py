@@ -104,8 +104,7 @@ def did_you_mean_choice(choices: Sequence[str]) -> Callable[[click.Context, clic
     def check(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
         if value is None or value in choices:
             return value
-        raise click.BadParameter(
-            f"no {param.name} is named '{value}'; {did_you_mean(value, choices)}", ctx=ctx, param=param
-        )
+        message = f"'{value}' is not known here; {did_you_mean(value, choices)}"
+        raise click.BadParameter(message, ctx=ctx, param=param)
 
     return check
