@@ -33,7 +33,15 @@ def run_stream(
     hosts: Callable[[str], bytes],
     walk: bool,
 ) -> RunResult:
-    """Execute the instruction stream; codes of outputs become reals by the I/O table (numerics 0.2)."""
+    """Execute the instruction stream; codes of outputs become reals by the I/O table (numerics 0.2).
+
+    A program of several phases spills as many frames as one call of the model has, so more are run in groups.
+    """
+    frames = max((len(a) for a in inputs.values()), default=0)
+    if int(program["contexts"]["phase"].max()) > 0 and frames > program.frames:
+        step = program.frames
+        groups = [{k: a[i : i + step] for k, a in inputs.items()} for i in range(0, frames, step)]
+        return joined([run_stream(program, weights, group, taps, hosts, walk) for group in groups])
     found = run_program(program, weights, inputs, taps=taps, walk=walk, hosts=hosts)
     outputs: dict[str, Array] = {}
     integers: dict[str, Array] = {}
@@ -63,7 +71,7 @@ def run_level(
     if engine == "mapped":
         return _run_mapped(module, ctx, inputs, taps)
     parts = [_run_graph(engine, *chunk, ctx, taps) for chunk in _chunks(module, ctx, inputs)]
-    return parts[0] if len(parts) == 1 else _joined(parts)
+    return parts[0] if len(parts) == 1 else joined(parts)
 
 
 def _run_mapped(
@@ -118,7 +126,9 @@ def _chunks(
     return chunks
 
 
-def _joined(parts: list[RunResult]) -> RunResult:
+def joined(parts: list[RunResult]) -> RunResult:
+    """Results of consecutive frames as one."""
+
     def join(maps: list[Mapping[str, Array]]) -> dict[str, Array]:
         return {name: np.concatenate([m[name] for m in maps]) for name in maps[0]}
 
