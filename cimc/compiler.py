@@ -22,7 +22,7 @@ from cimc.dialects.graph import INPUTS, ProductOperation, main_function, main_na
 from cimc.dialects.graph_types import shape_of
 from cimc.dialects.locations import short_name
 from cimc.dialects.weights import WeightStore
-from cimc.driver import STORE, Driver, Dumps, ResumePoint, parse_module
+from cimc.driver import STORE, Driver, Dumps, PassResult, ResumePoint, parse_module
 from cimc.macs import total_macs
 from cimc.mapping_options import MappingOptions, load_mapping
 from cimc.passes.graph.rebind_batch import RebindBatch, is_batch_parallel
@@ -103,7 +103,7 @@ def build(
     dumps: Dumps | None = None,
     resume: bool = False,
     on_time: Callable[[str, float], None] | None = None,
-    after_pass: Callable[[PipelineStep, str, ModuleOp], None] | None = None,
+    after_pass: Callable[[PassResult], None] | None = None,
 ) -> Compiled:
     """Run the whole pipeline. Raises ``CimError`` for anything the user can act on."""
     if options.mapping.network is not None:
@@ -143,6 +143,7 @@ def _import(model: str | Path | ModelProto, driver: Driver, options: CompileOpti
     if driver.dumps is not None:
         driver.dumps.write(module, "imported", "import")
     driver.kept["imported"] = module.clone()
+    driver.show("import", "import", "imported", module)
     return module
 
 

@@ -104,6 +104,18 @@ class ResumePoint:
         return tuple(steps[names.index(self.made_by) + 1 :])
 
 
+@dataclass(frozen=True)
+class PassResult:
+    """What a pass left in place, for whoever watches a compile."""
+
+    name: str
+    """Name of the pass; ``import`` for the front end."""
+    stage: str
+    level: str
+    module: ModuleOp
+    ctx: CimContext
+
+
 class InternalError(Exception):
     """A bug of ours: what failed, and where the reproducer lies."""
 
@@ -115,8 +127,8 @@ class Driver:
     ctx: CimContext
     dumps: Dumps | None = None
     on_time: Callable[[str, float], None] | None = None
-    after_pass: Callable[[PipelineStep, str, ModuleOp], None] | None = None
-    """Called with every pass's result: ``cimc verify`` compares it with the one before."""
+    after_pass: Callable[[PassResult], None] | None = None
+    """Called with the result of the import and of every pass: ``cimc verify`` compares it with the one before."""
     crash_folder: Path = Path("cimc-crash")
     kept: dict[str, ModuleOp] = field(default_factory=dict[str, ModuleOp])
 
@@ -145,9 +157,13 @@ class Driver:
                 self.dumps.write(module, level, step.run.name)
             if last:
                 self._check(module, level, step)
-            if self.after_pass is not None:
-                self.after_pass(step, level, module)
+            self.show(step.run.name, step.stage, level, module)
         return level
+
+    def show(self, name: str, stage: str, level: str, module: ModuleOp) -> None:
+        """Tell the watcher, if there is one, what ``name`` left."""
+        if self.after_pass is not None:
+            self.after_pass(PassResult(name, stage, level, module, self.ctx))
 
     def finish(self, module: ModuleOp) -> None:
         """Keep, check and dump the bodies of the instruction level."""
