@@ -14,7 +14,7 @@ from cimc.diagnostics import CimError, UnsupportedError, UsageError
 from cimc.runtime.cycle import layout as y
 from cimc.runtime.cycle.kernel import run
 from cimc.runtime.cycle.prepare import Options, Prepared, prepare
-from cimc.runtime.cycle.timing import Timing, timing
+from cimc.runtime.cycle.timing import Timing, latency_cycles, timing
 from cimc.runtime.program import Program
 
 TRACE_SLICES = 200_000
@@ -54,13 +54,18 @@ def simulate(
     program = replace(program, machine=with_network(program.machine, network))
     jit = warm_up()
     began = perf_counter()
-    slices = TRACE_SLICES if trace else 0
-    prepared = prepare(program, Options(images, window_cycles, slices, plain, resident_weights))
+    options = Options(images, window_cycles, TRACE_SLICES if trace else 0, plain, resident_weights)
+    prepared = prepare(program, options)
     ready = perf_counter()
     run(prepared.world.memory)
     done = perf_counter()
     _check(prepared)
-    return timing(prepared, images, (jit, ready - began, done - ready), trace)
+    alone = prepared
+    if images > 1:
+        alone = prepare(program, options._replace(images=1, trace=0))
+        run(alone.world.memory)
+        _check(alone)
+    return timing(prepared, latency_cycles(alone), (jit, ready - began, done - ready))
 
 
 def with_network(machine: Mapping[str, Any], network: str | None) -> Mapping[str, Any]:

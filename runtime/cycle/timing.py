@@ -37,7 +37,7 @@ class Timing:
     clock_ghz: float
     images: int
     latency_cycles: int
-    """First image of the run: its first byte on the host link to its last byte out."""
+    """An image alone: its first byte on the host link to its last byte out."""
     interval_cycles: int
     """Between the ends of the last two images; the latency when there is one image."""
     image_start_cycles: Int
@@ -145,8 +145,15 @@ class Timing:
         }
 
 
-def timing(prepared: Prepared, images: int, seconds: tuple[float, float, float], keep_trace: bool) -> Timing:
-    """The report of a finished run; ``seconds`` of compiling, preparing and running."""
+def latency_cycles(prepared: Prepared) -> int:
+    """First byte of the first image on the host link to its last byte out; the whole run without DMA."""
+    world = prepared.world
+    start, end = int(world.table("starts")[0, 0]), int(world.table("ends")[0, 0])
+    return end - start if start < y.LAST_TIME and end >= 0 else int(world.memory[y.O_END])
+
+
+def timing(prepared: Prepared, latency: int, seconds: tuple[float, float, float]) -> Timing:
+    """The report of a finished run; ``latency`` of an image alone, ``seconds`` of compiling, preparing, running."""
     world, m, program = prepared.world, prepared.machine, prepared.program
     head = world.memory
     cycles = int(head[y.O_END])
@@ -154,7 +161,7 @@ def timing(prepared: Prepared, images: int, seconds: tuple[float, float, float],
     by_component: dict[str, float] = dict(zip(COMPONENTS, energy.sum(axis=0).tolist(), strict=True))
     by_component["static"] = m.static_power_mw * cycles / m.clock_ghz
     ends, starts = world.table("ends")[:, 0].copy(), world.table("starts")[:, 0].copy()
-    latency = int(ends[0] - starts[0]) if ends[0] >= 0 and starts[0] < y.LAST_TIME else cycles
+    images = len(ends)
     rings = np.flatnonzero(program["buffers"]["kind"] == BufferKind.RING)
     counts = _counts(world.table("rows"))
     buffers = world.table("buffers")
@@ -187,7 +194,7 @@ def timing(prepared: Prepared, images: int, seconds: tuple[float, float, float],
         jit_seconds=seconds[0],
         prepare_seconds=seconds[1],
         run_seconds=seconds[2],
-        slices=_slices(prepared) if keep_trace else None,
+        slices=_slices(prepared) if world.sizes["trace"] else None,
     )
 
 

@@ -267,7 +267,7 @@ def test_a_run_too_long_for_the_series_doubles_its_window(bench: Any) -> None:
     bench.context(0, [r.loop(9), r.read_xb(At(acc), At(x), xb, window, 4, 0, 1), r.end()])
     prepared = prepare(bench.program(), Options(1, window=10, bins=8))
     run(prepared.world.memory)
-    report = timing(prepared, 1, (0.0, 0.0, 1.0), keep_trace=False)
+    report = timing(prepared, 0, (0.0, 0.0, 1.0))
     # 580 cycles in at most 8 windows: 10 -> 80
     assert report.window_cycles == 80
     energy = (report.power_mw - 100) * 80 * 2
