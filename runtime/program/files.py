@@ -141,8 +141,10 @@ def load_program(folder: Path) -> Program:
         problems = table_problems(tables)
     if problems:
         raise UsageError("; ".join(problems) + "; compile again", where=str(folder))
+    # The header's keys are sorted; tables and columns come in the schema's order, as built.
+    ordered = {table: {name: tables[table][name] for name in schema} for table, schema in SCHEMAS.items()}
     return Program(
-        tables=tables,
+        tables=ordered,
         names=header.names,
         io=header.io,
         hosts=header.hosts,

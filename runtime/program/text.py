@@ -28,6 +28,7 @@ from cimc.runtime.program.tables import (
     IMAGES,
     LEVELS,
     NONE,
+    SCHEMAS,
     Program,
     is_parameter,
     parameter_index,
@@ -150,8 +151,8 @@ class _Writer:
     def row(self, table: str, row: int) -> str:
         word = next(word for word, named in ROW_WORDS.items() if named == table)
         parts = [f"{word} {row}"]
-        for column, values in self._program[table].items():
-            value = values[row].tolist()
+        for column in SCHEMAS[table]:
+            value = self._program[table][column][row].tolist()
             if isinstance(value, list):
                 if any(value):
                     parts.append(f"{column}={','.join(str(v) for v in value)}")
@@ -307,9 +308,8 @@ def _word(table: str, column: str, value: int) -> str:
 
 
 def _rows_of(program: Program, table: str) -> list[dict[str, int]]:
-    columns = program[table]
-    names = list(columns)
-    lists = [columns[name].tolist() for name in names]
+    names = list(SCHEMAS[table])
+    lists = [program[table][name].tolist() for name in names]
     return [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]
 
 

@@ -73,11 +73,11 @@ def check_arrays(
                 "P063", f"tiles of array set {number} do not tile its {rows} x {columns} block", node=node
             )
         if coding is not None:
-            steps = decoded.program["steps"]["h"][sets["step_first"][number] :][: len(coding.conversions)]
-            if len(steps) < len(coding.conversions) or (len(steps) and int(steps.min()) < 1):
+            steps = decoded.program["steps"]["h"][sets["step_first"][number] :][: coding.step_count]
+            if len(steps) < coding.step_count or (len(steps) and int(steps.min()) < 1):
                 decoded.report(
                     "P066",
-                    f"array set {number} needs {len(coding.conversions)} converter steps of at least 1, given"
+                    f"array set {number} needs {coding.step_count} converter steps of at least 1, given"
                     f" {steps.tolist()}",
                     node=node,
                 )

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from cimc.runtime.program.opcodes import AluFunction, Opcode
 from cimc.runtime.program.rows import Row
-from cimc.runtime.program.tables import Program
+from cimc.runtime.program.tables import SCHEMAS, Program
 from cimc.runtime.verifier.code import Step
 from cimc.runtime.verifier.functions import FUNCTIONS
 
@@ -71,18 +71,13 @@ class Tables:
         """From a program whose references are sound."""
 
         def rows(table: str) -> list[tuple[int, ...]]:
-            columns = [column.tolist() for column in program[table].values()]
+            columns = [program[table][name].tolist() for name in SCHEMAS[table]]
             return list(zip(*columns, strict=True))
 
         return Tables(
             program["strides"]["row"].tolist(),
             program["strides"]["col"].tolist(),
-            [
-                Window(*values)
-                for values in zip(
-                    *(program["windows"][name].tolist() for name in Window._fields), strict=True
-                )
-            ],
+            [Window(*values) for values in rows("windows")],
             rows("copies"),
             {name: column.tolist() for name, column in program["buffers"].items()},
             [(r[0], r[1], r[2], r[3]) for r in rows("records")],

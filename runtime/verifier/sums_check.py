@@ -183,18 +183,14 @@ def _read_bound(
         peak = int(np.abs(block.astype(np.int64)).sum(axis=0).max(initial=0))
     ideal = drive * peak * (1 << coding.frac_bits)
     first = int(sets["step_first"][number])
-    steps = decoded.program["steps"]["h"][first : first + len(coding.conversions)].tolist()
-    if coding.always_lossless(k1 - k0) and all(h == 1 for h in steps) and coding.frac_bits == 0:
+    steps = decoded.program["steps"]["h"][first : first + coding.step_count].astype(np.int64)
+    if coding.always_lossless(k1 - k0) and (steps == 1).all() and coding.frac_bits == 0:
         return ideal
     codes = max(coding.converter_hi - coding.converter_zero, coding.converter_zero - coding.converter_lo)
     groups = sum(-(-(b - a) // coding.parallel_rows) for a, b in set(_row_blocks(decoded, number)))
-    digits = sum(abs(phase.coefficient) for phase in coding.phases)
-    converted = (
-        sum(abs(plane.coefficient) * h for plane, h in zip(coding.conversions, steps, strict=False))
-        * digits
-        * codes
-        * groups
-    )
+    digits = np.array([abs(phase.coefficient) for phase in coding.phases], np.int64)
+    planes = np.array([abs(plane.coefficient) for plane in coding.conversions], np.int64)
+    converted = int(digits @ steps.reshape(len(digits), -1) @ planes) * codes * groups
     offset = coding.weight_offset * drive * (k1 - k0) * (1 << coding.frac_bits)
     # Column flip adds back what it took out: at most the whole top-level sum of each plane.
     flips = sum(abs(plane.coefficient) * plane.top for plane in coding.planes) if coding.column_flip else 0

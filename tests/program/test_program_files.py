@@ -40,7 +40,9 @@ def rewrite_header(folder: Path, **changes: object) -> None:
 
 
 def assert_same(a: Program, b: Program) -> None:
+    assert list(b.tables) == list(SCHEMAS)
     for table, schema in SCHEMAS.items():
+        assert list(b[table]) == list(schema)
         for name in schema:
             np.testing.assert_array_equal(a[table][name], b[table][name])
             assert a[table][name].dtype == b[table][name].dtype

@@ -54,6 +54,20 @@ def test_the_valid_program_is_clean(residual_program: Program, shapes: Shapes) -
     check_program(residual_program, weights_shapes=shapes)
 
 
+def test_the_order_of_columns_does_not_matter(residual_program: Program, change: Change) -> None:
+    """A foreign writer's mapping may list tables and columns in any order; findings stay the same."""
+
+    def shuffled(program: Program) -> Program:
+        tables = {
+            table: dict(reversed(list(program[table].items()))) for table in reversed(list(program.tables))
+        }
+        return Program(tables, program.names, program.io, program.hosts, program.weights, program.machine)
+
+    assert verify_program(shuffled(residual_program)) == []
+    broken = change(residual_program, "routes", "dst_pos", 0, 3)
+    assert verify_program(shuffled(broken)) == verify_program(broken) != []
+
+
 _INSTRUCTION_FAULTS = [
     # rule, node, opcode, nth, column, value
     ("P006", "add", Opcode.ALU, 0, "func", 99),
