@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,16 @@ class Ran:
 Cimc = Callable[..., Ran]
 
 
+class Expected(Protocol):
+    """How a command should fail."""
+
+    @property
+    def message(self) -> str: ...
+
+    @property
+    def code(self) -> int: ...
+
+
 @pytest.fixture
 def cimc(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cimc:
     """``cimc(*arguments)``: run the command line in this process, in an empty folder."""
@@ -45,6 +56,25 @@ def cimc(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
         return Ran(int(left.value.code or 0), out, err)
 
     return run
+
+
+@pytest.fixture
+def refused(cimc: Cimc, tmp_path: Path) -> Callable[..., None]:
+    """``refused(case, *arguments)``: ``case`` has the ``message`` and the ``code`` to expect.
+
+    stdout stays empty, and nothing new lies in the folder: no artifact, no half of one, no reproducer.
+    """
+
+    def check(case: Expected, *arguments: str | Path) -> None:
+        before = set(tmp_path.iterdir())
+        ran = cimc(*arguments)
+        assert ran.code == case.code, ran.err
+        assert ran.out == ""
+        assert any(case.message in line for line in ran.errors), ran.err
+        assert "Traceback" not in ran.err
+        assert set(tmp_path.iterdir()) == before
+
+    return check
 
 
 def small_model() -> onnx.ModelProto:
