@@ -279,8 +279,8 @@ class _Linker:
             for k0 in range(0, k, rows)
         ]
         tiles = [Tile(spec.xbar + i, *block) for i, block in enumerate(blocks)]
-        planes = len(coding.conversions)
-        steps = self.ctx.store.array(read.steps.key.data) if read.steps is not None else np.ones(planes, int)
+        ones = np.ones(coding.step_count, np.int64)
+        steps = self.ctx.store.array(read.steps.key.data).reshape(-1) if read.steps is not None else ones
         return self.builder.add_array_set(
             number,
             spec.core,

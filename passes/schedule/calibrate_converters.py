@@ -40,7 +40,7 @@ WINDOWS = 256
 
 @dataclass(frozen=True)
 class CalibrateConvertersPass(ModulePass):
-    """Choose converter steps h and their unit 2^-F per weight plane, for every stage whose converter can lose.
+    """Choose converter steps h per input digit and weight plane, and their unit 2^-F, for every stage whose converter can lose.
 
     ``converter: calibrated`` observes partial sums on calibration codes; ``full`` covers the largest possible
     sums. Stages whose converter is lossless on their own weights keep h = 1, F = 0. Constants and multipliers of
@@ -88,11 +88,11 @@ def _tiles(stage: StageOp, ctx: CimContext) -> Iterator[tuple[Cells, npt.NDArray
 
 
 def _full(stage: StageOp, ctx: CimContext) -> StepChoice:
-    """The least step that covers every group of every tile, per plane."""
+    """The least steps (I, J) that cover every group of every tile."""
     choices = [full_steps(cells, coding, bounds) for cells, _, coding, bounds in _tiles(stage, ctx)]
     # One unit for the operator: the coarsest tile's F, at which all steps fit 16 bits.
     bits = min(c.frac_bits for c in choices)
-    shifted = [-(-c.h.reshape(-1, c.h.shape[-1]).max(axis=0) >> (c.frac_bits - bits)) for c in choices]
+    shifted = [-(-c.h.max(axis=0) >> (c.frac_bits - bits)) for c in choices]
     return StepChoice(np.maximum.reduce(shifted), bits)
 
 
@@ -117,7 +117,7 @@ def _calibrated(stage: StageOp, ctx: CimContext) -> StepChoice:
         seen.append(observe(windows[:, start:stop], cells, coding, bounds))
         start = stop
     assert stage.write is not None
-    return choose_steps(seen, coding_of(stage.write.coding), per_phase=False)
+    return choose_steps(seen, coding_of(stage.write.coding))
 
 
 def window_rows(codes: npt.NDArray[Any], window: WindowAttr, zero_point: int) -> npt.NDArray[Any]:

@@ -22,9 +22,9 @@ def largest_sum(
     """Largest magnitude of a sum over all rows of ``matrix`` (K, N), in units of 2^-F.
 
     Exact sums are bounded by the weights. A converter that can lose information is bounded by its codes times its
-    ``steps`` (one per conversion, absent: 1), since its errors may all point the same way.
+    ``steps`` (one per phase and conversion, absent: 1), since its errors may all point the same way.
     """
-    h = np.ones(len(coding.conversions), np.int64) if steps is None else steps.reshape(-1)
+    h = np.ones(coding.step_count, np.int64) if steps is None else steps
     lossless = coding.always_lossless(len(matrix)) and coding.frac_bits == 0 and bool((h == 1).all())
     total = 0
     for start in range(0, len(matrix), tile_rows):
@@ -44,10 +44,11 @@ def _converted(rows: int, coding: Coding, h: npt.NDArray[np.int64]) -> int:
     """Largest read of one tile of ``rows`` wordlines, whatever its cells: every conversion at its end."""
     codes = max(coding.converter_hi - coding.converter_zero, coding.converter_zero - coding.converter_lo)
     groups = len(group_bounds([(rows, 0)], coding.parallel_rows)) - 1
-    digits = sum(abs(phase.coefficient) for phase in coding.phases)
-    planes = sum(abs(p.coefficient) * int(step) for p, step in zip(coding.conversions, h, strict=True))
+    digits = np.array([abs(phase.coefficient) for phase in coding.phases], np.int64)
+    planes = np.array([abs(p.coefficient) for p in coding.conversions], np.int64)
+    worth = int(digits @ h.reshape(len(digits), -1) @ planes)
     # What offset weights and flipped columns add back digitally: known sums of the inputs.
     back = coding.weight_offset
     if coding.column_flip:
         back += sum(abs(p.coefficient) * p.top for p in coding.planes)
-    return planes * digits * codes * groups + (back * _drive(coding) * rows << coding.frac_bits)
+    return worth * codes * groups + (back * _drive(coding) * rows << coding.frac_bits)

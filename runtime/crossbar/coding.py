@@ -223,6 +223,11 @@ class Coding:
         return self.planes[: len(self.planes) // 2] if self.analog else self.planes
 
     @property
+    def step_count(self) -> int:
+        """Converter steps of an operator: one per phase and conversion, phases outermost."""
+        return self.digit_cycles * len(self.conversions)
+
+    @property
     def input_offset(self) -> int:
         """What is subtracted from a code to give the value that is cut into digits."""
         return self.input_min if self.input_encoding == "offset" else 0

@@ -94,10 +94,11 @@ class Arrays:
         span = range(f["tile_first"], f["tile_first"] + f["tile_count"])
         columns = program["tiles"]
         tiles = tuple(Tile(*(int(columns[name][i]) for name in Tile._fields)) for i in span)
-        wanted = len(coding.conversions)
+        wanted = coding.step_count
         steps = program["steps"]["h"][f["step_first"] : f["step_first"] + wanted].astype(np.int64)
         if f["step_first"] < 0 or len(steps) < wanted:
             raise BoundsError(f"array set {number} needs {wanted} converter steps from {f['step_first']}")
+        steps = steps.reshape(coding.digit_cycles, -1)
         return ArraySet(
             number, f["core"], coding, f["tensor"], f["k0"], f["k1"], f["n0"], f["n1"], tiles, steps
         )

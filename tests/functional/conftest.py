@@ -214,7 +214,7 @@ class Micro:
             for i, k in enumerate(range(0, rows, tile_rows))
         ]
         coding = b.add_coding(self.coding.to_row().tolist())
-        steps = b.add_steps([1] * len(self.coding.conversions))
+        steps = b.add_steps([1] * self.coding.step_count)
         number = b.add_array_set(0, core, coding, b.weight(weight), block, tiles, step_first=steps)
         return number, len(tiles)
 

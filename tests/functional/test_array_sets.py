@@ -32,7 +32,7 @@ def arrays_of(m: Micro, matrix: npt.NDArray[np.int8], tiles: Sequence[Tile]) -> 
     """The arrays of a program with one set."""
     b = m.builder
     coding = b.add_coding(m.coding.to_row().tolist())
-    steps = b.add_steps([1] * len(m.coding.conversions))
+    steps = b.add_steps([1] * m.coding.step_count)
     b.add_array_set(0, 0, coding, b.weight("w"), (1, 1 + K, 2, 2 + N), tiles, step_first=steps)
     return Arrays(m.build(), {"w": matrix})
 
@@ -93,7 +93,7 @@ def test_a_write_is_seen_by_the_next_read(new_micro: NewMicro, rng: np.random.Ge
     b = m.builder
     image = {name: rng.integers(-128, 128, (K, N), dtype=np.int8) for name in ("u", "v")}
     coding = b.add_coding(m.coding.to_row().tolist())
-    steps = b.add_steps([1] * len(m.coding.conversions))
+    steps = b.add_steps([1] * m.coding.step_count)
     for name in image:
         b.add_array_set(0, 0, coding, b.weight(name), (0, K, 0, N), GRID, step_first=steps)
     arrays = Arrays(m.build(), image)

@@ -74,7 +74,7 @@ def residual() -> Program:
     p = parameter
     nodes = {name: b.name(name) for name in ("x", "conv1", "conv2", "add", "tail")}
     coding = b.add_coding(Coding(cell_bits=2, parallel_rows=16).to_row().tolist())
-    steps = b.add_steps([1] * 4)
+    steps = b.add_steps([1] * 32)
     ready = b.add_event()
     by_row = b.add_stride((0, 1))
 

@@ -41,7 +41,7 @@ def two_phases() -> Program:
     """Two products of rows of 6 by 4 weights, one after the other on the same crossbar and the same bytes."""
     b = ProgramBuilder()
     coding = b.add_coding(Coding(parallel_rows=8).to_row().tolist())
-    steps = b.add_steps([1] * 4)
+    steps = b.add_steps([1] * 32)
     by_row = b.add_stride((0, 1))
     g = ring_geometry(1, 1, 1, 0, ROWS, ROWS)
     window = b.add_window(c=K)

@@ -348,7 +348,7 @@ def test_sums_too_wide_for_their_buffer(residual_program: Program, change: Chang
     tables = {
         **program.tables,
         "codings": {"fields": coding},
-        "steps": {"h": np.ones(8, np.int32)},
+        "steps": {"h": np.ones(128, np.int32)},
     }
     wide = Program(
         tables, program.names, program.io, program.hosts, program.weights,
