@@ -6,7 +6,8 @@ signatures the same functions took five times as long. Whoever calls the kernel 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from numba import njit, types
 from numba.extending import intrinsic
@@ -17,7 +18,6 @@ jit = njit(error_model="numpy")
 """Compile a function of the kernel; divisors are never zero, so no check that raises is wanted."""
 
 
-@intrinsic
 def _as_pointer(typing_context: Any, address: Any) -> Any:
     """An address as a pointer to int64."""
 
@@ -27,7 +27,10 @@ def _as_pointer(typing_context: Any, address: Any) -> Any:
     return types.CPointer(types.int64)(address), convert
 
 
+_pointer = cast("Callable[[int], Memory]", intrinsic(_as_pointer))
+
+
 @jit
 def memory_of(array: Int) -> Memory:
     """The memory behind an array."""
-    return _as_pointer(array.ctypes.data)
+    return _pointer(array.ctypes.data)

@@ -137,7 +137,10 @@ class CostBuilder:
         if not len(at):
             return
         costs = ArrayCosts(self._program, self._machine)
-        moving = sum((column(self._program, "strides", k) != 0).any(axis=1) for k in ("row", "col")) > 0
+        rows_move, columns_move = (
+            (column(self._program, "strides", k) != 0).any(axis=1) for k in ("row", "col")
+        )
+        moving = rows_move | columns_move
         fields, rows = self._resolved.fields, self._rows
         moved = np.zeros(len(rows), np.int64)
         reads = self._where(y.READ)

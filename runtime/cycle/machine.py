@@ -84,7 +84,6 @@ class Machine:
     conversion_pj: float
     write_cycles: int
     write_pj: float
-    cell_bits: int
 
     @classmethod
     def of(cls, machine: Mapping[str, Any]) -> Machine:
@@ -149,7 +148,6 @@ class Machine:
             conversion_pj=float(xbar["conversion_energy_pj"]),
             write_cycles=math.ceil(_exact(xbar["write_latency_ns"]) * clock),
             write_pj=float(xbar["write_energy_pj_per_cell"]),
-            cell_bits=int(xbar["cell_bits"]),
         )
 
     def port_width(self, core: int) -> Fraction:

@@ -33,10 +33,10 @@ class Bench:
         self.coding = self.builder.add_coding(Coding(parallel_rows=4).to_row().tolist())
         """8-bit inputs by 1 bit: 8 digits; 8-bit weights in 2-bit cells: 4 cells."""
 
-    def context(self, core: int, rows: Sequence[Row], **options: int) -> int:
+    def context(self, core: int, rows: Sequence[Row], *, stream: int = -1, phase: int = 0) -> int:
         """A context with a body of its own."""
         body = self.builder.add_body(f"body{core}", [*rows, halt()])
-        return self.builder.add_context(core, body, **options)
+        return self.builder.add_context(core, body, stream=stream, phase=phase)
 
     def buffer(self, core: int, pitch: int = 64, slots: int = 1, element: Element = Element.U8) -> int:
         """A local buffer."""
