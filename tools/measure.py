@@ -55,7 +55,8 @@ def measure_compile(network: str, machine: str, folder: Path) -> dict[str, Any]:
         "print(json.dumps({'seconds': time.perf_counter() - t, "
         "'peak_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "
         "'rows': a.report['instruction_rows'], 'contexts': a.report['contexts'], "
-        "'crossbars': a.report['crossbars']['used'], 'array_share': a.report['array_macs'] / a.report['total_macs']}))\n"
+        "'crossbars': a.report['crossbars']['used'], "
+        "'array_share': a.report['array_macs'] / a.report['total_macs']}))\n"
     )
     return _in_process(script)
 

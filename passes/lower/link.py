@@ -216,6 +216,7 @@ class _Linker:
                 self._body(key, label, node, self._ordered(ops, spec.phase))
             self._use_body(number, self.seen[key])
             self.values[number] |= common
+
     def _stage(self, index: int, node: Node, stage: StageOp) -> None:
         assert node.tail is not None
         tap = self._tap(stage, 0, stage.result, stage.frame.data)

@@ -121,10 +121,11 @@ def _array_blocks(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int6
     _check_memory(stage, need(width, 0), arch)
     blocks = ceil(col_tiles / width)
     width = ceil(col_tiles / blocks)
+    span = width * columns
     table = [
-        (copy, chunk, k0, k1, n0, min(n0 + width * columns, n), _xbars(k1 - k0, min(width * columns, n - n0), rows, columns), 0, -1, -1)
+        (copy, chunk, k0, k1, n0, min(n0 + span, n), _xbars(k1 - k0, min(span, n - n0), rows, columns), 0, -1, -1)
         for copy in range(stage.copies.value.data)
-        for n0 in range(0, n, width * columns)
+        for n0 in range(0, n, span)
         for chunk, (k0, k1) in enumerate(edges)
     ]  # fmt: skip
     return np.array(table, np.int64).reshape(len(table), len(COLUMNS))

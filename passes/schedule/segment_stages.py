@@ -44,6 +44,7 @@ class SegmentStagesPass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Set phases. Raises ``DoesNotFitError`` when they are needed and the machine cannot rewrite weights."""
         assert isinstance(ctx, CimContext)
+        assert ctx.arch is not None
         stages = [s for s in op.walk() if isinstance(s, StageOp)]
         tables = [ctx.store.array(_placement(s)) for s in stages]
         cut = _Segments(ctx.arch, Cores.empty(ctx.arch))
