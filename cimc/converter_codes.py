@@ -7,15 +7,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import SSAValue
 
 from cimc.calibration import Samples
 from cimc.dialects.context import CimContext
-from cimc.dialects.graph import INPUTS, GemmOp, ProductOperation, main_function, main_names, tensor_names
+from cimc.dialects.graph import (
+    INPUTS,
+    OUTPUTS,
+    GemmOp,
+    ProductOperation,
+    main_function,
+    main_names,
+    main_return,
+    names,
+)
 from cimc.dialects.graph_types import quant_of, shape_of
 from cimc.dialects.row_layout import frame_shape, row_layout, token_layout
 from cimc.interpreters.quantised import execute_quantised
 from cimc.passes.schedule.array_product import flattened_image, machine_coding
-from cimc.passes.schedule.calibrate_converters import CODES
+from cimc.passes.schedule.calibrate_converters import codes_key
 
 IMAGES = 4
 """Calibration images whose codes are kept; 256 windows of each layer are looked at."""
@@ -35,20 +45,32 @@ def put_converter_codes(module: ModuleOp, ctx: CimContext, samples: Samples) -> 
         name: shape_of(argument)[0]
         for name, argument in zip(main_names(module, INPUTS), main_function(module).args, strict=True)
     }
-    found: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in wanted}
+    observer = _returning(module, {key: value for key, (value, _) in wanted.items()})
+    found: dict[str, list[npt.NDArray[Any]]] = {key: [] for key in wanted}
     for index in range(min(samples.runs, IMAGES)):
-        run = execute_quantised(module, ctx.store, samples.run(index, batches), taps=wanted)
-        for name, as_tokens in wanted.items():
-            found[name].append(_rows(run.taps[name], as_tokens))
-    for name, rows in found.items():
-        ctx.store.put(CODES + name, np.stack(rows))
+        run = execute_quantised(observer, ctx.store, samples.run(index, batches))
+        for key, (_, as_tokens) in wanted.items():
+            found[key].append(_rows(run.outputs[key], as_tokens))
+    for key, rows in found.items():
+        ctx.store.put(key, np.stack(rows))
 
 
-def _lossy_inputs(module: ModuleOp, ctx: CimContext) -> dict[str, bool]:
-    """Input tensors by name, with whether their rows are tokens."""
+def _returning(module: ModuleOp, values: dict[str, SSAValue]) -> ModuleOp:
+    """A copy of ``module`` that returns ``values`` by name: codes of one tensor may differ between its users."""
+    copy = module.clone()
+    old, new = main_function(module), main_function(copy)
+    twins: dict[SSAValue, SSAValue] = dict(zip(old.args, new.args, strict=True))
+    for op, twin in zip(old.body.block.ops, new.body.block.ops, strict=True):
+        twins |= dict(zip(op.results, twin.results, strict=True))
+    main_return(copy).operands = [twins[value] for value in values.values()]
+    new.attributes[OUTPUTS] = names(list(values))
+    return copy
+
+
+def _lossy_inputs(module: ModuleOp, ctx: CimContext) -> dict[str, tuple[SSAValue, bool]]:
+    """By key of the store: what the windows of a product slide over, and whether its rows are tokens."""
     assert ctx.arch is not None
-    names = _value_names(module)
-    wanted: dict[str, bool] = {}
+    wanted: dict[str, tuple[SSAValue, bool]] = {}
     for op in module.walk():
         if not isinstance(op, ProductOperation) or op.weight_bits is None:
             continue
@@ -58,19 +80,9 @@ def _lossy_inputs(module: ModuleOp, ctx: CimContext) -> dict[str, bool]:
         if coding.always_lossless(ctx.arch.crossbar.rows):
             continue
         image = flattened_image(op) if isinstance(op, GemmOp) else None
-        if image is not None:
-            wanted[names[image]] = False
-        else:
-            wanted[names[op.input]] = isinstance(op, GemmOp)
+        is_tokens = isinstance(op, GemmOp) and image is None
+        wanted[codes_key(op)] = (op.input if image is None else image, is_tokens)
     return wanted
-
-
-def _value_names(module: ModuleOp) -> dict[Any, str]:
-    main = main_function(module)
-    names: dict[Any, str] = dict(zip(main.args, main_names(module, INPUTS), strict=True))
-    for op in main.body.block.ops:
-        names |= dict(zip(op.results, tensor_names(op), strict=False))
-    return names
 
 
 def _rows(array: npt.NDArray[Any], as_tokens: bool) -> npt.NDArray[Any]:

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 from xdsl.context import Context
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr, TensorType, i64
-from xdsl.ir import Operation, SSAValue
+from xdsl.dialects.builtin import ModuleOp, TensorType, i64
+from xdsl.ir import Operation
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
@@ -21,6 +21,7 @@ from cimc.dialects.cim import RequantiseOp, StageOp
 from cimc.dialects.cim_types import WindowAttr
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph_types import quant_of, shape_of
+from cimc.dialects.locations import describe
 from cimc.dialects.weights import WeightRefAttr
 from cimc.passes.schedule.array_product import coding_attr, coding_of
 from cimc.passes.schedule.sum_bounds import accumulator_bits, largest_sum
@@ -30,9 +31,6 @@ from cimc.runtime.crossbar.coding import Coding
 from cimc.runtime.crossbar.converter import StepChoice
 from cimc.runtime.crossbar.product import ArrayProduct
 from cimc.runtime.crossbar.rows import Bounds, group_bounds
-
-CODES = "codes:"
-"""Prefix of the store's keys of calibration codes of a tensor, as rows (images, H, W, C)."""
 
 WINDOWS = 256
 """Windows of a layer that are observed; spread evenly over images and positions."""
@@ -97,13 +95,13 @@ def _full(stage: StageOp, ctx: CimContext) -> StepChoice:
 
 
 def _calibrated(stage: StageOp, ctx: CimContext) -> StepChoice:
-    key = CODES + source_name(stage)
+    key = codes_key(stage)
     if key not in ctx.store:
         raise UsageError(
             located(
                 stage,
-                "the converter can lose information and calibration codes of "
-                f"'{source_name(stage)}' are missing; give calibration data, or set converter: full",
+                "the converter can lose information and calibration codes of its input are missing; "
+                "give calibration data, or set converter: full",
             )
         )
     assert stage.read is not None
@@ -173,20 +171,9 @@ def _widen(stage: StageOp, steps: npt.NDArray[np.int64], ctx: CimContext) -> Non
         Rewriter.replace_value_with_new_type(read.acc, wide)
 
 
-def source_name(stage: StageOp) -> str:
-    """The ONNX name of the tensor a stage's windows slide over."""
-    return tensor_name(stage.sources[0])
+def codes_key(op: Operation) -> str:
+    """The store's key of calibration codes that enter a product or its stage: rows (images, H, W, C).
 
-
-def tensor_name(value: SSAValue) -> str:
-    """The ONNX name of a mapped value; empty for layout changes, which have none."""
-    owner = value.owner
-    if not isinstance(owner, Operation):
-        return ""
-    tensors = owner.properties.get("tensors")
-    index = list(owner.results).index(value)  # type: ignore[arg-type]
-    if not isinstance(tensors, ArrayAttr) or index >= len(tensors.data):
-        return tensor_name(owner.operands[0]) if owner.operands else ""
-    name = tensors.data[index]
-    assert isinstance(name, StringAttr)
-    return name.data
+    Stages keep the location of their product; it names the node, whatever became of its tensors.
+    """
+    return f"codes:{describe(op.location)}"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 from xdsl.passes import ModulePass
 
 from cimc.diagnostics import DoesNotFitError
@@ -31,7 +31,8 @@ class SegmentStagesPass(ModulePass):
 
     An operator larger than the chip is cut itself, by column blocks and, within a block, by row chunks: chunks of
     earlier phases leave their partial sums in the global buffer, and the chunk that ends the block comes last.
-    Machines without run-time writes have one phase.
+    Copies work side by side or not at all: those that do not fit the chip together are dropped. Machines without
+    run-time writes have one phase.
 
     ```mlir
     %y = cim.stage "fc6" (%x) placement <"fc6.partition"> ...  // before: phase column all 0
@@ -49,7 +50,7 @@ class SegmentStagesPass(ModulePass):
         tables = [ctx.store.array(_placement(s)) for s in stages]
         cut = _Segments(ctx.arch, Cores.empty(ctx.arch))
         decided = [cut.stage(stage, table) for stage, table in zip(stages, tables, strict=True)]
-        if cut.phase == 0:
+        if all(map(np.array_equal, tables, decided)):
             return
         if not ctx.arch.chip.allow_writes:
             need = sum(int(t[:, XBARS].sum()) for t in tables)
@@ -57,7 +58,7 @@ class SegmentStagesPass(ModulePass):
             raise DoesNotFitError(
                 f"the model needs {need} crossbars and their cores' memory in {cut.phase + 1} phases, {ctx.arch.name} "
                 f"has {supply} crossbars ({ctx.arch.chip.cores} cores x {ctx.arch.core.crossbars}) and no run-time "
-                "writes (chip.allow_writes: false); use a larger machine or one that can rewrite weights"
+                "writes (chip.allow_writes: false); use fewer copies, a larger machine or one that can rewrite weights"
             )
         for stage, table in zip(stages, decided, strict=True):
             key = ctx.store.fresh(f"{stage.label.data}.phases")
@@ -79,20 +80,29 @@ class _Segments:
     sizes: dict[tuple[int, ...], int] = field(default_factory=dict[tuple[int, ...], int])
 
     def stage(self, stage: StageOp, table: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The stage's table with its phases."""
+        """The stage's table with its phases. Copies that do not fit the chip together are dropped."""
         done = table.copy()
+        if not self._all_fit(self._needs(stage, done)):
+            self._next()
+            while not self._all_fit(self._needs(stage, done)):
+                copies = stage.copies.value.data - 1
+                if copies == 0:
+                    return self._cut(stage, done)
+                stage.copies = IntegerAttr(copies, i64)
+                done = done[done[:, COPY] < copies]
+        done[:, PHASE] = self.phase
+        return done
+
+    def _needs(self, stage: StageOp, table: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+        """Crossbars and bytes of every context of a stage."""
         self.sizes.clear()
         chunks = int(table[:, CHUNK].max(initial=0)) + 1
-        needs = [(int(row[XBARS]), self._bytes(stage, row, chunks)) for row in table]
-        if self._all_fit(needs):
-            done[:, PHASE] = self.phase
-            return done
-        self._next()
-        if self._all_fit(needs):
-            done[:, PHASE] = self.phase
-            return done
-        # Larger than the chip: block by block, the chunk that ends a block last.
-        order = np.lexsort((-table[:, CHUNK], table[:, N0], table[:, COPY]))
+        return [(int(row[XBARS]), self._bytes(stage, row, chunks)) for row in table]
+
+    def _cut(self, stage: StageOp, table: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """One copy larger than the chip: block by block, the chunk that ends a block last."""
+        needs = self._needs(stage, table)
+        order = np.lexsort((-table[:, CHUNK], table[:, N0]))
         for index in order.tolist():
             if self.cores.take(*needs[index]) is None:
                 self._next()
@@ -102,8 +112,8 @@ class _Segments:
                         f"core of {self.arch.core.crossbars} crossbars and {self.arch.core.local_buffer_bytes} bytes",
                         where=stage.label.data,
                     )
-            done[index, PHASE] = self.phase
-        return done
+            table[index, PHASE] = self.phase
+        return table
 
     def _next(self) -> None:
         if self._untouched():
