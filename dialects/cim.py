@@ -101,7 +101,10 @@ class _ReadOp(CimOperation):
     steps = opt_prop_def(WeightRefAttr)
     acc = result_def(TensorType)
 
-    assembly_format = "$arrays `,` $source $window (`steps` $steps^)? attr-dict `:` type($arrays) `,` type($source) `->` type($acc)"
+    assembly_format = (
+        "$arrays `,` $source $window (`steps` $steps^)? attr-dict "
+        "`:` type($arrays) `,` type($source) `->` type($acc)"
+    )
 
     def __init__(
         self, arrays: SSAValue, source: SSAValue, window: WindowAttr, acc: Attribute, steps: str | None = None

@@ -259,7 +259,10 @@ class ReadOp(_ArrayOp):
     window = prop_def(ValueAttr)
     dst = prop_def(AddressAttr)
     n = prop_def(ValueAttr)
-    assembly_format = "$arrays $start $count (`by_row` $by_row^)? `source` $source `window` $window `to` $dst `n` $n attr-dict"
+    assembly_format = (
+        "$arrays $start $count (`by_row` $by_row^)? "
+        "`source` $source `window` $window `to` $dst `n` $n attr-dict"
+    )
 
     def __init__(
         self,

@@ -121,7 +121,10 @@ class RelayoutOp(CimOperation):
     result = result_def(TensorType)
 
     traits = traits_def(Pure())
-    assembly_format = "$value `from` $source `to` $target (`tensors` $tensors^)? attr-dict `:` type($value) `->` type($result)"
+    assembly_format = (
+        "$value `from` $source `to` $target (`tensors` $tensors^)? attr-dict "
+        "`:` type($value) `->` type($result)"
+    )
 
     def __init__(
         self,

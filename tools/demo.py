@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +81,7 @@ def accuracy(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> 
 
 
 def differences(
-    stream: dict[str, npt.NDArray[np.int64]], reference: dict[str, npt.NDArray[np.int64]]
+    stream: Mapping[str, npt.NDArray[Any]], reference: Mapping[str, npt.NDArray[Any]]
 ) -> tuple[int, int]:
     """Count differing and all integers; a missing output or another shape counts as all of it differing."""
     differing = total = 0

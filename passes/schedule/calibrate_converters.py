@@ -38,7 +38,9 @@ WINDOWS = 256
 
 @dataclass(frozen=True)
 class CalibrateConvertersPass(ModulePass):
-    """Choose converter steps h per input digit and weight plane, and their unit 2^-F, for every stage whose converter can lose.
+    """Choose converter steps h and their unit 2^-F for every stage whose converter can lose.
+
+    There is a step for each input digit and weight plane.
 
     ``converter: calibrated`` observes partial sums on calibration codes; ``full`` covers the largest possible
     sums. Stages whose converter is lossless on their own weights keep h = 1, F = 0. Constants and multipliers of
