@@ -55,11 +55,7 @@ class _Checker:
 
     def problems(self, step: Step) -> Iterator[Problem]:
         row = step.row
-        strides = self._counts["strides"]
-        for field, stride in (("dst_st", row.dst_st), ("a_st", row.a_st), ("b_st", row.b_st)):
-            if not 0 <= stride < strides:
-                yield "P008", f"{field} names stride {stride}, there are {strides}"
-        found = list(self._references(step))
+        found = [*self._strides(step), *self._references(step)]
         yield from found
         if found:
             return
@@ -68,6 +64,12 @@ class _Checker:
             yield from self._function(step)
         elif row.opcode in (Opcode.READ_XB, Opcode.READ_ROW):
             yield from self._read(step)
+
+    def _strides(self, step: Step) -> Iterator[Problem]:
+        row, strides = step.row, self._counts["strides"]
+        for field, stride in (("dst_st", row.dst_st), ("a_st", row.a_st), ("b_st", row.b_st)):
+            if not 0 <= stride < strides:
+                yield "P008", f"{field} names stride {stride}, there are {strides}"
 
     def _references(self, step: Step) -> Iterator[Problem]:
         row = step.row
@@ -218,8 +220,8 @@ class _Checker:
         if function.windowed:
             if not 0 <= values[0] < len(self._tables.windows):
                 yield "P009", f"{name}: names window {values[0]}, there are {len(self._tables.windows)}"
-            elif min(self._tables.windows[values[0]].kh, self._tables.windows[values[0]].kw) < 1:
-                yield "P014", f"{name}: window {values[0]} is empty"
+            elif self._window_problem(values[0]):
+                yield "P014", f"{name}: {self._window_problem(values[0])}"
         if function.channels_at >= 0:
             count = values[function.channels_at]
             first = self._tables.col_address(step, "b")

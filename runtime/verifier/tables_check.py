@@ -153,6 +153,12 @@ def _buffers(program: Program) -> list[Finding]:
             " 1 <= advance <= period and channels >= 1 must hold"
         ),
     )
+    report(
+        ring & (wide["pitch"] % np.maximum(wide["channels"], 1) != 0),
+        lambda r: (
+            f"slots of {wide['pitch'][r]} elements are no whole positions of {wide['channels'][r]} channels"
+        ),
+    )
     rows = wide["last"] - wide["first"] + 1
     period = np.maximum(wide["period"], 1)
     wanted = rows // period * wide["advance"] + np.minimum(rows % period, wide["advance"])

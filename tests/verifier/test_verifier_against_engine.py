@@ -46,6 +46,18 @@ def mutate(program: Program, change: Change, rng: random.Random) -> Program:
     return change(program, table, column, row, min(max(value, limits.min), limits.max))
 
 
+def test_the_verifier_survives_any_table(residual_program: Program, change: Change) -> None:
+    """Several changes at once, meaningless numbers included: findings, never an exception of its own."""
+    rng = random.Random(7)
+    found: Counter[str] = Counter()
+    for _ in range(600):
+        program = residual_program
+        for _ in range(rng.randint(1, 4)):
+            program = mutate(program, change, rng)
+        found.update({finding.rule for finding in verify_program(program)})
+    assert len(found) > 30, sorted(found)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_what_the_verifier_passes_the_engine_executes(
     residual_program: Program, change: Change, shapes: dict[str, tuple[int, int]], seed: int
