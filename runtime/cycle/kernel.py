@@ -62,10 +62,8 @@ def halt(w: Memory, ctx: int, row: int, t: int) -> int:
 
 @jit
 def issue(w: Memory, ctx: int, row: int, t: int, limit: int) -> int:
-    """Issue one instruction: the next instruction's cycle, ``PARKED``, or ``-2 - cycle`` to ask again."""
+    """Issue one of the other instructions: the next instruction's cycle, ``PARKED``, or ``-2 - cycle`` to ask again."""
     op = w[row + y.OP]
-    if op == y.READ or op == y.ALU or op == y.COPY:
-        return compute(w, ctx, row, t, limit)
     if op == y.RECV:
         return receive(w, ctx, row, t, limit)
     if op == y.FREE:
@@ -88,10 +86,17 @@ def issue(w: Memory, ctx: int, row: int, t: int, limit: int) -> int:
 
 
 @jit
+def _computes(op: int) -> bool:
+    """Instructions that wake nobody."""
+    return op == y.READ or op == y.ALU or op == y.COPY
+
+
+@jit
 def advance(w: Memory, ctx: int) -> None:
     """Run the context at the top of the heap until it parks, ends, or somebody else comes first."""
     row = w[ctx + y.C_PC]
     t = w[ctx + y.C_TIME]
+    limit = w[w[y.AT_HEAP]] if w[y.K_PLAIN] else second(w)
     while True:
         # Loops take no cycle and touch nothing but the context's counters.
         op = w[row + y.OP]
@@ -107,9 +112,10 @@ def advance(w: Memory, ctx: int) -> None:
         if op == y.LOOP:
             row = row + y.ROW_WIDTH if w[row + y.N] > 0 else w[row + y.JUMP]
             continue
-        limit = w[w[y.AT_HEAP]] if w[y.K_PLAIN] else second(w)
-        answer = issue(w, ctx, row, t, limit)
+        answer = compute(w, ctx, row, t, limit) if _computes(op) else issue(w, ctx, row, t, limit)
         if answer >= 0:
+            if not w[y.K_PLAIN] and not _computes(op):
+                limit = second(w)  # others may have been woken
             t = answer
             row += y.ROW_WIDTH
             continue
