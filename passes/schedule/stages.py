@@ -22,6 +22,7 @@ from cimc.dialects.graph import (
     RequantizeOp,
     SoftmaxOp,
 )
+from cimc.dialects.graph_types import quant_of
 
 HEADS = (ConvOp, GemmOp, MaxPoolOp, AveragePoolOp, GlobalAveragePoolOp, SoftmaxOp)
 """Operators that need more than their own element: they start a stage."""
@@ -84,13 +85,15 @@ def users(value: SSAValue) -> int:
 def absorbed_borders(ops: Sequence[Operation]) -> set[Operation]:
     """Quantisers of model inputs and dequantisers of model outputs: the chip's I/O does their work.
 
-    A quantiser of an input runs on the chip's digital unit as rows come in, if it is the input's only user; codes of
-    an output leave with their scale in the I/O table.
+    A quantiser of an input runs on the chip's digital unit as rows come in, if it is the input's only user and
+    clamps to all codes (no Relu or Clip is fused into it); codes of an output leave with their scale in the I/O table.
     """
     found: set[Operation] = set()
     for op in ops:
         if isinstance(op, QuantizeOp) and not isinstance(op.input, OpResult) and users(op.input) == 1:
-            found.add(op)
+            codes = quant_of(op.result)
+            if codes is not None and op.clamp() == (codes.qmin, codes.qmax):
+                found.add(op)
         if isinstance(op, DequantizeOp) and all(isinstance(u.operation, ReturnOp) for u in op.result.uses):
             found.add(op)
     return found

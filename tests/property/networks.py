@@ -122,8 +122,9 @@ class Builder:
         kernel = 3 if same else c.one_of((3, 2, 3))
         stride = 1 if same else c.one_of((2, 1, 2, 3))
         pads = [1] * 4 if same else [c.number(0, 1) for _ in range(4)]
-        ceil = not same and c.happens(30)
         include = op == "AveragePool" and c.happens(50)
+        # Both together have divisors of their own: onnx and onnxruntime do not agree on the shape.
+        ceil = not same and not include and c.happens(30)
         sizes = [_pooled(x.shape[1 + i], kernel, stride, pads[i], pads[2 + i], ceil) for i in range(2)]
         if min(sizes) < 1:
             return self.pool(x, same=True)
@@ -197,7 +198,8 @@ def _image_body(b: Builder, x: Tensor) -> list[Tensor]:
     y = b.conv(x) if c.happens(80) else x
     inner = [b.activation(y)] if y is not x else [x]
     for _ in range(c.number(1, 2)):
-        block = c.one_of((_residual, _concat, _pool, _plain, _twice, _residual, _concat, _pool, _host))
+        blocks = (_residual, _concat, _pool, _plain, _twice, _residual, _concat, _pool, _host, _reshaped)
+        block = c.one_of(blocks)
         inner.append(block(b, inner[-1]))
     if not b.products:
         inner.append(b.conv(inner[-1]))
@@ -216,6 +218,12 @@ def _host(b: Builder, x: Tensor) -> Tensor:
 
 def _twice(b: Builder, x: Tensor) -> Tensor:
     return b.activation(b.sum(x, x))
+
+
+def _reshaped(b: Builder, x: Tensor) -> Tensor:
+    """The same elements as another image."""
+    channels, height, width = x.shape
+    return b.conv(b.reshape(x, b.choices.one_of(((height, channels, width), (1, channels * height, width)))))
 
 
 def _pool(b: Builder, x: Tensor) -> Tensor:
@@ -267,8 +275,14 @@ def _image_head(b: Builder, x: Tensor) -> Tensor:
 
 def _vector_head(b: Builder, x: Tensor) -> Tensor:
     c = b.choices
-    if c.happens(30):
+    kind = c.one_of(("one", "one", "two", "residual", "concat"))
+    if kind == "two":
         x = b.activation(b.gemm(x, c.number(2, 20)))
+    elif kind == "residual":
+        x = b.gemm(x, c.number(2, 9))
+        x = b.activation(b.sum(b.gemm(b.relu(x), x.shape[0]), x))
+    elif kind == "concat":
+        x = b.join([b.gemm(x, c.number(1, 5)), b.activation(b.gemm(x, c.number(1, 5)))])
     x = b.gemm(x, c.number(2, 12))
     return b.add("Softmax", [x.name], x.shape, axis=1) if c.happens(25) else b.activation(x)
 
