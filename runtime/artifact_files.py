@@ -229,9 +229,7 @@ class ArtifactFiles:
 
     def program(self) -> Program:
         """The program, its columns memory-mapped."""
-        for name in self.names():
-            if name == f"{PROGRAM}/program.json":
-                self.path(name)
+        self.path(f"{PROGRAM}/program.json")
         return load_program(self.folder / PROGRAM)
 
     def weights(self) -> dict[str, npt.NDArray[Any]]:
@@ -290,16 +288,12 @@ def open_artifact(
         raise UsageError("is not an artifact folder; compile one first", where=str(path))
     if _UNFINISHED.search(Path(os.path.abspath(folder)).name):
         raise UsageError("is what an interrupted compile left; compile again", where=str(path))
-    manifest = read_signed_json(folder / MANIFEST, _SIGNATURE)
+    manifest = read_signed_json(folder / MANIFEST, _SIGNATURE, ARTIFACT_VERSION, "artifact version")
     if manifest.get("format") != _FORMAT:
         raise UsageError(f"{MANIFEST} is not that of an artifact", where=str(path))
-    major, minor = (int(part) for part in manifest["version"])
-    if major > ARTIFACT_VERSION[0]:
-        raise UsageError(
-            f"artifact version {major}.{minor} is newer than {ARTIFACT_VERSION[0]}.{ARTIFACT_VERSION[1]}, the"
-            " newest this version of cimc reads; use a newer cimc or compile again",
-            where=str(path),
-        )
+    malformed = _manifest_problem(manifest)
+    if malformed:
+        raise UsageError(f"{MANIFEST} is malformed: {malformed}; compile again", where=str(path))
     if expected_arch_sha256 is not None and manifest["arch_sha256"] != expected_arch_sha256:
         raise UsageError(
             f"was compiled for architecture {manifest['arch_sha256'][:12]}, not for the given"
@@ -311,6 +305,20 @@ def open_artifact(
     if check_all:
         files.check_all()
     return files
+
+
+def _manifest_problem(manifest: Mapping[str, Any]) -> str:
+    """What a signed manifest of another writer lacks; empty if nothing."""
+    kinds = {"version": list, "options": dict, "model_sha256": str, "arch_sha256": str, "files": dict}
+    for key, kind in kinds.items():
+        if not isinstance(manifest.get(key), kind):
+            return f"'{key}' is missing or of the wrong type"
+    for name, entry in manifest["files"].items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            return f"file '{name}' lies outside the artifact"
+        if not isinstance(entry, dict) or not {"bytes", "sha256"} <= set(entry):
+            return f"file '{name}' has no size or hash"
+    return ""
 
 
 def _check_sizes(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
@@ -332,7 +340,12 @@ def _check_sizes(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
 
 def _is_artifact(folder: Path) -> bool:
     try:
-        return read_signed_json(folder / MANIFEST, _SIGNATURE).get("format") == _FORMAT
+        return (
+            read_signed_json(folder / MANIFEST, _SIGNATURE, ARTIFACT_VERSION, "artifact version").get(
+                "format"
+            )
+            == _FORMAT
+        )
     except UsageError:
         # An altered manifest still marks the folder as one of ours if it says so.
         return (folder / MANIFEST).is_file() and _FORMAT.encode() in (folder / MANIFEST).read_bytes()

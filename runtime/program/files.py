@@ -168,8 +168,11 @@ def signed_json(content: Mapping[str, Any], key: str) -> bytes:
     return _canonical({**content, key: hashlib.sha256(body).hexdigest()}, indent=1) + b"\n"
 
 
-def read_signed_json(path: Path, key: str) -> dict[str, Any]:
-    """What :func:`signed_json` wrote; raises ``UsageError`` if absent, malformed or altered."""
+def read_signed_json(
+    path: Path, key: str, newest: tuple[int, int] = FORMAT_VERSION, kind: str = "program format"
+) -> dict[str, Any]:
+    """What :func:`signed_json` wrote; raises ``UsageError`` if absent, of a newer major version than
+    ``newest`` (which may sign otherwise, so this comes first), malformed or altered."""
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -179,6 +182,14 @@ def read_signed_json(path: Path, key: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{path.name} holds no object", where=str(path.parent))
     fields: dict[str, Any] = {str(name): value for name, value in content.items()}
+    version = fields.get("version")
+    if isinstance(version, list) and version and isinstance(version[0], int) and version[0] > newest[0]:
+        given = ".".join(str(part) for part in version)
+        raise UsageError(
+            f"{kind} {given} is newer than {_version(newest)}, the newest this version of cimc reads;"
+            " use a newer cimc or compile again",
+            where=str(path.parent),
+        )
     body = {name: value for name, value in fields.items() if name != key}
     if fields.get(key) != hashlib.sha256(_canonical(body)).hexdigest():
         raise UsageError(f"{path.name} was altered: its {key} does not match", where=str(path.parent))
@@ -194,18 +205,9 @@ def _canonical(content: Mapping[str, Any], indent: int | None = None) -> bytes:
 
 
 def _read_header(folder: Path) -> _Header:
-    content = read_signed_json(folder / HEADER, "header_sha256")
+    content = read_signed_json(folder / HEADER, "header_sha256", FORMAT_VERSION)
     if content.get("format") != _FORMAT:
         raise UsageError(f"{HEADER} is not the header of a program", where=str(folder))
-    version = content.get("version")
-    if isinstance(version, list) and version and isinstance(version[0], int):
-        if version[0] > FORMAT_VERSION[0]:
-            given = ".".join(str(part) for part in version)
-            raise UsageError(
-                f"program format {given} is newer than {_version(FORMAT_VERSION)}, the newest this"
-                " version of cimc reads; use a newer cimc or compile again",
-                where=str(folder),
-            )
     try:
         return _Header.model_validate(content)
     except ValidationError as error:

@@ -1,5 +1,6 @@
 """Artifacts on disk: all or nothing when written, checked when read."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import safetensors.numpy  # pyright: ignore[reportMissingImports]  # ships no st
 
 from cimc.diagnostics import UsageError
 from cimc.runtime.artifact_files import ArtifactWriter, open_artifact
+from cimc.runtime.program.files import signed_json
 from cimc.runtime.weight_files import read_safetensors, write_safetensors
 
 
@@ -166,6 +168,27 @@ def test_the_wrong_architecture_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "net")
     with pytest.raises(UsageError, match=r"was compiled for architecture aaaaaaaaaaaa, not .* bbbbbbbbbbbb"):
         open_artifact(tmp_path / "net", expected_arch_sha256="b" * 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"version": [2, 0]}, r"artifact version 2\.0 is newer than 1\.0"),
+        ({"version": 1}, "'version' is missing or of the wrong type"),
+        ({"files": {"../secret": {"bytes": 1, "sha256": "x"}}}, "file '../secret' lies outside the artifact"),
+        ({"files": {"a": {"bytes": 1}}}, "file 'a' has no size or hash"),
+        ({"format": "other"}, "is not that of an artifact"),
+    ],
+)
+def test_a_manifest_of_another_writer(tmp_path: Path, change: dict[str, object], wanted: str) -> None:
+    """Correctly signed, wrong all the same: newer major version, missing entries, files elsewhere."""
+    write(tmp_path / "net")
+    path = tmp_path / "net" / "manifest.json"
+    content = json.loads(path.read_text())
+    del content["manifest_sha256"]
+    path.write_bytes(signed_json({**content, **change}, "manifest_sha256"))
+    with pytest.raises(UsageError, match=wanted):
+        open_artifact(tmp_path / "net")
 
 
 def test_ir_dumps_may_be_deleted(tmp_path: Path) -> None:
