@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,9 @@ from cimc.frontend.onnx.node import Node, ToHost
 from cimc.frontend.onnx.submodel import Typed
 from cimc.frontend.onnx.types import element_code
 
+MAX_ELEMENTS = 1 << 40
+"""More elements in one tensor than any machine described here could hold; damaged pads ask for them."""
+
 
 class Constant:
     """A tensor known at compile time, as protobuf or as array; the other form is made when asked for."""
@@ -36,7 +40,7 @@ class Constant:
     def array(self) -> npt.NDArray[Any]:
         if self._array is None:
             assert self._proto is not None, "one of both is given"
-            self._array = numpy_helper.to_array(self._proto)
+            self._array = _decoded(self._proto)
         return self._array
 
     @property
@@ -44,6 +48,15 @@ class Constant:
         if self._proto is None:
             self._proto = numpy_helper.from_array(self.array)
         return self._proto
+
+
+def _decoded(proto: TensorProto) -> npt.NDArray[Any]:
+    try:
+        return numpy_helper.to_array(proto)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UnsupportedError(
+            f"tensor {proto.name!r} cannot be decoded: {error}; the file is damaged"
+        ) from error
 
 
 @dataclass
@@ -101,7 +114,16 @@ class Builder:
         return array
 
     def add(self, op: Operation, node: Node, *outputs: str) -> None:
-        """Append ``op`` with the node's location; its results become the tensors ``outputs``."""
+        """Append ``op`` with the node's location; its results become the tensors ``outputs``.
+
+        Raises ``UnsupportedError`` for results of more than :data:`MAX_ELEMENTS`.
+        """
+        for name, result in zip(outputs, op.results, strict=True):
+            if math.prod(shape_of(result)) > MAX_ELEMENTS:
+                raise UnsupportedError(
+                    f"its result {name!r} would have the extents {shape_of(result)}, "
+                    f"more than {MAX_ELEMENTS} elements; an attribute must be wrong"
+                )
         op.location = node_location(node.name, self.file, node.index)
         self.block.add_op(op)
         for name, result in zip(outputs, op.results, strict=True):

@@ -27,6 +27,8 @@ def conv(build: Builder, node: Node) -> None:
         raise ToHost(f"a convolution over {len(given) - 2} spatial dimensions, the arrays take 2")
     weight = build.float_constant(node.input(1), "weight")
     bias = build.float_constant(node.input(2), "bias") if node.input(2) else None
+    if weight.ndim != 4:
+        raise ToHost(f"weight of shape {weight.shape} does not fit the input {given}")
     kernel = weight.shape[2:]
     strides = node.integers("strides", (1, 1))
     dilations = node.integers("dilations", (1, 1))
@@ -36,7 +38,7 @@ def conv(build: Builder, node: Node) -> None:
     if min(pads) < 0:
         raise ToHost(f"negative pads {pads}")
     extents = window_extents(given[2:], kernel, strides, pads, dilations)
-    if weight.ndim != 4 or weight.shape[1] * group != given[1] or min(extents) < 1:
+    if weight.shape[1] * group != given[1] or min(extents) < 1:
         raise ToHost(f"weight of shape {weight.shape} in {group} groups does not fit the input {given}")
     op = ConvOp(
         x,
@@ -112,6 +114,8 @@ def batch_norm(build: Builder, node: Node) -> None:
         build.float_constant(node.input(i), what)
         for i, what in enumerate(("scale", "bias", "mean", "variance"), 1)
     ]
+    if any(part.shape != (shape_of(x)[1],) for part in parts):
+        raise ToHost(f"parameters of shapes {[part.shape for part in parts]} for {shape_of(x)[1]} channels")
     gamma, beta, mean, variance = (part.astype(np.float64) for part in parts)
     spread = np.sqrt(variance + node.number("epsilon", 1e-5))
     if not np.all(spread > 0):

@@ -131,6 +131,10 @@ def _size_errors(model: ModelProto, file: str) -> list[CimError]:
     """Tensors that hold fewer or more elements than their shape says."""
     errors: list[CimError] = []
     for tensor in tensors_of(model.graph):
+        if tensor.data_type not in TensorProto.DataType.values() or tensor.data_type == TensorProto.UNDEFINED:
+            text = f"tensor {tensor.name!r} has element type {tensor.data_type}, which does not exist"
+            errors.append(UnsupportedError(text, where=file))
+            continue
         if tensor.data_type not in ELEMENTS:
             continue
         count = math.prod(tensor.dims)

@@ -44,6 +44,7 @@ def ordered_nodes(model: ModelProto, file: str) -> list[tuple[int, NodeProto]]:
     problems together.
     """
     graph = model.graph
+    raise_all(list(_unreadable_names(graph, file)))
     errors = [*_duplicates(graph, file), *_undefined(graph, file), *_unknown_operators(model, file)]
     raise_all(errors)
     available = {value.name for value in graph.input} | {t.name for t in graph.initializer}
@@ -63,6 +64,34 @@ def ordered_nodes(model: ModelProto, file: str) -> list[tuple[int, NodeProto]]:
             raise UnsupportedError(f"the graph has a cycle through {names}", where=file)
         waiting = later
     return ordered
+
+
+def _unreadable_names(graph: GraphProto, file: str) -> Iterator[CimError]:
+    for index, node in enumerate(graph.node):
+        attributes = (attribute.name for attribute in node.attribute)
+        if not all(
+            map(_is_text, (node.op_type, node.domain, node.name, *node.input, *node.output, *attributes))
+        ):
+            where = f"node {index} ({file}:{index})"
+            yield UnsupportedError("a name is not UTF-8 text; the file is damaged", where=where)
+    for what, entries in (
+        ("input", graph.input),
+        ("output", graph.output),
+        ("initializer", graph.initializer),
+    ):
+        for index, entry in enumerate(entries):
+            if not _is_text(entry.name):
+                yield UnsupportedError(
+                    f"the name of {what} {index} is not UTF-8 text; the file is damaged", where=file
+                )
+
+
+def _is_text(name: str | bytes) -> bool:
+    """protobuf hands out bytes, or lone surrogates, where a string field is not UTF-8."""
+    try:
+        return isinstance(name, str) and bool(name.encode() or not name)
+    except UnicodeEncodeError:
+        return False
 
 
 def _duplicates(graph: GraphProto, file: str) -> Iterator[CimError]:
@@ -101,9 +130,35 @@ def _undefined(graph: GraphProto, file: str) -> Iterator[CimError]:
 def _unknown_operators(model: ModelProto, file: str) -> Iterator[CimError]:
     opset = opset_of(model)
     imported = {o.domain for o in model.opset_import} | set(STANDARD_DOMAINS)
+    context = _checker_context(model)
     for index, node in enumerate(model.graph.node):
         where = f"{node_name(node, index)} ({file}:{index})"
         if node.domain not in imported:
             yield UnsupportedError(f"domain {node.domain!r} of {node.op_type} is not imported", where=where)
-        elif node.domain in STANDARD_DOMAINS and not onnx.defs.has(node.op_type, opset, ""):
+        elif node.domain not in STANDARD_DOMAINS:
+            continue
+        elif not onnx.defs.has(node.op_type, opset, ""):
             yield UnsupportedError(f"opset {opset} has no operator {node.op_type!r}", where=where)
+        elif problem := _malformed(node, context):
+            yield UnsupportedError(f"{node.op_type}: {problem}", where=where)
+
+
+def _checker_context(model: ModelProto) -> onnx.checker.C.CheckerContext:
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = model.ir_version
+    context.opset_imports = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import}
+    return context
+
+
+def _malformed(node: NodeProto, context: onnx.checker.C.CheckerContext) -> str:
+    """What onnx's checker says of the node's attributes and operands; empty when all is well.
+
+    Nodes with sub-graphs are left to onnxruntime: the checker wants to know names from outside.
+    """
+    if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+        return ""
+    try:
+        onnx.checker.check_node(node, context)
+    except onnx.checker.ValidationError as error:
+        return str(error).strip().split("\n")[0]
+    return ""

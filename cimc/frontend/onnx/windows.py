@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cimc.diagnostics import UnsupportedError
 from cimc.frontend.onnx.node import Node, ToHost
 
 
@@ -14,7 +15,13 @@ def resolve_pads(
     strides: Sequence[int],
     dilations: Sequence[int],
 ) -> tuple[int, int, int, int]:
-    """``pads`` or ``auto_pad`` as top, left, bottom, right."""
+    """``pads`` or ``auto_pad`` as top, left, bottom, right.
+
+    Raises ``UnsupportedError`` for kernels, strides and dilations below 1: no runtime survives them.
+    """
+    for name, values in (("kernel", kernel), ("strides", strides), ("dilations", dilations)):
+        if min(values) < 1:
+            raise UnsupportedError(f"{name} {tuple(values)} are not all at least 1")
     mode = node.text("auto_pad", "NOTSET")
     if mode == "NOTSET":
         pads = node.integers("pads", (0, 0, 0, 0))
