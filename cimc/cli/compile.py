@@ -9,16 +9,17 @@ import click
 from cimc.cli.options import (
     Shapes,
     arch_option,
+    calibration_option,
     did_you_mean_choice,
     mapping_option,
     named_machine,
+    network_option,
     shape_option,
 )
 from cimc.cli.output import print_table, progress
 from cimc.diagnostics import UsageError
 
 LEVELS = ("graph", "quantised", "mapped")
-NETWORKS = ("mesh", "bus")
 
 
 class _OptionalValue(click.Command):
@@ -39,19 +40,9 @@ class _OptionalValue(click.Command):
     help="Folder of the artifact.  [default: name of MODEL with .cim]",
 )
 @shape_option
-@click.option(
-    "--calibration",
-    metavar="FILE|DIR",
-    type=click.Path(path_type=Path),
-    help="Inputs to choose ranges on: an .npz of arrays by input name, or a folder of .npy.",
-)
+@calibration_option
 @mapping_option
-@click.option(
-    "--network",
-    metavar="mesh|bus",
-    callback=did_you_mean_choice(NETWORKS),
-    help="Kind of network to compile for.  [default: the mapping's, else the machine's]",
-)
+@network_option
 @click.option(
     "--dump-ir",
     metavar="[=DIR]",

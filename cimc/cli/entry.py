@@ -36,6 +36,7 @@ from cimc.cli.output import Names, error, print_warning
 from cimc.cli.reproducer import write_reproducer
 from cimc.cli.run import run
 from cimc.cli.simulate import simulate
+from cimc.cli.verify import verify
 from cimc.diagnostics import CimError, ErrorList, ExitCode
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE
@@ -63,7 +64,7 @@ def cimc(ctx: click.Context) -> None:
         ctx.exit(ExitCode.USAGE)
 
 
-for _command in (compile, check, run, simulate, disasm, arch, backends, models):
+for _command in (compile, check, run, verify, simulate, disasm, arch, backends, models):
     cimc.add_command(_command)
 
 

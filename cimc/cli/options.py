@@ -71,6 +71,28 @@ def mapping_option(command: Command) -> Command:
     return option(command)
 
 
+def calibration_option(command: Command) -> Command:
+    """``--calibration``."""
+    option = click.option(
+        "--calibration",
+        metavar="FILE|DIR",
+        type=click.Path(path_type=Path),
+        help="Inputs to choose ranges on: an .npz of arrays by input name, or a folder of .npy.",
+    )
+    return option(command)
+
+
+def network_option(command: Command) -> Command:
+    """``--network``."""
+    option = click.option(
+        "--network",
+        metavar="mesh|bus",
+        callback=did_you_mean_choice(("mesh", "bus")),
+        help="Kind of network to compile for.  [default: the mapping's, else the machine's]",
+    )
+    return option(command)
+
+
 def named_machine(arch: str | None, backend: Path | None) -> str | Path:
     """What names the machine: ``--backend``, else ``--arch``.
 

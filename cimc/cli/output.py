@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from math import isfinite
 from typing import Any, TextIO
 
 import click
@@ -65,8 +66,9 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, err: bo
 
 
 def print_json(value: Any) -> None:
-    """``value`` on stdout: keys sorted, one document, and no NaN, which JSON does not have."""
-    click.echo(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False))
+    """``value`` on stdout: keys sorted, one document; ``null`` for NaN and infinity, which JSON does not have."""
+    text = json.dumps(_finite(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    click.echo(text)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -92,6 +94,14 @@ def _say(kind: str, colour: str, message: str) -> None:
     head = click.style(f"{kind}:", fg=colour, bold=True) if coloured(sys.stderr) else f"{kind}:"
     progress("")
     click.echo(f"{head} {message}", err=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _cell(value: Any) -> str:

@@ -286,7 +286,7 @@ ARTIFACTS = (
     Bad("no manifest", _no_manifest, "manifest.json is missing", 2),
     Bad("altered manifest", _lied, "manifest.json was altered", 2),
     Bad("manifest cut short", _cut("manifest.json"), "manifest.json cannot be read", 2),
-    Bad("newer version", _newer, "artifact version 99.0 is newer than", 2),
+    Bad("newer version", _newer, "newer than 1.0", 2),
     Bad("weights cut short", _cut("weights.safetensors"), "weights.safetensors is truncated", 2),
     Bad("weights altered", _flipped("weights.safetensors"), "weights.safetensors was altered", 2),
     Bad("program altered", _flipped("program/instructions.opcode.npy"), "instructions.opcode.npy is", 2),
