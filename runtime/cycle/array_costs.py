@@ -28,7 +28,9 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class ArrayCost:
-    """One read or write. Cycles and pJ; ``size`` is the bytes of weights a write transports."""
+    """One read or write. Cycles and pJ; ``size`` is the bytes of weights a write transports.
+
+    ``conversions``: of all tiles, in one read."""
 
     occupancy: int
     latency: int
@@ -37,6 +39,7 @@ class ArrayCost:
     adc_pj: float = 0.0
     write_pj: float = 0.0
     size: int = 0
+    conversions: int = 0
 
 
 class ArrayCosts:
@@ -89,13 +92,15 @@ class ArrayCosts:
         convert = max((ceil_div(p.columns * conversions, Fraction(m.adcs)) for p in parts), default=0)
         convert *= m.conversion_cycles
         occupancy = max(1, digits * max(groups, default=0) * max(m.read_cycles, convert))
-        pairs = list(zip(parts, groups, strict=True))
+        pairs = zip(parts, groups, strict=True)
+        count = digits * sum(g * p.columns * conversions for p, g in pairs)
         return ArrayCost(
             occupancy=occupancy,
             latency=occupancy + convert,
             array_pj=digits * sum(groups) * m.read_pj,
             dac_pj=digits * sum(p.rows for p in parts) * m.dac_pj,
-            adc_pj=digits * sum(g * p.columns * conversions for p, g in pairs) * m.conversion_pj,
+            adc_pj=count * m.conversion_pj,
+            conversions=count,
         )
 
     def _write_cost(self, coding: Coding, parts: tuple[Part, ...]) -> ArrayCost:

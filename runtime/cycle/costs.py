@@ -19,7 +19,7 @@ from cimc.diagnostics import UnsupportedError
 from cimc.runtime.cycle import layout as y
 from cimc.runtime.cycle.array_costs import ArrayCost, ArrayCosts
 from cimc.runtime.cycle.layout import Int
-from cimc.runtime.cycle.machine import AJ_PER_PJ, Machine, ceil_div
+from cimc.runtime.cycle.machine import AJ_PER_PJ, Machine, attojoules, ceil_div
 from cimc.runtime.cycle.resolve import Resolved, column
 from cimc.runtime.program import IMAGES, AluFunction, Element, Opcode, Program
 
@@ -44,6 +44,8 @@ _SIZES = np.array([element.size_bytes for element in Element], np.int64)
 _ARRAYS_BUSY, _PORT_BUSY, _VECTOR_BUSY, _NETWORK_BUSY, _GLOBAL_BUSY, _LINK_BUSY, _HOST_BUSY = range(
     len(UNIT_KINDS)
 )
+_ARRAY_COLUMNS = [y.OCCUPANCY, y.LATENCY, y.PORT, y.ENERGY, y.SIZE, y.CYCLES2, y.ENERGY2]
+_SHIFT = _ARRAY_COLUMNS.index(y.CYCLES2)
 MOST_RECORDS = 1 << 20
 """Different parts of its set that one array instruction may use over its loops."""
 
@@ -51,8 +53,9 @@ MOST_RECORDS = 1 << 20
 class Record(NamedTuple):
     """Cost of one read or write of an array set."""
 
-    cycles: tuple[int, int, int, int, int]
-    """Occupancy, latency, port; the place of the energy in the kernel's record; bytes of weights."""
+    cycles: tuple[int, int, int, int, int, int, int]
+    """The kernel's columns: occupancy, latency, port, attojoules of the read or write itself, bytes of weights;
+    cycles and attojoules of shift-and-add in the vector unit."""
     energy_pj: tuple[float, ...]
     busy: tuple[int, ...]
 
@@ -107,13 +110,13 @@ class CostBuilder:
         self._sends()
         self._dma()
         self._hosts()
-        self._rows[:, y.ENERGY] += _attojoules(self._energy)
+        arrays = np.isin(self._rows[:, y.OP], (y.READ, y.WRITE))
+        self._rows[~arrays, y.ENERGY] += _attojoules(self._energy[~arrays])
         count = len(self._records)
         variants = np.zeros((count, y.VARIANT_WIDTH), np.int64)
         for at, record in enumerate(self._records):
             variants[at, : y.V_COUNT] = record.cycles
         energy = np.array([r.energy_pj for r in self._records]).reshape(count, len(COMPONENTS))
-        variants[:, y.V_ENERGY] = _attojoules(energy)
         return Costs(
             energy_pj=self._energy,
             busy=self._busy,
@@ -152,6 +155,7 @@ class CostBuilder:
         rows[at, y.UNIT] = np.where(
             rows[at, y.OP] == y.READ, rows[at, y.CORE], self._machine.unit(-1)
         )  # a read takes its core's port, a write the global buffer's
+        rows[at, y.UNIT2] = self._machine.cores + 1 + rows[at, y.CORE]
         for row in at.tolist():
             is_read = bool(rows[row, y.OP] == y.READ)
             by_row = bool(fields["opcode"][row] in (Opcode.READ_ROW, Opcode.WRITE_ROW))
@@ -160,12 +164,14 @@ class CostBuilder:
             begin = (int(fields["b_row"][row]), int(fields["b_col"][row]))
             if not moving[stride]:
                 record = self._array_record(cost(own, by_row, *begin), int(moved[row]), is_read)
-                rows[row, [y.OCCUPANCY, y.LATENCY, y.PORT, y.ENERGY, y.SIZE]] = record.cycles
+                rows[row, _ARRAY_COLUMNS] = record.cycles
                 self._energy[row], self._busy[row] = record.energy_pj, record.busy
                 continue
             rows[row, y.VARIANT] = len(self._records)
             for part in self._ranges(row, stride, begin):
-                self._records.append(self._array_record(cost(own, by_row, *part), int(moved[row]), is_read))
+                record = self._array_record(cost(own, by_row, *part), int(moved[row]), is_read)
+                rows[row, y.CYCLES2] = max(rows[row, y.CYCLES2], record.cycles[_SHIFT])
+                self._records.append(record)
                 self._record_rows.append(row)
 
     def _array_record(self, cost: ArrayCost, moved: int, is_read: bool) -> Record:
@@ -179,7 +185,13 @@ class CostBuilder:
         port = ceil_div(moved, m.local_width) if is_read else ceil_div(cost.size, m.global_width)
         busy[_ARRAYS_BUSY] = cost.occupancy
         busy[_PORT_BUSY if is_read else _GLOBAL_BUSY] = port
-        return Record((cost.occupancy, cost.latency, port, 0, cost.size), tuple(energy), tuple(busy))
+        own = attojoules(sum(energy))
+        if m.vector is not None and m.shift_add_in_unit and cost.conversions:
+            busy[_VECTOR_BUSY] = m.vector.duration(AluFunction.ADD_INT, cost.conversions)
+            energy[_VECTOR] = m.vector.energy(AluFunction.ADD_INT, cost.conversions)
+        columns = (cost.occupancy, cost.latency, port, own, cost.size)
+        shift = (busy[_VECTOR_BUSY], attojoules(energy[_VECTOR]))
+        return Record((*columns, *shift), tuple(energy), tuple(busy))
 
     def _ranges(self, row: int, stride: int, begin: tuple[int, int]) -> list[tuple[int, int]]:
         """The (first, count) of every iteration, the innermost loop fastest; adds the stride of records."""

@@ -77,12 +77,25 @@ def compute(w: Memory, ctx: int, row: int, t: int, limit: int) -> int:
     note_read(w, ctx, row + y.A_MODE, row + y.A_COLD, start + port)
     if w[row + y.B_MODE] != y.NOTHING:
         note_read(w, ctx, row + y.B_MODE, row + y.B_COLD, start + port)
-    if slot > 0:
+    if slot > 0 and w[row + y.CYCLES2] > 0:
+        shift_and_add(w, row, cost, slot, start + latency)
+    elif slot > 0:
         w[slot + y.READY] = max(w[slot + y.READY], start + latency)
     note(w, w[row + y.UNIT] if own < 0 else own, start, occupancy, row, w[ctx + y.C_NUMBER])
     spend(w, start, occupancy, energy)
     finished(w, start + max(latency, occupancy))
     return issued(w, ctx, row, t, operands, start)
+
+
+@jit
+def shift_and_add(w: Memory, row: int, cost: int, slot: int, time: int) -> None:
+    """The vector unit adds a read's conversions up, in its turn when the last one is there."""
+    cycles, energy = w[row + y.CYCLES2], w[row + y.ENERGY2]
+    if w[row + y.VARIANT] >= 0:
+        cycles, energy = w[cost + y.V_CYCLES2], w[cost + y.V_ENERGY2]
+    w[slot + y.FILLED] += 1
+    e = plan(w, time, y.SLOT_STORE, w[row + y.UNIT2], cycles, 0, energy, row)
+    w[e + y.E_SLOT] = slot
 
 
 @jit

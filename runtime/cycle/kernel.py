@@ -87,7 +87,7 @@ def issue(w: Memory, ctx: int, row: int, t: int, limit: int) -> int:
 
 @jit
 def _computes(op: int) -> bool:
-    """Instructions that wake nobody."""
+    """Instructions that wake nobody, and plan nothing without a second request."""
     return op == y.READ or op == y.ALU or op == y.COPY
 
 
@@ -114,8 +114,8 @@ def advance(w: Memory, ctx: int) -> None:
             continue
         answer = compute(w, ctx, row, t, limit) if _computes(op) else issue(w, ctx, row, t, limit)
         if answer >= 0:
-            if not w[y.K_PLAIN] and not _computes(op):
-                limit = second(w)  # others may have been woken
+            if not w[y.K_PLAIN] and not (_computes(op) and w[row + y.CYCLES2] == 0):
+                limit = second(w)  # the heap may have new keys
             t = answer
             row += y.ROW_WIDTH
             continue

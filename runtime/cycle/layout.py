@@ -112,7 +112,8 @@ ADDS = 23
 A_COLD, D_COLD, B_COLD = 24, 28, 32
 """Operand details that only :data:`GENERAL` operands need: row, stride, span, step."""
 CORE, UNIT2, CYCLES2, LATENCY2, ENERGY2 = 36, 37, 38, 39, 40
-"""Core of the context; the second request of a DMA: unit, cycles, latency behind them, attojoules."""
+"""Core of the context; the second request of a DMA, or of a read for shift-and-add in the vector unit (0
+cycles: none): unit, cycles, latency behind them, attojoules."""
 MOVES = 41
 M_SOURCE_CYCLES, M_SOURCE_BYTES, M_LINK_CYCLES, M_HOP_BYTES, M_STORE_CYCLES, M_STORE_BYTES = range(41, 47)
 M_GLOBAL_CYCLES, M_GLOBAL_BYTES = 47, 48
@@ -125,8 +126,8 @@ NOTHING, RING, FIXED, GENERAL = 0, 1, 2, 3
 """Operand modes: none; a ring; one known slot; slots that follow the loops. X is the buffer or the slot."""
 
 # -- cost records of instructions whose cost follows the loops ----------------------------------------
-V_OCCUPANCY, V_LATENCY, V_PORT, V_ENERGY, V_SIZE, V_COUNT = range(6)
-VARIANT_WIDTH = 6
+V_OCCUPANCY, V_LATENCY, V_PORT, V_ENERGY, V_SIZE, V_CYCLES2, V_ENERGY2, V_COUNT = range(8)
+VARIANT_WIDTH = 8
 
 # -- buffers: geometry, then what changes ---------------------------------------------------------------
 SLOT_BASE, SLOTS, R_FIRST, R_LAST, R_PERIOD, R_ADVANCE, R_PLACES, R_TOP, R_BOTTOM, R_FILL, R_CORE = range(11)

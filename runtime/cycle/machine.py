@@ -79,6 +79,8 @@ class Machine:
     adcs: int
     read_cycles: int
     conversion_cycles: int
+    shift_add_in_unit: bool
+    """Whether the vector unit adds digits, slices and groups up, one addition per conversion."""
     read_pj: float
     dac_pj: float
     conversion_pj: float
@@ -89,8 +91,8 @@ class Machine:
     def of(cls, machine: Mapping[str, Any]) -> Machine:
         """Read the JSON form of an architecture.
 
-        Raises :class:`UsageError` when a key is missing, :class:`UnsupportedError` for shift-and-add in
-        the digital unit, which the timing rules do not cover.
+        Raises :class:`UsageError` when a key is missing, :class:`UnsupportedError` for shift-and-add in a
+        digital unit that is not there.
         """
         try:
             return cls._of(machine)
@@ -103,10 +105,9 @@ class Machine:
     @classmethod
     def _of(cls, machine: Mapping[str, Any]) -> Machine:
         chip, core, xbar, net = (machine[k] for k in ("chip", "core", "crossbar", "network"))
-        if xbar["shift_add"] != "periphery":
+        if xbar["shift_add"] == "digital_unit" and core.get("digital_unit") is None:
             raise UnsupportedError(
-                f"shift_add must be periphery for timing, given {xbar['shift_add']}; the time of shift-and-add "
-                "in the digital unit is not defined",
+                "shift_add: digital_unit needs core.digital_unit, given none; add it or set shift_add: periphery",
                 where="program.machine",
             )
         clock = _exact(machine["clock_ghz"])
@@ -143,6 +144,7 @@ class Machine:
             adcs=int(xbar["adcs"]),
             read_cycles=math.ceil(_exact(xbar["read_latency_ns"]) * clock),
             conversion_cycles=int(xbar["conversion_cycles"]),
+            shift_add_in_unit=xbar["shift_add"] == "digital_unit",
             read_pj=float(xbar["read_energy_pj"]),
             dac_pj=float(xbar["dac_energy_pj"]),
             conversion_pj=float(xbar["conversion_energy_pj"]),

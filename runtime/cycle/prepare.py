@@ -116,11 +116,13 @@ def _sized(program: Program, machine: Machine, costs: Costs, rows: Int, options:
 
 
 def _most_arrivals(program: Program, machine: Machine) -> int:
-    """A bound of the parts under way: per slot of a ring those that make it up, and what DMA latencies hide."""
+    """A bound of the parts under way: per slot of a ring those that make it up, what DMA latencies
+    hide, and shift-and-add of the reads of every array set."""
     slots = column(program, "buffers", "slots")
     parts = np.bincount(column(program, "routes", "ring"), minlength=len(slots))
     latency = machine.link_to_host[1] if machine.link_to_host else 0
-    return int((slots * parts).sum()) + latency + machine.global_latency + 16
+    shifts = 2 * program.count("array_sets") if machine.shift_add_in_unit else 0
+    return int((slots * parts).sum()) + shifts + latency + machine.global_latency + 16
 
 
 def _head(world: World, machine: Machine, options: Options, window: int) -> None:

@@ -84,6 +84,39 @@ def test_tiles_of_a_set_read_in_parallel(bench: Any) -> None:
     assert timing.busy_cycles["port"] == 2 + 2  # the window is 16 bytes
 
 
+def test_shift_and_add_in_the_vector_unit(bench: Any) -> None:
+    """A machine without adders in the periphery pays one addition per conversion, behind the read."""
+    bench.machine["crossbar"]["shift_add"] = "digital_unit"
+    x, acc, y = bench.buffer(0), bench.buffer(0, element=Element.I32), bench.buffer(0)
+    xb, window = bench.arrays(0), bench.window()
+    read = r.read_xb(At(acc), At(x), xb, window, 4, 0, 1)
+    bench.context(0, [r.loop(2), read, r.end(), r.alu(AluFunction.CLAMP_CODES, At(y), At(acc), n=4)])
+    timing = bench.time()
+    # 8 digits x 2 groups x 16 columns = 256 additions: 2 + 64 = 66 cycles
+    # reads [0,64) [64,128), results at 68 and 132; additions [68,134) [134,200); then the alu: 2 + 1
+    assert timing.cycles == 203
+    assert timing.busy_cycles["vector_unit"] == 2 * 66 + 3
+    assert timing.attributed_cycles["vector_unit"] == 2 * 66 + 3
+    assert timing.energy_pj["vector_unit"] == 2 * 256 + 4
+    assert timing.energy_pj["adc"] == 2 * 64
+
+
+def test_shift_and_add_of_wordlines_that_follow_a_loop(bench: Any) -> None:
+    """Every iteration pays for its own conversions."""
+    bench.machine["crossbar"]["shift_add"] = "digital_unit"
+    x, acc = bench.buffer(0), bench.buffer(0, element=Element.I32)
+    xb, window = bench.arrays(0), bench.window()
+    stride = bench.builder.add_stride((0,), (4,))
+    read = r.read_row(At(acc), At(x), xb, window, 4, 0, 4)._replace(b_st=stride)
+    bench.context(0, [r.loop(2), read, r.end()])
+    timing = bench.time()
+    # wordlines [0,4) one group: 8 x 16 = 128 additions, 2 + 32; [0,8) two groups: 66
+    assert timing.busy_cycles["vector_unit"] == 34 + 66
+    assert timing.energy_pj["vector_unit"] == 128 + 256
+    # reads [0,32) [32,96); results at 36 and 100; additions [36,70) [100,166)
+    assert timing.cycles == 166
+
+
 def test_vector_unit_and_its_fractions(bench: Any) -> None:
     """startup + ceil(elements x cycles per element / lanes), by function; windowed functions count the window."""
     x, out = bench.buffer(0), bench.buffer(0)
