@@ -12,7 +12,6 @@ import numpy as np
 
 from cimc.diagnostics import CimError, UnsupportedError, UsageError
 from cimc.runtime.cycle import layout as y
-from cimc.runtime.cycle.kernel import run
 from cimc.runtime.cycle.prepare import Options, Prepared, prepare
 from cimc.runtime.cycle.timing import Timing, latency_cycles, timing
 from cimc.runtime.program import Program
@@ -57,13 +56,13 @@ def simulate(
     options = Options(images, window_cycles, TRACE_SLICES if trace else 0, plain, resident_weights)
     prepared = prepare(program, options)
     ready = perf_counter()
-    run(prepared.world.memory)
+    _run(prepared.world.memory)
     done = perf_counter()
     _check(prepared)
     alone = prepared
     if images > 1:
         alone = prepare(program, options._replace(images=1, trace=0))
-        run(alone.world.memory)
+        _run(alone.world.memory)
         _check(alone)
     return timing(prepared, latency_cycles(alone), (jit, ready - began, done - ready))
 
@@ -78,11 +77,17 @@ def with_network(machine: Mapping[str, Any], network: str | None) -> Mapping[str
     return {**machine, "network": {**machine["network"], "kind": "bus"}}
 
 
+def _run(memory: y.Int) -> None:
+    from cimc.runtime.cycle.kernel import run  # loads numba, which whoever only imports us need not pay for
+
+    run(memory)
+
+
 @cache
 def warm_up() -> float:
     """Compile the kernel, or load it from numba's cache; the seconds that took, once per process."""
     began = perf_counter()
-    run(np.zeros(y.HEADER, np.int64))  # no contexts: ends at once
+    _run(np.zeros(y.HEADER, np.int64))  # no contexts: ends at once
     return perf_counter() - began
 
 
