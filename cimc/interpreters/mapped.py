@@ -49,6 +49,8 @@ class MappedRun:
     """The tensors asked for: codes where the tensor is held as codes."""
     lossless: dict[str, bool]
     """By stage with arrays: whether no converter of it can lose information on its weights."""
+    needless: tuple[str, ...]
+    """Stages whose steps lose information although their converters cover every sum at step 1."""
 
 
 def execute_mapped(
@@ -85,7 +87,9 @@ def execute_mapped(
             break
         machine.run(op)
     tapped = {tap: from_rows(machine.values[known[tap].value], known[tap].frame) for tap in taps}
-    return MappedRun(machine.outputs, machine.integer_outputs, tapped, machine.lossless)
+    return MappedRun(
+        machine.outputs, machine.integer_outputs, tapped, machine.lossless, tuple(machine.needless)
+    )
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,7 @@ class _Machine:
     outputs: dict[str, Array] = field(default_factory=dict[str, Array])
     integer_outputs: dict[str, Array] = field(default_factory=dict[str, Array])
     lossless: dict[str, bool] = field(default_factory=dict[str, bool])
+    needless: list[str] = field(default_factory=list[str])
 
     def run(self, op: Operation) -> None:
         """Execute one operation of ``@main``; an operand that does not fit it is an error with its place."""
@@ -234,6 +239,7 @@ class _Machine:
                     read = read_arrays(op, source, blocks, self.store, self.arch, ideal=self.ideal)
                     inside[step.acc] = read.acc
                     self.lossless[op.label.data] = read.lossless
+                    self.needless += [op.label.data] if read.needless else []
                 case RequantiseOp():
                     inside[step.result] = requantise(step, inside[step.acc], self.store)
                 case DcomOp():

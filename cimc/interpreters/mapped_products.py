@@ -7,7 +7,7 @@ block, as its write meta-operator would program them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -74,10 +74,12 @@ class Product:
 
 @dataclass(frozen=True)
 class ReadResult:
-    """Sums (F, H, W, N) in units of 2^-F of the coding, and whether every converter was lossless."""
+    """Sums (F, H, W, N) in units of 2^-F of the coding, and what the converters lose."""
 
     acc: Array
     lossless: bool
+    needless: bool
+    """Steps lose information that the converters would keep at step 1."""
 
 
 def read_arrays(
@@ -107,14 +109,15 @@ def read_arrays(
     acc = np.empty((len(source), rows, positions, columns), limits.dtype)
     windows = _Windows.of(source, read.window, given)
     copies = stage.copies.value.data
-    lossless = True
+    lossless = needless = True
     prepared: dict[tuple[tuple[int, int, int, int], ...], list[Product]] = {}
     for copy in range(copies):
         mine = [b for b in blocks if b.copy == copy]
         key = tuple((b.k0, b.k1, b.n0, b.n1) for b in mine)
         if key not in prepared:
-            prepared[key] = _products(mine, matrix, coding, np.asarray(steps), arch, ideal=ideal)
+            prepared[key] = _products(mine, matrix, coding, steps, arch, ideal=ideal)
         lossless &= all(p.cells.lossless for p in prepared[key])
+        needless &= lossless or _fits_step_one(mine, matrix, coding, arch)
         for picked in windows.chunks(range(copy, rows, copies), matrix.shape[0]):
             total = _sums(windows.rows(picked), prepared[key], columns)
             if total.min() < limits.min or total.max() > limits.max:
@@ -122,7 +125,13 @@ def read_arrays(
                     located(read, f"sums of {total.min()} … {total.max()} do not fit {limits.dtype}")
                 )
             acc[:, picked] = total.reshape(len(source), len(picked), positions, columns)
-    return ReadResult(acc, lossless)
+    return ReadResult(acc, lossless, needless and not lossless)
+
+
+def _fits_step_one(blocks: Sequence[Block], matrix: Array, coding: Coding, arch: Architecture) -> bool:
+    """Whether the converters cover every sum of the blocks at step 1."""
+    plain = replace(coding, frac_bits=0)
+    return all(p.cells.lossless for p in _products(blocks, matrix, plain, np.int64(1), arch, ideal=False))
 
 
 def _sums(windows: Array, products: Sequence[Product], columns: int) -> npt.NDArray[np.int64]:
@@ -136,7 +145,7 @@ def _products(
     blocks: Sequence[Block],
     matrix: Array,
     coding: Coding,
-    steps: npt.NDArray[np.int64],
+    steps: npt.NDArray[np.int64] | np.int64,
     arch: Architecture,
     *,
     ideal: bool,
@@ -153,7 +162,7 @@ def _products(
         made = (
             IdealProduct.of(decode(cells, flips, coding, bounds), coding)
             if ideal
-            else ArrayProduct(cells, flips, coding, bounds, steps)
+            else ArrayProduct(cells, flips, coding, bounds, np.asarray(steps))
         )
         columns = np.concatenate([np.arange(b.n0, b.n1) for b in beside])
         found.append(Product(slice(k0, k1), columns, made))

@@ -46,6 +46,8 @@ class MappedState:
     values: Values
     outputs: Mapping[str, Array]
     lossless: bool
+    needless: tuple[str, ...] = ()
+    """Stages that lose information although their converters need not."""
 
 
 def mapped_places(module: ModuleOp) -> dict[str, Place]:
@@ -73,7 +75,7 @@ def run_mapped(
         ideal_converters=ideal,
     )
     values = {name: list(frames[:, None]) for name, frames in run.taps.items()}
-    return MappedState(values, _delivered(run), all(run.lossless.values()))
+    return MappedState(values, _delivered(run), all(run.lossless.values()), run.needless)
 
 
 def _delivered(run: MappedRun) -> dict[str, Array]:
@@ -100,6 +102,12 @@ def mapped_failure(after: str, against: str, module: ModuleOp, error: CimError) 
     labels = [name for name in mapped_places(module)]
     place = place_in_message(message, main_function(module).body.block.walk(), labels)
     return failed(after, "mapped", against, place, message)
+
+
+def needless_loss(after: str, label: str) -> Check:
+    """The check of a stage that was given steps it does not need."""
+    message = "its steps lose information although its converters cover every sum at step 1"
+    return failed(after, "mapped", "level 2", Place(label, label), message)
 
 
 def static_check(program: Program, weights: Mapping[str, Array]) -> Check:

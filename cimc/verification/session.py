@@ -45,6 +45,7 @@ from cimc.verification.lowering_checks import (
     distance,
     mapped_failure,
     mapped_places,
+    needless_loss,
     program_check,
     run_mapped,
     static_check,
@@ -293,6 +294,8 @@ class _Session:
             if state.lossless:
                 against = "level 2"
                 self._add(compare(result.name, "mapped", against, places, state.values, self.integers, EXACT))
+            elif state.needless:
+                self._add(needless_loss(result.name, state.needless[0]))
             elif self.state is None:
                 ideal = self._mapped(result, ideal=True)
                 self._add(compare(result.name, "mapped", against, places, ideal.values, self.integers, EXACT))
