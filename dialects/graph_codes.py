@@ -1,4 +1,7 @@
-"""Between real values and codes, and between codes of two scales: level 2 only."""
+"""Between real values and codes, and between codes of two scales.
+
+Level 1 holds the first two only where a quantised model brings them.
+"""
 
 from __future__ import annotations
 

@@ -34,13 +34,16 @@ from cimc.dialects.weights import WeightRefAttr
 class ProductCodes:
     """How a product is quantised: what level 2 adds to ``graph.conv`` and ``graph.gemm``.
 
-    Keys name arrays of the store: ``weight_scale`` float32 of N or 1 elements, ``weight_zero`` int of N.
+    Keys name arrays of the store: ``weight_scale`` float32 of N or 1 elements, ``weight_zero`` int of N,
+    ``bias_scale`` float32 of N or 1. At level 1, a model's own codes have no ``acc_bits`` yet; ``bias_scale`` is
+    there only, for a bias the model stores as integers.
     """
 
     weight_bits: int
     weight_scale: str
-    acc_bits: int
+    acc_bits: int | None = None
     weight_zero: str | None = None
+    bias_scale: str | None = None
     lo: int | None = None
     hi: int | None = None
 
@@ -48,9 +51,11 @@ class ProductCodes:
 class ProductOperation(BoundedOperation):
     """Base of ``graph.conv`` and ``graph.gemm``.
 
-    At level 1 ``weight`` and ``bias`` are float32. At level 2 the input holds codes, ``weight`` the
-    weights' integer codes in the same layout, ``bias`` int64 (docs/numerics.md section 0 rule 4) and
-    ``acc_bits`` is the accumulator's width (rule 3); the result is codes (rule 5) or float32 (rule 6).
+    At level 1 ``weight`` and ``bias`` are float32, or the integers of a quantised model: ``weight`` codes
+    with ``weight_bits``, ``weight_scale`` and ``weight_zero``, ``bias`` with ``bias_scale``; input and result
+    are f32. At level 2 the input holds codes, ``weight`` the weights' integer codes in the same layout,
+    ``bias`` int64 (docs/numerics.md section 0 rule 4) and ``acc_bits`` is the accumulator's width (rule 3);
+    the result is codes (rule 5) or float32 (rule 6).
     """
 
     input = operand_def(TensorType)
@@ -59,6 +64,7 @@ class ProductOperation(BoundedOperation):
     weight_bits = opt_prop_def(IntegerAttr[I64])
     weight_scale = opt_prop_def(WeightRefAttr)
     weight_zero = opt_prop_def(WeightRefAttr)
+    bias_scale = opt_prop_def(WeightRefAttr)
     acc_bits = opt_prop_def(IntegerAttr[I64])
     result = result_def(TensorType)
 
@@ -75,25 +81,40 @@ class ProductOperation(BoundedOperation):
         """The operator's shape rule; raises ``VerifyException``."""
         raise NotImplementedError
 
+    @property
+    def has_stored_codes(self) -> bool:
+        """Whether ``weight`` holds integer codes: always at level 2, for a quantised model at level 1 too."""
+        return self.weight_bits is not None
+
     def verify_codes(self) -> None:
-        """Level 1 has none of the quantisation properties, level 2 has all it needs."""
-        needed = (self.weight_bits, self.weight_scale, self.acc_bits)
-        if not self.is_quantised:
-            if not is_float(self.input) or not is_float(self.result):
-                raise VerifyException("a product of float weights takes f32 and gives f32")
-            if any(p is not None for p in (*needed, self.weight_zero)):
+        """Codes of weights come with width and scale; the accumulator belongs to level 2."""
+        if self.weight_bits is None and (self.weight_scale is not None or self.weight_zero is not None):
+            raise VerifyException("weight_scale and weight_zero need weight_bits")
+        if self.weight_bits is not None:
+            if self.weight_scale is None:
+                raise VerifyException("weight_bits needs weight_scale")
+            if not MIN_BITS <= self.weight_bits.value.data <= MAX_BITS:
                 raise VerifyException(
-                    "weight_bits, weight_scale, weight_zero and acc_bits need quantised input"
+                    f"weights have {MIN_BITS} to {MAX_BITS} bits, not {self.weight_bits.value.data}"
                 )
-            return
-        if any(p is None for p in needed):
+        if self.is_quantised:
+            self._verify_integer()
+        else:
+            self._verify_real()
+
+    def _verify_real(self) -> None:
+        if not is_float(self.input) or not is_float(self.result):
+            raise VerifyException("a product of float weights takes f32 and gives f32")
+        if self.acc_bits is not None:
+            raise VerifyException("acc_bits needs quantised input")
+        if self.bias_scale is not None and self.bias is None:
+            raise VerifyException("bias_scale needs a bias")
+
+    def _verify_integer(self) -> None:
+        if self.weight_bits is None or self.acc_bits is None:
             raise VerifyException("quantised input needs weight_bits, weight_scale and acc_bits")
-        assert self.weight_bits is not None
-        assert self.acc_bits is not None
-        if not MIN_BITS <= self.weight_bits.value.data <= MAX_BITS:
-            raise VerifyException(
-                f"weights have {MIN_BITS} to {MAX_BITS} bits, not {self.weight_bits.value.data}"
-            )
+        if self.bias_scale is not None:
+            raise VerifyException("with quantised input the bias counts in units of the accumulator")
         if self.acc_bits.value.data not in (32, 64):
             raise VerifyException(f"accumulators have 32 or 64 bits, not {self.acc_bits.value.data}")
         if quant_of(self.result) is None and not is_float(self.result):
@@ -102,7 +123,7 @@ class ProductOperation(BoundedOperation):
 
 _CODES_FORMAT = (
     "(`weight_bits` $weight_bits^)? (`weight_scale` $weight_scale^)? (`weight_zero` $weight_zero^)? "
-    "(`acc_bits` $acc_bits^)? (`lo` $lo^)? (`hi` $hi^)? "
+    "(`bias_scale` $bias_scale^)? (`acc_bits` $acc_bits^)? (`lo` $lo^)? (`hi` $hi^)? "
     "`tensors` $tensors attr-dict `:` functional-type(operands, results)"
 )
 
@@ -237,6 +258,7 @@ def _code_properties(codes: ProductCodes | None) -> dict[str, IntegerAttr[I64] |
         "weight_bits": int64(codes.weight_bits),
         "weight_scale": ref(codes.weight_scale),
         "weight_zero": ref(codes.weight_zero),
+        "bias_scale": ref(codes.bias_scale),
         "acc_bits": int64(codes.acc_bits),
         "lo": int64(codes.lo),
         "hi": int64(codes.hi),

@@ -59,8 +59,9 @@ class Level:
     """What to do about an operation that is common elsewhere but not legal here."""
 
 
-def _holds_codes(op: Operation) -> bool:
-    return any(
+def _computes_on_codes(op: Operation) -> bool:
+    """Whether codes enter or leave ``op``; a quantised model's own conversions do not count."""
+    return not isinstance(op, QuantizeOp | DequantizeOp) and any(
         isinstance(value.type, TensorType) and isinstance(value.type.get_element_type(), QuantType)
         for value in (*op.operands, *op.results)
     )
@@ -78,7 +79,9 @@ def _takes_codes(op: Operation) -> bool:
 
 
 NO_CODES = Rule(
-    "tensors hold real values; codes belong to level 'quantised'", lambda op: not _holds_codes(op)
+    "operators work on real values; codes pass between graph.quantize and graph.dequantize only, "
+    "operators on codes belong to level 'quantised'",
+    lambda op: not _computes_on_codes(op),
 )
 FLOAT_BORDER = Rule("@main takes and returns real values", _function_is_float)
 CODES_IN = Rule("products with static weights take codes", _takes_codes)
@@ -99,6 +102,8 @@ _SHARED: Mapping[type[Operation], tuple[Rule, ...]] = {
     ReshapeOp: (),
     SoftmaxOp: (),
     HostOp: (),
+    QuantizeOp: (),
+    DequantizeOp: (),
 }
 
 IMPORTED = Level(
@@ -109,7 +114,7 @@ IMPORTED = Level(
 )
 GRAPH = Level(
     "graph",
-    "level 1: operators on real tensors, weights by name",
+    "level 1: operators on real tensors, weights by name; between them a quantised model's own conversions",
     {**_STRUCTURE, ConvOp: (), GemmOp: (), **_SHARED},
     everywhere=(NO_CODES,),
     remedies={AffineOp: "run the pass graph-fold-batch-norm"},
@@ -122,8 +127,6 @@ QUANTISED = Level(
         ConvOp: (CODES_IN,),
         GemmOp: (CODES_IN,),
         **_SHARED,
-        QuantizeOp: (),
-        DequantizeOp: (),
         RequantizeOp: (),
     },
     remedies={AffineOp: "run the pass graph-fold-batch-norm"},

@@ -2,6 +2,7 @@
 
 Sums of products are torch's, so results agree with onnxruntime to rounding (the tests demand
 ``2e-5`` of the largest output); pools, sums and softmax are as docs/numerics.md section 0 states them.
+Conversions of a quantised model follow rules 1 and 2; the operators between them are float32 all the same.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ from cimc.dialects.graph import (
     ClipOp,
     ConcatOp,
     ConvOp,
+    DequantizeOp,
     GemmOp,
     GlobalAveragePoolOp,
     HostOp,
     MaxPoolOp,
+    ProductOperation,
+    QuantizeOp,
     ReluOp,
     ReshapeOp,
     SoftmaxOp,
@@ -40,9 +44,10 @@ from cimc.dialects.graph import (
     main_return,
     tensor_names,
 )
-from cimc.dialects.graph_types import shape_of
+from cimc.dialects.graph_types import quant_of, shape_of
 from cimc.dialects.weights import WeightRefAttr, WeightStore
 from cimc.interpreters.host import HostRunner
+from cimc.runtime.numerics import digital
 
 Array = npt.NDArray[Any]
 
@@ -57,8 +62,22 @@ class Machine:
     def weight(self, ref: WeightRefAttr) -> Array:
         return self.store.array(ref.key.data)
 
-    def bias(self, ref: WeightRefAttr | None) -> Array | None:
-        return None if ref is None else self.weight(ref)
+    def real_weight(self, op: ProductOperation) -> Array:
+        """The float32 weights of a product; those that a quantised model stores as integers dequantised."""
+        if op.weight_scale is None:
+            return self.weight(op.weight)
+        along = (-1, 1, 1, 1) if isinstance(op, ConvOp) else (1, -1)
+        codes = self.weight(op.weight).astype(np.int64)
+        if op.weight_zero is not None:
+            codes = codes - self.weight(op.weight_zero).reshape(along)
+        return codes.astype(np.float32) * self.weight(op.weight_scale).reshape(along)
+
+    def real_bias(self, op: ProductOperation) -> Array | None:
+        """The float32 bias of a product, dequantised like its weights."""
+        if op.bias is None:
+            return None
+        bias = self.weight(op.bias)
+        return bias if op.bias_scale is None else bias.astype(np.float32) * self.weight(op.bias_scale)
 
 
 def run_graph(
@@ -164,7 +183,7 @@ def _run(op: Operation, machine: Machine, operands: Sequence[Array]) -> Sequence
 def _conv(op: ConvOp, machine: Machine, operands: Sequence[Array]) -> Array:
     from torch.nn import functional
 
-    weight, bias = machine.weight(op.weight), machine.bias(op.bias)
+    weight, bias = machine.real_weight(op), machine.real_bias(op)
     result = functional.conv2d(
         _torch(_padded(operands[0], op.pads.data, 0.0)),
         _torch(weight),
@@ -177,9 +196,25 @@ def _conv(op: ConvOp, machine: Machine, operands: Sequence[Array]) -> Array:
 
 
 def _gemm(op: GemmOp, machine: Machine, operands: Sequence[Array]) -> Array:
-    weight, bias = machine.weight(op.weight), machine.bias(op.bias)
+    weight, bias = machine.real_weight(op), machine.real_bias(op)
     product = np.matmul(operands[0], weight)
     return product if bias is None else product + bias
+
+
+def _quantize(op: QuantizeOp, machine: Machine, operands: Sequence[Array]) -> Array:
+    codes = quant_of(op.result)
+    assert codes is not None, "checked by the operation's verifier"
+    low, high = op.clamp()
+    name = located(op, f"tensor {tensor_names(op)[0]!r}")
+    return digital.quantise(
+        operands[0], codes.scale, codes.zero_point, low, high, dtype=codes.dtype, tensor=name
+    )
+
+
+def _dequantize(op: DequantizeOp, machine: Machine, operands: Sequence[Array]) -> Array:
+    codes = quant_of(op.input)
+    assert codes is not None, "checked by the operation's verifier"
+    return digital.dequantise(operands[0], codes.scale, codes.zero_point)
 
 
 def _affine(op: AffineOp, machine: Machine, operands: Sequence[Array]) -> Array:
@@ -264,5 +299,7 @@ _KERNELS: Mapping[type[Operation], Callable[[Any, Machine, Sequence[Array]], Arr
         ConcatOp: lambda op, machine, operands: np.concatenate(operands, axis=op.axis.value.data),
         ReshapeOp: lambda op, machine, operands: operands[0].reshape(shape_of(op.result)),
         SoftmaxOp: _softmax,
+        QuantizeOp: _quantize,
+        DequantizeOp: _dequantize,
     }
 )

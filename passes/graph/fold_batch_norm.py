@@ -43,37 +43,70 @@ class FoldBatchNorm(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         assert isinstance(ctx, CimContext)
         for affine in [found for found in op.walk() if isinstance(found, AffineOp)]:
-            product = _foldable(affine)
+            product = _foldable(affine, ctx.store)
             if product is None:
                 _to_host(affine)
             else:
                 _fold(product, affine, ctx.store)
 
 
-def _foldable(affine: AffineOp) -> ConvOp | GemmOp | None:
-    """The product before ``affine``, if nobody else uses its result and the axes agree."""
+def _foldable(affine: AffineOp, store: WeightStore) -> ConvOp | GemmOp | None:
+    """The product before ``affine``, if nobody else uses its result and the axes agree.
+
+    A scale of integer weights can only take a positive factor.
+    """
     product = affine.input.owner
     if not isinstance(product, ConvOp | GemmOp) or not affine.input.has_one_use():
+        return None
+    if product.has_stored_codes and not np.all(store.array(affine.scale.key.data) > 0):
         return None
     channels = 1 if isinstance(product, ConvOp) else len(shape_of(product.result)) - 1
     return product if affine.axis.value.data == channels else None
 
 
 def _fold(product: ConvOp | GemmOp, affine: AffineOp, store: WeightStore) -> None:
+    if product.has_stored_codes:
+        _fold_codes(product, affine, store)
+    else:
+        _fold_real(product, affine, store)
+    product.tensors = affine.tensors
+    product.result.name_hint = affine.result.name_hint
+    affine.result.replace_all_uses_with(product.result)
+    affine.detach()
+    affine.erase()
+
+
+def _fold_codes(product: ConvOp | GemmOp, affine: AffineOp, store: WeightStore) -> None:
+    """The model's own integers stay; their scales take the factor, a bias in real values the rest."""
+    scale, shift = store.array(affine.scale.key.data), store.array(affine.shift.key.data)
+    assert product.weight_scale is not None, "stored codes have a scale"
+    if np.any(scale != 1):
+        key = product.weight_scale.key.data
+        product.weight_scale = _put(store, f"{key}.folded", _rounded(store.array(key) * scale, product))
+    bias = np.zeros(len(shift))
+    if product.bias is not None:
+        bias = store.array(product.bias.key.data).astype(np.float64)
+        if product.bias_scale is not None:
+            bias = bias * store.array(product.bias_scale.key.data)
+    product.bias_scale = None
+    product.bias = _put(
+        store, f"{product.weight.key.data}.folded.bias", _rounded(bias * scale + shift, product)
+    )
+
+
+def _put(store: WeightStore, stem: str, array: npt.NDArray[np.float32]) -> WeightRefAttr:
+    return WeightRefAttr.of(store.put(store.fresh(stem), array))
+
+
+def _fold_real(product: ConvOp | GemmOp, affine: AffineOp, store: WeightStore) -> None:
     old = store.array(product.weight.key.data)
     scale, shift = store.array(affine.scale.key.data), store.array(affine.shift.key.data)
     along_channels = (-1, 1, 1, 1) if isinstance(product, ConvOp) else (1, -1)
     bias = np.zeros(len(shift)) if product.bias is None else store.array(product.bias.key.data)
     weight = _rounded(old * scale.reshape(along_channels), product)
     folded_bias = _rounded(bias * scale + shift, product)
-    key = store.put(store.fresh(f"{product.weight.key.data}.folded"), weight)
-    product.weight = WeightRefAttr.of(key)
-    product.bias = WeightRefAttr.of(store.put(store.fresh(f"{key}.bias"), folded_bias))
-    product.tensors = affine.tensors
-    product.result.name_hint = affine.result.name_hint
-    affine.result.replace_all_uses_with(product.result)
-    affine.detach()
-    affine.erase()
+    product.weight = _put(store, f"{product.weight.key.data}.folded", weight)
+    product.bias = _put(store, f"{product.weight.key.data}.bias", folded_bias)
 
 
 def _rounded(values: npt.NDArray[np.float64], product: ConvOp | GemmOp) -> npt.NDArray[np.float32]:

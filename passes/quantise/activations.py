@@ -2,7 +2,7 @@
 
 The result is a program of real operators between pairs of ``graph.quantize`` and
 ``graph.dequantize``, the form quantised ONNX models have too; the passes after it turn operators
-between pairs into operators on codes.
+between pairs into operators on codes. Edges that a model has coded already keep their scale.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from cimc.dialects.graph import (
     QuantType,
     ReluOp,
 )
-from cimc.dialects.graph_types import is_float
+from cimc.dialects.graph_types import is_float, quant_of
 from cimc.dialects.locations import describe
 from cimc.dialects.weights import WeightStore
 from cimc.passes.quantise.encodings import Encoding
 from cimc.passes.quantise.overrides import (
     QuantOverride,
     activation_encoding,
+    check_brought,
     check_overrides,
     parse_overrides,
 )
@@ -61,7 +62,8 @@ class QuantiseActivations(ModulePass):
     (scale, zero point) on all sides, whose range is the union. ``activations=arrays`` puts a pair on
     the inputs of Conv and Gemm only. ``auto`` is ``arrays`` for models that multiply two activations,
     where quantising every edge costs several times the error, and ``all`` otherwise. An edge that only
-    feeds a Relu or Clip gets none: it takes over the clamped range later.
+    feeds a Relu or Clip gets none: it takes over the clamped range later. Codes that the model brings keep
+    their scale, whatever the options say, and give it to the edges that must agree with them.
 
     ```mlir
     %y = graph.gemm %x weight <"w"> tensors ["y"] : (tensor<1x4xf32>) -> tensor<1x2xf32>
@@ -81,24 +83,70 @@ class QuantiseActivations(ModulePass):
     overrides: tuple[str, ...] = ()
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        """Raises UsageError for overrides that match no layer, UnsupportedError for ranges that are missing."""
+        """Raises UsageError for overrides that match no layer or touch codes the model brings,
+        UnsupportedError for ranges that are missing."""
         assert isinstance(ctx, CimContext)
+        edges = self._edges(op, ctx.store)
+        plan = self._plan(op, edges)
+        types = edges.types_of(plan.groups)
+        made: dict[SSAValue, SSAValue] = {}
+        for pair in plan.pairs:
+            real = edges.insert_pair(
+                made.get(pair.value, pair.value), types[pair.group], pair.uses, pair.value
+            )
+            made.setdefault(pair.value, real)
+
+    def wanted_ranges(self, store: WeightStore, op: ModuleOp) -> tuple[str, ...]:
+        """Names of the tensors whose calibrated range :meth:`apply` needs; none where the model has all codes.
+
+        Raises as :meth:`apply` does for overrides.
+        """
+        edges = self._edges(op, store)
+        groups = self._plan(op, edges).groups.values()
+        return tuple(dict.fromkeys(edges.named[m] for g in groups if g.brought is None for m in g.members))
+
+    def _edges(self, op: ModuleOp, store: WeightStore) -> _Edges:
         overrides = parse_overrides(self.overrides)
         layers = [o for o in operations(op) if isinstance(o, ProductOperation)]
         check_overrides(layers, overrides)
+        check_brought(layers, overrides)
         if self.activations not in MODES:
             raise UsageError(f"activations is one of {', '.join(MODES)}, not {self.activations!r}")
-        edges = _Edges(
-            value_names(op), Encoding(self.bits, self.signed, self.symmetric), overrides, ctx.store
-        )
+        return _Edges(value_names(op), Encoding(self.bits, self.signed, self.symmetric), overrides, store)
+
+    def _plan(self, op: ModuleOp, edges: _Edges) -> _Plan:
         if self.activations == "arrays" or (self.activations == "auto" and _multiplies_activations(op)):
-            edges.code_array_inputs(layers)
-        else:
-            edges.code_everything(op)
+            return edges.plan_array_inputs([o for o in operations(op) if isinstance(o, ProductOperation)])
+        return edges.plan_everything()
 
 
 _Group: TypeAlias = tuple[SSAValue, Encoding]
 """A class of edges, by its first edge, and how its codes are stored."""
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Where the codes of a group come from: a type the model brings, or the ranges of ``members``."""
+
+    members: tuple[SSAValue, ...]
+    brought: QuantType | None = None
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A conversion to codes and back, to stand behind ``value`` for ``uses`` of it."""
+
+    value: SSAValue
+    group: _Group
+    uses: tuple[Use, ...]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What will be coded, in order, before any range is known."""
+
+    groups: Mapping[_Group, _Range]
+    pairs: Sequence[_Pair]
 
 
 def _multiplies_activations(module: ModuleOp) -> bool:
@@ -121,38 +169,47 @@ class _Edges:
         self.overrides = overrides
         self.store = store
 
-    def code_array_inputs(self, layers: Sequence[ProductOperation]) -> None:
+    def plan_array_inputs(self, layers: Sequence[ProductOperation]) -> _Plan:
         """A pair per (input of a layer, encoding wished for)."""
         uses: dict[_Group, list[Use]] = {}
         for layer in layers:
+            if isinstance(layer.input.owner, DequantizeOp):
+                continue
             use = next(u for u in layer.input.uses if u.operation is layer)
             uses.setdefault((layer.input, self.wish(layer)), []).append(use)
-        types = self.types_of({key: [key[0]] for key in uses})
-        for (value, encoding), wanted in uses.items():
-            self.insert_pair(value, types[value, encoding], wanted)
+        groups = {group: _Range((group[0],), _brought(group[0])) for group in uses}
+        return _Plan(groups, [_Pair(group[0], group, tuple(wanted)) for group, wanted in uses.items()])
 
-    def code_everything(self, module: ModuleOp) -> None:
+    def plan_everything(self) -> _Plan:
         """A pair per edge, one type per class of edges that must agree; more pairs where wishes differ."""
         edges = [value for value in self.named if self.carries_codes(value)]
-        classes = _classes(edges)
-        wishes = {root: self.common_wish(members) for root, members in classes.items()}
-        groups: dict[_Group, list[SSAValue]] = {}
-        pairs: list[tuple[SSAValue, _Group, list[Use]]] = []
-        for root, members in classes.items():
-            ranging = [m for m in members if not _is_clamped_by_its_user(m)] or members
-            groups[root, wishes[root]] = ranging
+        groups: dict[_Group, _Range] = {}
+        pairs: list[_Pair] = []
+        for root, members in _classes(edges).items():
+            types = {found for m in members if (found := _brought(m)) is not None}
+            brought = next(iter(types)) if len(types) == 1 else None
+            bare = [m for m in members if _brought(m) is None]
+            ranging = tuple(m for m in bare if not _is_clamped_by_its_user(m)) or tuple(bare)
+            group = (root, self.common_wish(members))
             for value in members:
+                own = _brought(value)
+                if own is not None:
+                    # The edge has codes; what reads it beside them takes their real values.
+                    rest = _uses_beside_codes(value)
+                    if rest:
+                        groups[value, group[1]] = _Range((value,), own)
+                        pairs.append(_Pair(value, (value, group[1]), rest))
+                    continue
                 if _is_clamped_by_its_user(value):
                     continue
-                pairs.append((value, (root, wishes[root]), list(value.uses)))
-                for wish, uses in self.other_wishes(value, wishes[root]).items():
-                    groups[root, wish] = ranging
-                    pairs.append((value, (root, wish), uses))
-        types = self.types_of(groups)
-        real: dict[SSAValue, SSAValue] = {}
-        for value, group, uses in pairs:
-            made = self.insert_pair(real.get(value, value), types[group], uses, self.named[value])
-            real.setdefault(value, made)
+                groups[group] = _Range(ranging, brought)
+                pairs.append(_Pair(value, group, tuple(value.uses)))
+                if brought is not None:
+                    continue
+                for wish, uses in self.other_wishes(value, group[1]).items():
+                    groups[root, wish] = _Range(ranging)
+                    pairs.append(_Pair(value, (root, wish), tuple(uses)))
+        return _Plan(groups, pairs)
 
     def other_wishes(self, value: SSAValue, given: Encoding) -> dict[Encoding, list[Use]]:
         """The uses of ``value`` that ask for another encoding than ``given``, by what they ask for."""
@@ -185,33 +242,51 @@ class _Edges:
         agreed = wishes.pop() if len(wishes) == 1 else None
         return agreed or self.default
 
-    def types_of(self, groups: Mapping[_Group, Sequence[SSAValue]]) -> dict[_Group, QuantType]:
-        """The code type of each group, from the union of its members' ranges; reports all that lack one."""
+    def types_of(self, groups: Mapping[_Group, _Range]) -> dict[_Group, QuantType]:
+        """The code type of each group: brought, or of the union of its ranges; reports all that lack one."""
         errors: dict[str, CimError] = {}
         types: dict[_Group, QuantType] = {}
-        for key, members in groups.items():
-            ranges = {self.named[m]: range_of(self.store, self.named[m]) for m in members}
+        for key, group in groups.items():
+            if group.brought is not None:
+                types[key] = group.brought
+                continue
+            ranges = {self.named[m]: range_of(self.store, self.named[m]) for m in group.members}
             for name, found in ranges.items():
                 if found is None:
-                    errors[name] = _uncalibrated(next(m for m in members if self.named[m] == name), name)
+                    member = next(m for m in group.members if self.named[m] == name)
+                    errors[name] = _uncalibrated(member, name)
             known = [found for found in ranges.values() if found is not None]
             if len(known) == len(ranges):
                 types[key] = key[1].type_of(min(r[0] for r in known), max(r[1] for r in known))
         raise_all(list(errors.values()))
         return types
 
-    def insert_pair(
-        self, value: SSAValue, codes: QuantType, uses: Sequence[Use], name: str | None = None
-    ) -> SSAValue:
-        """``quantize`` and ``dequantize`` behind ``value``, for ``uses`` of it; returns the real value."""
-        tensors = [self.named[value] if name is None else name]
-        quantize = QuantizeOp(value, codes, tensors=tensors)
+    def insert_pair(self, real: SSAValue, codes: QuantType, uses: Sequence[Use], named: SSAValue) -> SSAValue:
+        """``quantize`` and ``dequantize`` behind ``real``, for ``uses``, called as ``named`` is; returns the
+        real value."""
+        tensors = [self.named[named]]
+        quantize = QuantizeOp(real, codes, tensors=tensors)
         dequantize = DequantizeOp(quantize.result, tensors=tensors)
-        insert_after(value, quantize)
+        insert_after(real, quantize)
         insert_after(quantize.result, dequantize)
         for use in uses:
             use.operation.operands[use.index] = dequantize.result
         return dequantize.result
+
+
+def _brought(value: SSAValue) -> QuantType | None:
+    """The codes that the model itself gives to the edge ``value``: before it, or first behind it."""
+    if isinstance(value.owner, DequantizeOp):
+        return quant_of(value.owner.input)
+    quantizers = [use.operation for use in value.uses if isinstance(use.operation, QuantizeOp)]
+    return quant_of(quantizers[0].result) if quantizers else None
+
+
+def _uses_beside_codes(value: SSAValue) -> tuple[Use, ...]:
+    """Uses of a real value that has codes of its own, and that do not go through them."""
+    if isinstance(value.owner, DequantizeOp):
+        return ()
+    return tuple(use for use in value.uses if not isinstance(use.operation, QuantizeOp))
 
 
 def _is_clamped_by_its_user(value: SSAValue) -> bool:
@@ -225,7 +300,7 @@ def _classes(edges: Sequence[SSAValue]) -> dict[SSAValue, list[SSAValue]]:
     coded = set(edges)
     for value in edges:
         if isinstance(value.owner, PASS_THROUGH):
-            for operand in coded.intersection(value.owner.operands):
+            for operand in dict.fromkeys(o for o in value.owner.operands if o in coded):
                 sets.union(value, operand)
     classes: dict[SSAValue, list[SSAValue]] = {}
     for value in edges:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 
 from cimc.diagnostics import CimError, UsageError, raise_all
-from cimc.dialects.graph import ProductOperation, tensor_names
+from cimc.dialects.base import located
+from cimc.dialects.graph import DequantizeOp, ProductOperation, tensor_names
 from cimc.dialects.graph_types import MAX_BITS, MIN_BITS
 from cimc.dialects.locations import short_name
 from cimc.passes.quantise.encodings import Encoding
@@ -120,4 +121,24 @@ def check_overrides(layers: Sequence[ProductOperation], overrides: Sequence[Quan
                 f"their names begin {some}"
             )
         )
+    raise_all(errors)
+
+
+def check_brought(layers: Sequence[ProductOperation], overrides: Sequence[QuantOverride]) -> None:
+    """An override must not change codes that a quantised model brings: its scales would not fit them.
+
+    Raises UsageError, for all such layers together.
+    """
+    errors: list[CimError] = []
+    for layer in layers:
+        for override in overrides:
+            if not override.matches(layer):
+                continue
+            wishes = (override.activation_bits, override.signed, override.symmetric)
+            given = layer.has_stored_codes and override.weight_bits is not None and "weights"
+            if isinstance(layer.input.owner, DequantizeOp) and wishes != (None, None, None):
+                given = "input"
+            if given:
+                text = f"override {override.layers!r} changes codes of its {given} that the model brings"
+                errors.append(UsageError(located(layer, f"{text}; take the override away")))
     raise_all(errors)

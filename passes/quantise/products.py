@@ -21,11 +21,12 @@ from cimc.dialects.graph import (
     ProductCodes,
     ProductOperation,
     QuantizeOp,
+    QuantType,
     tensor_names,
 )
 from cimc.dialects.graph_types import tensor
 from cimc.dialects.locations import describe
-from cimc.dialects.weights import WeightStore
+from cimc.dialects.weights import WeightRefAttr, WeightStore
 from cimc.passes.quantise.overrides import parse_overrides, weight_width
 from cimc.passes.quantise.values import (
     bounds,
@@ -36,15 +37,16 @@ from cimc.passes.quantise.values import (
     operations,
     replace,
 )
-from cimc.passes.quantise.weights import QuantisedWeights, quantise_weights
+from cimc.passes.quantise.weights import QuantisedWeights, keep_weights, quantise_weights
 
 
 @dataclass(frozen=True)
 class QuantiseProducts(ModulePass):
     """Make each Conv and Gemm behind a dequantize integer: weights, bias, accumulator width, output codes.
 
-    Weights are symmetric, per output channel unless ``per_channel=false``. The result is codes when
-    every use is a quantize of one type (docs/numerics.md section 0 rule 5), otherwise float32 (rule 6).
+    Weights are symmetric, per output channel unless ``per_channel=false``; integers that the model brings
+    stay as they are, with their scales and zero points. The result is codes when every use is a quantize of
+    one type (docs/numerics.md section 0 rule 5), otherwise float32 (rule 6).
 
     ```mlir
     %d = graph.dequantize %q tensors ["x"] : (tensor<1x4x!graph.quant<u8, 0.5, 9>>) -> tensor<1x4xf32>
@@ -88,20 +90,53 @@ def _obstacle(layer: ConvOp | GemmOp) -> CimError | None:
 def _make_integer(layer: ConvOp | GemmOp, store: WeightStore, bits: int, per_channel: bool) -> None:
     dequantize = layer.input.owner
     assert isinstance(dequantize, DequantizeOp)
-    weights = quantise_weights(
+    x = code_type(dequantize.input)
+    weights = (
+        _kept(layer, store, x) if layer.has_stored_codes else _quantised(layer, store, x, bits, per_channel)
+    )
+    users = coded_as(layer.result)
+    replace(layer, _on_codes(layer, dequantize, _stored(layer, store, weights, users), users))
+    for user in users:
+        user.result.replace_all_uses_with(user.input)
+        erase(user)
+
+
+def _channel_axis(layer: ConvOp | GemmOp) -> int:
+    return 0 if isinstance(layer, ConvOp) else 1
+
+
+def _array(store: WeightStore, ref: WeightRefAttr | None) -> npt.NDArray[Any] | None:
+    return None if ref is None else store.array(ref.key.data)
+
+
+def _quantised(
+    layer: ConvOp | GemmOp, store: WeightStore, x: QuantType, bits: int, per_channel: bool
+) -> QuantisedWeights:
+    return quantise_weights(
         store.array(layer.weight.key.data),
-        0 if isinstance(layer, ConvOp) else 1,
-        None if layer.bias is None else store.array(layer.bias.key.data),
-        code_type(dequantize.input),
+        _channel_axis(layer),
+        _array(store, layer.bias),
+        x,
         bits=bits,
         per_channel=per_channel,
         where=describe(layer.location),
     )
-    users = coded_as(layer.result)
-    replace(layer, _on_codes(layer, dequantize, _stored(layer, store, weights, bits, users), users))
-    for user in users:
-        user.result.replace_all_uses_with(user.input)
-        erase(user)
+
+
+def _kept(layer: ConvOp | GemmOp, store: WeightStore, x: QuantType) -> QuantisedWeights:
+    assert layer.weight_bits is not None
+    assert layer.weight_scale is not None
+    return keep_weights(
+        store.array(layer.weight.key.data),
+        layer.weight_bits.value.data,
+        store.array(layer.weight_scale.key.data),
+        _array(store, layer.weight_zero),
+        _channel_axis(layer),
+        x,
+        _array(store, layer.bias),
+        _array(store, layer.bias_scale),
+        where=describe(layer.location),
+    )
 
 
 @dataclass(frozen=True)
@@ -117,17 +152,21 @@ def _stored(
     layer: ProductOperation,
     store: WeightStore,
     weights: QuantisedWeights,
-    bits: int,
     users: tuple[QuantizeOp, ...],
 ) -> _Stored:
     stem = layer.weight.key.data
-    weight = _put(store, f"{stem}.i{bits}", weights.codes)
-    scale = _put(store, f"{stem}.scale", weights.scale)
+    if layer.weight_scale is None:
+        weight = _put(store, f"{stem}.i{weights.bits}", weights.codes)
+        scale = _put(store, f"{stem}.scale", weights.scale)
+    else:
+        weight, scale = stem, layer.weight_scale.key.data
+    zero = None if layer.weight_zero is None else layer.weight_zero.key.data
     bias = None
     if layer.bias is not None and weights.bias is not None:
         bias = _put(store, f"{layer.bias.key.data}.int", weights.bias)
     low, high = bounds(users[0]) if users else (None, None)
-    return _Stored(weight, bias, ProductCodes(bits, scale, weights.acc_bits, lo=low, hi=high))
+    codes = ProductCodes(weights.bits, scale, weights.acc_bits, weight_zero=zero, lo=low, hi=high)
+    return _Stored(weight, bias, codes)
 
 
 def _put(store: WeightStore, stem: str, array: npt.NDArray[Any]) -> str:

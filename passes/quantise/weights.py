@@ -19,6 +19,10 @@ _BIAS_ROOM = float(1 << 30)
 """A channel's scale is raised until its bias stays below this: half of the int32 range."""
 
 
+class BiasRequantisedWarning(UserWarning):
+    """A quantised model's bias does not count in units of ``sx * sw``; it was quantised again."""
+
+
 class BiasSaturatedWarning(UserWarning):
     """A bias did not fit 32 bits at the scale its channel has."""
 
@@ -28,6 +32,7 @@ class QuantisedWeights:
     """Integer codes in the layout of the float weights, their scales, bias, and accumulator width."""
 
     codes: npt.NDArray[Any]
+    bits: int
     scale: npt.NDArray[np.float32]
     """Shape (N,) per channel, (1,) per tensor."""
     bias: npt.NDArray[np.int64] | None
@@ -66,10 +71,68 @@ def quantise_weights(
     bias_codes = None if bias is None else quantise_bias(np.asarray(bias), x.scale, scale, where)
     return QuantisedWeights(
         np.ascontiguousarray(np.moveaxis(integers.reshape(rows.shape), 0, channel_axis)),
+        bits,
         scale,
         bias_codes,
         accumulator_bits(integers, bias_codes, x),
     )
+
+
+def keep_weights(
+    codes: npt.NDArray[Any],
+    bits: int,
+    scale: npt.NDArray[np.float32],
+    zero: npt.NDArray[np.int64] | None,
+    channel_axis: int,
+    x: QuantType,
+    bias: npt.NDArray[Any] | None,
+    bias_scale: npt.NDArray[np.float32] | None,
+    *,
+    where: str,
+) -> QuantisedWeights:
+    """The integers a quantised model brings, on input codes ``x``.
+
+    ``scale`` has 1 or N entries, ``zero`` N; ``bias`` is float32, or integer where ``bias_scale`` (1 or N)
+    is given (docs/numerics.md section 0 rule 4).
+    """
+    rows = np.moveaxis(codes, channel_axis, 0)
+    centred = rows.reshape(len(rows), -1).astype(np.int64)
+    if zero is not None:
+        centred = centred - zero[:, np.newaxis]
+    if bias is not None and bias_scale is not None:
+        bias_codes = keep_bias(bias, bias_scale, x.scale, scale, where)
+    else:
+        bias_codes = None if bias is None else quantise_bias(bias, x.scale, scale, where)
+    return QuantisedWeights(codes, bits, scale, bias_codes, accumulator_bits(centred, bias_codes, x))
+
+
+def keep_bias(
+    bias: npt.NDArray[Any],
+    bias_scale: npt.NDArray[np.float32],
+    scale_x: np.float32,
+    scale_w: npt.NDArray[np.float32],
+    where: str,
+) -> npt.NDArray[np.int64]:
+    """Rule 4 for an integer bias: as it is where its scale is within 2 ulp of ``sx * sw[n]``.
+
+    Elsewhere it is quantised again from its real value, with a warning that says how many channels.
+    """
+    unit = np.broadcast_to(np.float32(scale_x) * scale_w, bias.shape)
+    given = np.broadcast_to(bias_scale, bias.shape)
+    near = np.abs(given.astype(np.float64) - unit.astype(np.float64)) <= 2 * np.spacing(unit).astype(
+        np.float64
+    )
+    if near.all():
+        return bias.astype(np.int64)
+    first = int(np.flatnonzero(~near)[0])
+    warnings.warn(
+        f"{where}: the bias of {int(np.count_nonzero(~near))} of {bias.size} channels has another scale than "
+        f"input times weight (channel {first}: {given[first]}, not {unit[first]}) and is quantised again",
+        BiasRequantisedWarning,
+        stacklevel=2,
+    )
+    real = bias.astype(np.float64) * given.astype(np.float64)
+    return np.where(near, bias.astype(np.int64), quantise_bias(real, scale_x, scale_w, where))
 
 
 def channel_scales(
@@ -103,11 +166,11 @@ def quantise_bias(
 
 
 def accumulator_bits(codes: npt.NDArray[Any], bias: npt.NDArray[np.int64] | None, x: QuantType) -> int:
-    """Rule 3: 32 when ``max|qx - zx| * sum_k |qw| + |b| < 2^31`` for every column, otherwise 64.
+    """Rule 3: 32 when ``max|qx - zx| * sum_k |qw - zw| + |b| < 2^31`` for every column, otherwise 64.
 
-    ``codes``: (N, ...), the channels first.
+    ``codes``: (N, ...), the channels first, less their zero points.
     """
     swing = max(x.qmax - x.zero_point, x.zero_point - x.qmin)
-    sums = np.abs(codes.reshape(len(codes), -1).astype(np.int32)).sum(axis=1, dtype=np.int64)
+    sums = np.abs(codes.reshape(len(codes), -1).astype(np.int64, copy=False)).sum(axis=1)
     bound = swing * sums + (0 if bias is None else np.abs(bias))
     return 32 if int(bound.max()) < 1 << 31 else 64

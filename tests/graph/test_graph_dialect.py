@@ -140,7 +140,7 @@ def test_without_bounds_the_whole_range_holds(parse: Parse) -> None:
         (conv(y="tensor<2x6x6x6xf32>"), "batch 1 becomes 2"),
         (conv(x="tensor<1x4x6xf32>"), "works on images (N, C, H, W)"),
         (conv(tensors='["y", "z"]'), "1 results but 2 tensor names"),
-        (conv(codes="weight_bits 8"), "need quantised input"),
+        (conv(codes="weight_bits 8"), "weight_bits needs weight_scale"),
         (conv(codes="lo 0 hi 1"), "lo and hi clamp codes, but the result is not quantised"),
         (conv(**QUANTISED), "quantised input needs weight_bits, weight_scale and acc_bits"),
         (conv(**QUANTISED, codes='weight_bits 17 weight_scale <"s"> acc_bits 32'), "2 to 16 bits, not 17"),

@@ -130,18 +130,34 @@ def test_all_wrong_inputs_together(parse: Parse) -> None:
     assert len(caught.value.errors) == 3
 
 
-def test_codes_are_not_level_1(parse: Parse) -> None:
+def test_conversions_of_a_quantised_model_run(parse: Parse) -> None:
+    """quantize rounds half to even and saturates, dequantize gives back the code's real value (rules 1 and 2)."""
+    module = parse(
+        "func.func @main(%x: tensor<4xf32>) -> tensor<4xf32>"
+        ' attributes {"graph.inputs" = ["x"], "graph.outputs" = ["y"]} {\n'
+        '%q = graph.quantize %x tensors ["q"] : (tensor<4xf32>) -> tensor<4x!graph.quant<u8, 0.5, 3>>\n'
+        '%y = graph.dequantize %q tensors ["y"] : (tensor<4x!graph.quant<u8, 0.5, 3>>) -> tensor<4xf32>\n'
+        "func.return %y : tensor<4xf32>\n}"
+    )  # fmt: skip
+    x = np.array([0.25, 0.75, -9.0, 1000.0], np.float32)
+    found = run_graph(module, WeightStore(), {"x": x}, taps=["q"])
+    assert found["q"].tolist() == [3, 5, 0, 255]
+    assert found["y"].tolist() == [0.0, 1.0, -1.5, 126.0]
+
+
+def test_operators_on_codes_are_not_level_1(parse: Parse) -> None:
     """An operation of level 2 is refused by name and place."""
     module = parse(
         "func.func @main(%x: tensor<2xf32>) -> tensor<2xf32>"
         ' attributes {"graph.inputs" = ["x"], "graph.outputs" = ["y"]} {\n'
-        '%q = graph.quantize %x tensors ["q"] : (tensor<2xf32>) -> tensor<2x!graph.quant<u8, 0.5, 3>>'
-        ' loc("in"("m.onnx":0:0))\n'
-        '%y = graph.dequantize %q tensors ["y"] : (tensor<2x!graph.quant<u8, 0.5, 3>>) -> tensor<2xf32>\n'
+        '%q = graph.quantize %x tensors ["q"] : (tensor<2xf32>) -> tensor<2x!graph.quant<u8, 0.5, 3>>\n'
+        '%r = graph.requantize %q tensors ["r"] : (tensor<2x!graph.quant<u8, 0.5, 3>>)'
+        ' -> tensor<2x!graph.quant<u8, 0.25, 3>> loc("in"("m.onnx":0:0))\n'
+        '%y = graph.dequantize %r tensors ["y"] : (tensor<2x!graph.quant<u8, 0.25, 3>>) -> tensor<2xf32>\n'
         "func.return %y : tensor<2xf32>\n}"
     )  # fmt: skip
     with pytest.raises(
-        UnsupportedError, match=r"^in \(m.onnx:0\): graph.quantize: has no meaning at level 'graph'"
+        UnsupportedError, match=r"^in \(m.onnx:0\): graph.requantize: has no meaning at level 'graph'"
     ):
         run_graph(module, WeightStore(), {"x": np.zeros(2, np.float32)})
 

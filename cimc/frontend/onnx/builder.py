@@ -18,6 +18,7 @@ from cimc.dialects.graph_types import AnyTensor, shape_of, tensor
 from cimc.dialects.locations import describe, node_location
 from cimc.dialects.weights import WeightStore
 from cimc.frontend.onnx.node import Node, ToHost
+from cimc.frontend.onnx.stored_codes import StoredCodes
 from cimc.frontend.onnx.submodel import Typed
 from cimc.frontend.onnx.types import element_code
 
@@ -26,18 +27,33 @@ MAX_ELEMENTS = 1 << 40
 
 
 class Constant:
-    """A tensor known at compile time, as protobuf or as array; the other form is made when asked for."""
+    """A tensor known at compile time, as protobuf or as array; the other form is made when asked for.
 
-    def __init__(self, proto: TensorProto | None, array: npt.NDArray[Any] | None = None):
-        self._proto, self._array = proto, array
+    ``codes`` are the integers behind a dequantised constant; ``array`` holds its real values.
+    """
+
+    def __init__(
+        self,
+        proto: TensorProto | None,
+        array: npt.NDArray[Any] | None = None,
+        codes: StoredCodes | None = None,
+    ):
+        self._proto, self._array, self.codes = proto, array, codes
 
     @staticmethod
     def of(array: npt.NDArray[Any]) -> Constant:
         """The constant that ``array`` holds."""
         return Constant(None, np.asarray(array))
 
+    @staticmethod
+    def coded(codes: StoredCodes) -> Constant:
+        """The real constant that ``codes`` stand for."""
+        return Constant(None, codes=codes)
+
     @property
     def array(self) -> npt.NDArray[Any]:
+        if self._array is None and self.codes is not None:
+            self._array = self.codes.real()
         if self._array is None:
             assert self._proto is not None, "one of both is given"
             self._array = _decoded(self._proto)
@@ -61,7 +77,10 @@ def _decoded(proto: TensorProto) -> npt.NDArray[Any]:
 
 @dataclass
 class Builder:
-    """What converters write into. A tensor name is a constant or a value of the block, never both."""
+    """What converters write into. A tensor name is a constant or a value of the block, never both.
+
+    Codes of a quantised model are in ``coded``; in ``values`` too once somebody reads them as plain integers.
+    """
 
     model: ModelProto
     file: str
@@ -69,6 +88,7 @@ class Builder:
     block: Block
     constants: dict[str, Constant] = field(default_factory=dict[str, Constant])
     values: dict[str, SSAValue] = field(default_factory=dict[str, SSAValue])
+    coded: dict[str, SSAValue] = field(default_factory=dict[str, SSAValue])
     zero_pads: dict[str, tuple[str, tuple[int, ...]]] = field(
         default_factory=dict[str, tuple[str, tuple[int, ...]]]
     )
@@ -78,6 +98,13 @@ class Builder:
         """The array behind ``name``; ``None`` when it is not constant."""
         found = self.constants.get(name)
         return None if found is None else found.array
+
+    def known(self, name: str) -> SSAValue:
+        """The value called ``name``, as codes where it has some. Raises :class:`ToHost` for constants."""
+        found = self.coded.get(name, self.values.get(name))
+        if found is None:
+            raise ToHost("its input is a constant")
+        return found
 
     def image_or_vector(self, name: str, what: str = "input") -> SSAValue:
         """The float32 value called ``name``. Raises :class:`ToHost` for constants and other elements."""
@@ -130,6 +157,13 @@ class Builder:
             if name:
                 self.values[name] = result
                 result.name_hint = value_hint(name)
+
+    def add_coded(self, op: Operation, node: Node, output: str) -> None:
+        """Append ``op``, whose only result are the codes ``output``."""
+        op.location = node_location(node.name, self.file, node.index)
+        self.block.add_op(op)
+        self.coded[output] = op.results[0]
+        op.results[0].name_hint = value_hint(output)
 
     def alias(self, name: str, other: str) -> None:
         """``name`` is another name of the tensor ``other``."""

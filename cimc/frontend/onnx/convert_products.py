@@ -13,6 +13,8 @@ from cimc.dialects.graph_types import shape_of
 from cimc.frontend.onnx.builder import Builder, float_type
 from cimc.frontend.onnx.host import host_model
 from cimc.frontend.onnx.node import Node, ToHost
+from cimc.frontend.onnx.product_weights import as_matrix, codes_of, store_product, swapped, times
+from cimc.frontend.onnx.stored_codes import StoredCodes
 from cimc.frontend.onnx.windows import resolve_pads
 
 
@@ -40,17 +42,27 @@ def conv(build: Builder, node: Node) -> None:
     extents = window_extents(given[2:], kernel, strides, pads, dilations)
     if weight.shape[1] * group != given[1] or min(extents) < 1:
         raise ToHost(f"weight of shape {weight.shape} in {group} groups does not fit the input {given}")
+    stored = store_product(
+        build,
+        node,
+        weight,
+        bias,
+        0,
+        weight_codes=codes_of(build, node.input(1)),
+        bias_codes=codes_of(build, node.input(2)),
+    )
     op = ConvOp(
         x,
         float_type((given[0], weight.shape[0], *extents)),
-        weight=build.put(f"{node.name}.weight", weight),
-        bias=None if bias is None else build.put(f"{node.name}.bias", bias),
+        weight=stored.weight,
+        bias=stored.bias,
         kernel=kernel,
         strides=strides,
         pads=pads,
         dilations=dilations,
         group=group,
         tensors=[node.output],
+        codes=stored.codes,
     )
     build.add(op, node, node.output)
 
@@ -61,13 +73,17 @@ def gemm(build: Builder, node: Node) -> None:
     if node.integer("transA", 0):
         raise ToHost("transA = 1: its rows are columns of the input")
     weight = build.float_constant(node.input(1), "weight")
-    weight = weight.T if node.integer("transB", 0) else weight
+    weight_codes, bias_codes = codes_of(build, node.input(1)), codes_of(build, node.input(2))
+    if node.integer("transB", 0):
+        weight, weight_codes = weight.T, swapped(weight_codes)
     alpha, beta = np.float32(node.number("alpha", 1.0)), np.float32(node.number("beta", 1.0))
     bias = None
     if node.input(2) and beta != 0:
         bias = _row_vector(build.float_constant(node.input(2), "bias"), weight.shape[1])
-        bias = bias if beta == 1 else bias * beta
-    _add_gemm(build, node, x, weight if alpha == 1 else weight * alpha, bias)
+        bias, bias_codes = (bias, bias_codes) if beta == 1 else (bias * beta, None)
+    if alpha != 1:
+        weight, weight_codes = weight * alpha, times(weight_codes, alpha)
+    _add_gemm(build, node, x, weight, bias, weight_codes=weight_codes, bias_codes=bias_codes)
 
 
 def matmul(build: Builder, node: Node) -> None:
@@ -78,21 +94,32 @@ def matmul(build: Builder, node: Node) -> None:
         raise ToHost(f"its right operand of shape {weight.shape} is not one matrix")
     if weight.ndim > max(len(shape_of(x)), 2) or len(shape_of(x)) < 2:
         raise ToHost(f"operands of shapes {shape_of(x)} and {weight.shape} change the rank")
-    _add_gemm(build, node, x, weight.reshape(weight.shape[-2:]), None)
+    matrix = weight.reshape(weight.shape[-2:])
+    codes = as_matrix(codes_of(build, node.input(1)), matrix.shape)
+    _add_gemm(build, node, x, matrix, None, weight_codes=codes)
 
 
 def _add_gemm(
-    build: Builder, node: Node, x: Any, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32] | None
+    build: Builder,
+    node: Node,
+    x: Any,
+    weight: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | None,
+    *,
+    weight_codes: StoredCodes | None = None,
+    bias_codes: StoredCodes | None = None,
 ) -> None:
     given = shape_of(x)
     if weight.ndim != 2 or given[-1] != weight.shape[0]:
         raise ToHost(f"operands of shapes {given} and {weight.shape} do not match")
+    stored = store_product(build, node, weight, bias, 1, weight_codes=weight_codes, bias_codes=bias_codes)
     op = GemmOp(
         x,
         float_type((*given[:-1], weight.shape[1])),
-        weight=build.put(f"{node.name}.weight", weight),
-        bias=None if bias is None else build.put(f"{node.name}.bias", bias),
+        weight=stored.weight,
+        bias=stored.bias,
         tensors=[node.output],
+        codes=stored.codes,
     )
     build.add(op, node, node.output)
 

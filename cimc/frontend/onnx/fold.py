@@ -30,8 +30,8 @@ def fold(build: Builder, node: Node) -> bool:
     if node.op_type == "Constant":
         build.constants[node.output] = _constant(node)
         return True
-    if node.op_type in ("Shape", "Size") and node.input(0) in build.values:
-        build.constants[node.output] = Constant.of(_shape(node, shape_of(build.values[node.input(0)])))
+    if node.op_type in ("Shape", "Size") and node.input(0) not in build.constants:
+        build.constants[node.output] = Constant.of(_shape(node, shape_of(build.known(node.input(0)))))
         return True
     inputs = node_inputs(node.proto)
     if node.op_type in _RANDOM or not inputs or not all(name in build.constants for name in inputs):

@@ -19,6 +19,8 @@ from cimc.dialects.weights import WeightStore
 from cimc.frontend.onnx import convert_pointwise, convert_pools, convert_products, convert_shapes
 from cimc.frontend.onnx.bindings import bind_inputs
 from cimc.frontend.onnx.builder import Builder, Constant, at_node, value_hint
+from cimc.frontend.onnx.convert_qoperators import QUANTISED_CONVERTERS
+from cimc.frontend.onnx.convert_quantised import convert_with_codes, fold_conversion, fold_move, plain
 from cimc.frontend.onnx.fold import dense, fold
 from cimc.frontend.onnx.host import constant_to_host, to_host
 from cimc.frontend.onnx.names import node_name
@@ -123,23 +125,46 @@ def _convert_all(build: Builder, order: list[tuple[int, NodeProto]], outputs: li
 
 
 def _convert(build: Builder, node: Node) -> None:
-    if fold(build, node):
+    if fold_conversion(build, node) or fold_move(build, node) or fold(build, node):
         return
-    known = node.proto.domain in STANDARD_DOMAINS
-    converter = CONVERTERS.get(node.op_type) if known else None
-    if converter is None:
-        to_host(build, node, f"{node.op_type} is not an operator of the arrays or of the digital unit")
+    reads_codes = any(name in build.coded for name in node_inputs(node.proto))
+    if reads_codes and node.op_type not in QUANTISED_CONVERTERS:
+        convert_with_codes(build, node, _place)
         return
+    _place(build, node)
+
+
+def _place(build: Builder, node: Node) -> None:
+    """By the operator's converter, or on the host with the reason."""
     try:
-        converter(build, node)
+        _converter(node)(build, node)
     except ToHost as constraint:
+        for name in node_inputs(node.proto):
+            if name in build.coded:
+                plain(build, node, name)
         to_host(build, node, str(constraint))
+
+
+def _converter(node: Node) -> Converter:
+    known: Mapping[str, Converter] = {}
+    if node.proto.domain in STANDARD_DOMAINS:
+        known = {**CONVERTERS, **QUANTISED_CONVERTERS}
+    elif node.proto.domain == "com.microsoft":
+        known = QUANTISED_CONVERTERS
+    if node.op_type not in known:
+        raise ToHost(f"{node.op_type} is not an operator of the arrays or of the digital unit")
+    return known[node.op_type]
 
 
 def _finish(build: Builder, inputs: list[str], outputs: list[str]) -> ModuleOp:
     for name in outputs:
         if name in build.constants:
             constant_to_host(build, name)
+        elif name in build.coded:
+            last = NodeProto(name=f"{name}/output")
+            plain(
+                build, Node.of(last, len(build.model.graph.node), last.name, opset_of(build.model), ()), name
+            )
     build.block.add_op(ReturnOp(*(build.values[name] for name in outputs)))
     arguments = [argument.type for argument in build.block.args]
     main = FuncOp("main", (arguments, [build.values[name].type for name in outputs]), Region(build.block))
