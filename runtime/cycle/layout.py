@@ -114,7 +114,6 @@ A_COLD, D_COLD, B_COLD = 24, 28, 32
 CORE, UNIT2, CYCLES2, LATENCY2, ENERGY2 = 36, 37, 38, 39, 40
 """Core of the context; the second request of a DMA, or of a read for shift-and-add in the vector unit (0
 cycles: none): unit, cycles, latency behind them, attojoules."""
-MOVES = 41
 M_SOURCE_CYCLES, M_SOURCE_BYTES, M_LINK_CYCLES, M_HOP_BYTES, M_STORE_CYCLES, M_STORE_BYTES = range(41, 47)
 M_GLOBAL_CYCLES, M_GLOBAL_BYTES = 47, 48
 """What sends and weight transports did so far: port cycles and bytes at the source; link cycles, bytes x
