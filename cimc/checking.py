@@ -17,7 +17,7 @@ from xdsl.ir import Operation
 
 from cimc.backends.protocol import Backend
 from cimc.backends.schema import Architecture
-from cimc.diagnostics import DoesNotFitError, UnsupportedError
+from cimc.diagnostics import DoesNotFitError, UnsupportedError, raise_all
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph import (
     AffineOp,
@@ -67,10 +67,15 @@ class CheckReport:
 
     def raise_problems(self) -> None:
         """Raise what a compile would raise: operators without a place (exit 1), too few crossbars (exit 3)."""
-        lost = [row for row in self.rows if row.where == "nowhere"]
-        if lost:
-            listed = "; ".join(f"{row.node}: {row.operator}: {row.reason}" for row in lost)
-            raise UnsupportedError(f"{len(lost)} operators have no place on {self.machine}: {listed}")
+        raise_all(
+            [
+                UnsupportedError(
+                    f"{row.operator} has no place on {self.machine}: {row.reason}", where=row.node
+                )
+                for row in self.rows
+                if row.where == "nowhere"
+            ]
+        )
         if self.crossbars_needed > self.crossbars_supply:
             raise DoesNotFitError(
                 f"the model needs {self.crossbars_needed} crossbars, {self.machine} has "

@@ -82,6 +82,23 @@ def test_crossbars_by_hand(model: Path, tmp_path: Path) -> None:
     assert found == {"conv1": 2 * 4 * 3, "fc": 1 * 2}
 
 
+@pytest.mark.parametrize("machine", ["isaac", "puma", "chip.yaml"])
+def test_the_compiler_takes_as_many_crossbars(cimc: Cimc, built: Any, tmp_path: Path, machine: str) -> None:
+    """The count of `check` is the one of the placement that a compile makes, on large and tiny crossbars."""
+    _isaac(
+        tmp_path,
+        ("  rows: 128", "  rows: 16"),
+        ("  columns: 128", "  columns: 8"),
+        ("  adcs: 128", "  adcs: 1"),
+    )
+    (tmp_path / "mapping.yaml").write_text("overrides:\n  - {match: conv1, copies: 3}\n")
+    given = (built.model, "--arch", machine, "--shape", "x=1,3,6,6", "--mapping", "mapping.yaml")
+    compiled = cimc("compile", *given, "--calibration", built.calibration)
+    assert compiled.code == 0, compiled.err
+    used = json.loads((tmp_path / "small.cim" / "report.json").read_text())["crossbars"]["used"]
+    assert json.loads(cimc("check", *given, "--json").out)["crossbars_needed"] == used
+
+
 def test_too_few_crossbars_is_exit_3(cimc: Cimc, model: Path, tmp_path: Path) -> None:
     """Need and supply are named; the table is printed all the same."""
     _isaac(tmp_path, ("  cores: 768", "  cores: 1"), ("  crossbars: 16", "  crossbars: 1"))
@@ -106,7 +123,7 @@ def test_a_backends_own_rule_is_printed(cimc: Cimc, model: Path, tmp_path: Path)
     )
     ran = cimc("check", model, "--backend", "chip.py", "--shape", "x=1,3,6,6")
     assert ran.code == 1
-    assert "conv1: Conv: kernel of 3 steps, the counter has at most 2" in ran.errors[0]
+    assert ran.errors == ["conv1: Conv has no place on isaac: kernel of 3 steps, the counter has at most 2"]
 
 
 def test_grouped_convolution_has_its_reason(tmp_path: Path, model: Path) -> None:

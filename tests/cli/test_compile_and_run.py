@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import onnxruntime
 import pytest
 
-from cimc.runtime.artifact_files import open_artifact
+from cimc.runtime.artifact_files import ArtifactWriter, open_artifact
 from cimc.runtime.program.assembler import assemble
 
 Cimc = Callable[..., Any]
@@ -195,6 +196,29 @@ def test_random_calibration_warns(cimc: Cimc, built: Any) -> None:
     assert ran.code == 0
     assert ran.err.startswith("warning: no calibration data given")
     assert len(ran.out.splitlines()) == 1
+
+
+def test_two_compiles_at_once_do_not_mix(cimc: Cimc, built: Any, tmp_path: Path) -> None:
+    """The second into the same folder says so and exits 2; it leaves the first alone."""
+    with ArtifactWriter(tmp_path / "out.cim") as first:
+        ran = cimc(*_compile(built, "-o", "out.cim"))
+        assert first.folder.is_dir()
+    assert (ran.code, ran.out) == (2, "")
+    assert "another compile into this folder is running (process " in ran.errors[0]
+
+
+def test_progress_appears_on_a_terminal_only(cimc: Cimc, built: Any, tmp_path: Path) -> None:
+    """The pass that was last done, on one line of stderr that is cleared at the end; nothing in a pipe."""
+    assert cimc(*_compile(built, "-o", "a.cim")).err == ""
+    shown, terminal = pty.openpty()
+    command = [*CIMC, *_compile(built, "-o", "b.cim")]
+    done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=terminal, check=True)
+    os.close(terminal)
+    text = os.read(shown, 1 << 16).decode()
+    os.close(shown)
+    assert done.stdout == b"b.cim\n"
+    assert "\r\x1b[Kplace-contexts " in text
+    assert text.endswith("\r\x1b[K")
 
 
 @pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
