@@ -7,7 +7,7 @@ same machine gives the same bytes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,17 +116,23 @@ class _Extent:
 
 
 def collect_ranges(
-    module: ModuleOp, store: WeightStore, data: Samples, *, percentile: float = 100.0
+    module: ModuleOp,
+    store: WeightStore,
+    data: Samples,
+    *,
+    percentile: float = 100.0,
+    tensors: Collection[str] | None = None,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """``(low, high)`` of every float tensor of a level-1 module over ``data``, by tensor name.
 
+    ``tensors``: only these, which a quantised model does not bring its own codes for.
     ``percentile`` (above 50, at most 100): the share of each run's values kept inside, in percent, the
     rest cut off evenly at both ends and the ends averaged over runs; 100 is the least and the greatest value.
     Raises UsageError for a percentile out of range and for tensors that become infinite or NaN, by name.
     """
     if not 50.0 < percentile <= 100.0:
         raise UsageError(f"percentile lies above 50 and is at most 100, not {percentile}")
-    names = float_tensors(module)
+    names = [name for name in float_tensors(module) if tensors is None or name in tensors]
     extents = {name: _Extent(percentile) for name in names}
     batches = {name: shape_of(argument)[0] for name, argument in _inputs(module).items()}
     host = HostRunner(store)

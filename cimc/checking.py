@@ -32,6 +32,7 @@ from cimc.dialects.graph_base import GraphOperation
 from cimc.dialects.locations import short_name
 from cimc.frontend.onnx import import_onnx
 from cimc.mapping_options import MappingOptions
+from cimc.passes.schedule.array_product import stored_weights
 from cimc.pipeline import pipeline
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def check_model(
     for step in pipeline(options, backend.extra_passes()):
         if step.stage == "graph":
             step.run.apply(ctx, module)
-    rows = [_row(op, backend, arch, options) for op in _operators(module)]
+    rows = [_row(op, backend, ctx, options) for op in _operators(module)]
     left = {row.node for row in rows}
     folded = [
         Row(kind, node, "array", "folded into the weights of the product before it")
@@ -125,43 +126,54 @@ def _node(op: Operation) -> str:
     return short_name(op.location) or (tensor_names(op) or (op.name,))[0]
 
 
-def _row(op: GraphOperation, backend: Backend, arch: Architecture, options: MappingOptions) -> Row:
+def _row(op: GraphOperation, backend: Backend, ctx: CimContext, options: MappingOptions) -> Row:
     node = _node(op)
     if isinstance(op, HostOp):
         return Row(op.op_type.data, node, "host", op.reason.data)
     kind = "".join(part.capitalize() for part in op.name.removeprefix("graph.").split("_"))
     if not isinstance(op, ProductOperation):
         return Row(kind, node, "digital", backend.legal_on_arrays(op) or "computes with no stored weights")
-    reason = _refusal(op, node, backend, arch, options)
+    arch, bits = backend.architecture(), _weight_bits(op, node, ctx, options)
+    reason = _refusal(op, node, backend, arch, options, bits)
     if reason is not None:
         return Row(kind, node, "nowhere", reason)
-    return Row(kind, node, "array", crossbars=_crossbars(op, node, arch, options))
+    return Row(kind, node, "array", crossbars=_crossbars(op, arch, options.for_node(node).copies, bits))
+
+
+def _weight_bits(op: ProductOperation, node: str, ctx: CimContext, options: MappingOptions) -> int:
+    """Bits of a weight on the arrays: of the codes a quantised model brings, or as the mapping says."""
+    if op.has_stored_codes:
+        return stored_weights(op, ctx.store)[1]
+    return options.for_node(node).weight_bits
 
 
 def _refusal(
-    op: ProductOperation, node: str, backend: Backend, arch: Architecture, options: MappingOptions
+    op: ProductOperation,
+    node: str,
+    backend: Backend,
+    arch: Architecture,
+    options: MappingOptions,
+    weight_bits: int,
 ) -> str | None:
     """Why the arrays do not take a product; ``None`` when they do."""
-    chosen = options.for_node(node)
-    if not chosen.on_array:
+    if not options.for_node(node).on_array:
         return "the mapping says on_array: false"
     if isinstance(op, ConvOp) and op.group.value.data != 1:
         return f"a convolution in {op.group.value.data} groups has no mapping to the arrays"
-    cells = arch.crossbar.cells_per_weight(chosen.weight_bits)
+    cells = arch.crossbar.cells_per_weight(weight_bits)
     if cells > arch.crossbar.columns:
         return (
-            f"a weight of {chosen.weight_bits} bits takes {cells} cells of one row, "
+            f"a weight of {weight_bits} bits takes {cells} cells of one row, "
             f"which has {arch.crossbar.columns}"
         )
     return backend.legal_on_arrays(op)
 
 
-def _crossbars(op: ProductOperation, node: str, arch: Architecture, options: MappingOptions) -> int:
+def _crossbars(op: ProductOperation, arch: Architecture, copies: int, weight_bits: int) -> int:
     """Row tiles times column tiles times copies of the weight matrix (K, N)."""
-    chosen = options.for_node(node)
     depth, width = _matrix_shape(op)
-    weights_a_row = arch.crossbar.columns // arch.crossbar.cells_per_weight(chosen.weight_bits)
-    return ceil(depth / arch.crossbar.rows) * ceil(width / weights_a_row) * chosen.copies
+    weights_a_row = arch.crossbar.columns // arch.crossbar.cells_per_weight(weight_bits)
+    return ceil(depth / arch.crossbar.rows) * ceil(width / weights_a_row) * copies
 
 
 def _matrix_shape(op: ProductOperation) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from cimc.mapping_options import MappingOptions, load_mapping
 from cimc.passes.graph.rebind_batch import RebindBatch, is_batch_parallel
 from cimc.passes.lower.link import Linked
 from cimc.passes.lower.lower_bodies import LowerBodies
+from cimc.passes.quantise.activations import QuantiseActivations
 from cimc.passes.quantise.ranges import put_ranges
 from cimc.pipeline import PipelineStep, pipeline
 
@@ -166,22 +168,45 @@ def _run_stages(
     module: ModuleOp, steps: Sequence[PipelineStep], level: str, driver: Driver, options: CompileOptions
 ) -> None:
     """Stages in turn; calibration data enters before ``quantise`` and before ``schedule``."""
-    samples: Samples | None = None
+    loaded: list[Samples] = []
+
+    def samples(like: ModuleOp) -> Samples:
+        if not loaded:
+            loaded.append(_samples(like, options))
+        return loaded[0]
+
     for stage in ("graph", "quantise", "schedule", "place"):
         part = [s for s in steps if s.stage == stage]
         if not part or options.stop_after == level:
             continue
         if stage == "quantise" and level == "graph":
-            samples = _samples(module, options)
-            percentile = options.mapping.calibration.percentile or 100.0
-            put_ranges(
-                driver.ctx.store, collect_ranges(module, driver.ctx.store, samples, percentile=percentile)
-            )
+            _put_ranges(module, driver.ctx.store, part, options, samples)
         if stage == "schedule" and level == "quantised":
             _check_arrays(module, options)
-            samples = samples or _samples(driver.kept.get("graph", module), options)
-            put_converter_codes(module, driver.ctx, samples)
+            like = driver.kept.get("graph", module)
+            put_converter_codes(module, driver.ctx, partial(samples, like))
         level = driver.run(module, part, level)
+
+
+def _put_ranges(
+    module: ModuleOp,
+    store: WeightStore,
+    steps: Sequence[PipelineStep],
+    options: CompileOptions,
+    samples: Callable[[ModuleOp], Samples],
+) -> None:
+    """Calibrate the tensors whose range a pass wants; a model that brings all its codes needs no data."""
+    wanted = [
+        name
+        for step in steps
+        if isinstance(step.run, QuantiseActivations)
+        for name in step.run.wanted_ranges(store, module)
+    ]
+    if not wanted:
+        return
+    percentile = options.mapping.calibration.percentile or 100.0
+    found = collect_ranges(module, store, samples(module), percentile=percentile, tensors=wanted)
+    put_ranges(store, found)
 
 
 def _samples(module: ModuleOp, options: CompileOptions) -> Samples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,17 +25,18 @@ from cimc.dialects.graph import (
 from cimc.dialects.graph_types import quant_of, shape_of
 from cimc.dialects.row_layout import frame_shape, row_layout, token_layout
 from cimc.interpreters.quantised import execute_quantised
-from cimc.passes.schedule.array_product import flattened_image, machine_coding
+from cimc.passes.schedule.array_product import flattened_image, machine_coding, stored_weights
 from cimc.passes.schedule.calibrate_converters import codes_key
 
 IMAGES = 4
 """Calibration images whose codes are kept; 256 windows of each layer are looked at."""
 
 
-def put_converter_codes(module: ModuleOp, ctx: CimContext, samples: Samples) -> None:
+def put_converter_codes(module: ModuleOp, ctx: CimContext, load: Callable[[], Samples]) -> None:
     """Run level 2 on a few samples and store the codes at inputs of operators whose converter may lose.
 
-    Does nothing on machines whose converter is lossless for every weight, or with ``converter: full``.
+    Does nothing on machines whose converter is lossless for every weight, or with ``converter: full``:
+    ``load`` is called only where data is needed.
     """
     if ctx.mapping is not None and ctx.mapping.converter == "full":
         return
@@ -47,6 +49,7 @@ def put_converter_codes(module: ModuleOp, ctx: CimContext, samples: Samples) -> 
     }
     observer = _returning(module, {key: value for key, (value, _) in wanted.items()})
     found: dict[str, list[npt.NDArray[Any]]] = {key: [] for key in wanted}
+    samples = load()
     for index in range(min(samples.runs, IMAGES)):
         run = execute_quantised(observer, ctx.store, samples.run(index, batches))
         for key, (_, as_tokens) in wanted.items():
@@ -76,7 +79,7 @@ def _lossy_inputs(module: ModuleOp, ctx: CimContext) -> dict[str, tuple[SSAValue
             continue
         given = quant_of(op.input)
         assert given is not None
-        coding = machine_coding(ctx.arch, op.weight_bits.value.data, given, 0)
+        coding = machine_coding(ctx.arch, stored_weights(op, ctx.store)[1], given, 0)
         if coding.always_lossless(ctx.arch.crossbar.rows):
             continue
         image = flattened_image(op) if isinstance(op, GemmOp) else None

@@ -12,15 +12,17 @@ from xdsl.dialects.builtin import TensorType, i32, i64
 from xdsl.ir import Block, Operation, OpResult, SSAValue
 
 from cimc.diagnostics import UnsupportedError
-from cimc.dialects import graph
+from cimc.dialects import graph, graph_types
 from cimc.dialects.base import located
 from cimc.dialects.cim import ReadRowOp, ReadXbOp, RequantiseOp, WriteRowOp, WriteXbOp
 from cimc.dialects.cim_types import ArraysType, CodingAttr, WindowAttr
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph_types import QuantType, quant_of, shape_of
 from cimc.dialects.row_layout import RowLayout, frame_shape, row_layout, token_layout
+from cimc.dialects.weights import WeightStore
 from cimc.passes.schedule.sum_bounds import accumulator_bits, largest_sum
 from cimc.runtime.crossbar.coding import Coding, constant_correction, converter_range
+from cimc.runtime.numerics.digital import code_dtype
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,9 @@ def build_product(op: graph.ProductOperation, label: str, ctx: CimContext) -> Ar
     """
     given = quant_of(op.input)
     assert given is not None
-    assert op.weight_bits is not None
-    weights = _centred(op, ctx)
+    weights, bits = stored_weights(op, ctx.store)
     source, layout, window, matrix = _window(op, weights)
-    coding = machine_coding(
-        ctx.arch, op.weight_bits.value.data, given, int(np.abs(matrix.astype(np.int64)).max())
-    )
+    coding = machine_coding(ctx.arch, bits, given, int(np.abs(matrix.astype(np.int64)).max()))
     assert ctx.arch is not None
     columns = ctx.arch.crossbar.columns // coding.cells_per_weight
     if columns < 1:
@@ -120,25 +119,31 @@ def build_product(op: graph.ProductOperation, label: str, ctx: CimContext) -> Ar
     )
 
 
-def _centred(op: graph.ProductOperation, ctx: CimContext) -> npt.NDArray[Any]:
-    """The integer weights ``qw - zw``, which is what the arrays store (numerics 0.3)."""
-    weights = ctx.store.array(op.weight.key.data)
-    if op.weight_zero is None:
-        return weights
+def stored_weights(op: graph.ProductOperation, store: WeightStore) -> tuple[npt.NDArray[Any], int]:
+    """The integers ``qw - zw`` that the arrays store, in the layout of ``op``'s weight, and their width in bits.
+
+    The width is that of the codes, or one bit more where a zero point moves them out of its signed range
+    (docs/numerics.md section 0 rule 3). Raises ``UnsupportedError`` where that is beyond 16 bits.
+    """
     assert op.weight_bits is not None
-    zero = ctx.store.array(op.weight_zero.key.data).astype(np.int64)
+    weights, bits = store.array(op.weight.key.data), op.weight_bits.value.data
+    if op.weight_zero is None:
+        return weights, bits
+    zero = store.array(op.weight_zero.key.data).astype(np.int64)
     axis = (-1,) + (1,) * (weights.ndim - 1) if isinstance(op, graph.ConvOp) else (1, -1)
     centred = weights.astype(np.int64) - zero.reshape(axis)
-    half = 1 << (op.weight_bits.value.data - 1)
+    half = 1 << (bits - 1)
     if centred.min() < -half or centred.max() >= half:
+        bits += 1
+    if bits > graph_types.MAX_BITS:
         raise UnsupportedError(
             located(
                 op,
                 f"weights minus their zero point reach {centred.min()} ... {centred.max()}, which "
-                f"{op.weight_bits.value.data} bits do not hold; requantise the weights symmetrically",
+                f"{graph_types.MAX_BITS} bits do not hold; quantise the weights symmetrically",
             )
         )
-    return centred.astype(np.int8 if half <= 128 else np.int16)
+    return centred.astype(code_dtype(bits, signed=True)), bits
 
 
 def _window(
