@@ -225,7 +225,7 @@ class RequantiseOp(CimOperation):
 class DcomOp(CimOperation):
     """A digital function on rows (DCOM of CIM-MLC). Scales and zero points are those of the types.
 
-    ``lo``/``hi`` clamp codes, ``fmin``/``fmax`` clip float32.
+    ``lo``/``hi`` clamp codes, ``fmin``/``fmax`` clip float32 and are absent where there is no bound.
 
     ```mlir
     %s = cim.dcom add(%a, %b) lo 0 hi 255
@@ -261,7 +261,7 @@ class DcomOp(CimOperation):
         window: WindowAttr | None = None,
         count_include_pad: bool = False,
         clamp: tuple[int, int] | None = None,
-        clip: tuple[float, float] | None = None,
+        clip: tuple[float | None, float | None] | None = None,
     ):
         super().__init__(
             operands=[list(args)],
@@ -271,8 +271,8 @@ class DcomOp(CimOperation):
                 "count_include_pad": IntegerAttr(1, i64) if count_include_pad else None,
                 "lo": IntegerAttr(clamp[0], i64) if clamp is not None else None,
                 "hi": IntegerAttr(clamp[1], i64) if clamp is not None else None,
-                "fmin": FloatData(clip[0]) if clip is not None else None,
-                "fmax": FloatData(clip[1]) if clip is not None else None,
+                "fmin": FloatData(clip[0]) if clip is not None and clip[0] is not None else None,
+                "fmax": FloatData(clip[1]) if clip is not None and clip[1] is not None else None,
             },
             result_types=[result],
         )

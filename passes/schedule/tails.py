@@ -95,9 +95,7 @@ def _clip(
     """A Relu or Clip that stands alone; on codes its bounds are quantised by rule 1."""
     codes = quant_of(operands[0])
     if codes is None:
-        infinity = float("inf")
-        clip = (-infinity if low is None else low, infinity if high is None else high)
-        return DcomOp(Function.CLAMP, operands, result, clip=clip)
+        return DcomOp(Function.CLAMP, operands, result, clip=(low, high))
 
     def code(bound: float | None, open_end: int) -> int:
         if bound is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,11 @@ from cimc.backends.schema import Architecture
 from cimc.compiler import BATCH, Compiled, CompileOptions, build
 from cimc.dialects.cim import ConcatOp, DcomOp, StageOp
 from cimc.dialects.cim_types import Function
+from cimc.dialects.context import CimContext
 from cimc.dialects.graph import main_function
 from cimc.dialects.graph_types import quant_of
+from cimc.driver import parse_module, print_module
+from cimc.interpreters.mapped import execute_mapped
 from cimc.interpreters.quantised import execute_quantised
 from cimc.mapping_options import MappingOptions
 from cimc.passes.place.network import COLUMNS
@@ -42,6 +45,7 @@ WANTED = (
     "4-bit operands",
     "lossy converter",
     "batch 3",
+    "more than one phase",
 )
 """What the examples must cover; each in at least a tenth of them."""
 
@@ -81,7 +85,8 @@ def random_example(choices: Choices) -> Example:
 def check_example(example: Example, *, walk: bool = False) -> list[str]:
     """Compile, verify, run, compare; what of :data:`WANTED` the compiled program has.
 
-    ``walk``: also run the definition, one window and digit at a time, and compile a second time.
+    ``walk``: also run the definition, one window and digit at a time, compile a second time, and read the text
+    of every level back.
     """
     compiled = example.compile()
     assert compiled.linked is not None
@@ -100,25 +105,36 @@ def check_example(example: Example, *, walk: bool = False) -> list[str]:
         again = example.compile()
         assert again.linked is not None
         _same_tables(program, again.linked.program)
+        for level, module in compiled.modules.items():
+            text = print_module(module)
+            assert print_module(parse_module(text, CimContext(), level)) == text, level
     return list(_seen(compiled))
 
 
-def _loader(compiled: Compiled) -> Any:
+def _loader(compiled: Compiled) -> Callable[[str], bytes]:
     assert compiled.linked is not None
     keys = {f"{i:03d}.onnx": key for i, key in enumerate(compiled.linked.host_models)}
-    return lambda name: compiled.store.array(keys[name]).tobytes()
+
+    def load(name: str) -> bytes:
+        return compiled.store.array(keys[name]).tobytes()
+
+    return load
 
 
 def _compare(
     compiled: Compiled, arch: Architecture, inputs: Mapping[str, npt.NDArray[Any]], run: FunctionalResult
 ) -> None:
-    """Every output integer equals the reference; and level 2, when no converter can lose.
+    """Every output integer equals the mapped level and the definition; and level 2, when no converter can lose.
 
     An output leaves as codes unless the model also uses its real values; then it leaves as those.
     """
     assert compiled.linked is not None
     module, steps = compiled.modules["quantised"], dict(_steps(compiled))
     as_codes = {io.name: io.scale is not None for io in compiled.linked.program.io}
+    mapped = execute_mapped(compiled.modules["mapped"], compiled.store, inputs, arch=arch)
+    assert set(mapped.integer_outputs) == {name for name in run.outputs if as_codes[name]}
+    for name, real in mapped.outputs.items():
+        _same(run.outputs[name], mapped.integer_outputs.get(name, real), f"output {name}, mapped level")
     for frame in range(run.frames):
         one = {name: array[frame : frame + 1] for name, array in inputs.items()}
         wanted = run_reference(module, compiled.store, arch, steps, one)
@@ -191,6 +207,7 @@ def _seen(compiled: Compiled) -> Iterator[str]:
     windows = [read.window for _, read, _ in arrays]
     batch = main_function(compiled.modules["mapped"]).attributes[BATCH]
     assert isinstance(batch, IntegerAttr)
+    assert compiled.linked is not None
     facts = (
         any(_apart(stage, compiled) for stage, _, _ in arrays),
         any(write.grid.data[1] > 1 for _, _, write in arrays),
@@ -203,5 +220,6 @@ def _seen(compiled: Compiled) -> Iterator[str]:
         any((c.weight_bits, c.input_bits) == (4, 4) for c in codings),
         any(read.steps is not None for _, read, _ in arrays),
         batch.value.data == 3,
+        bool(compiled.linked.program["contexts"]["phase"].any()),
     )
     yield from (name for name, holds in zip(WANTED, facts, strict=True) if holds)

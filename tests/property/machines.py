@@ -20,13 +20,14 @@ def random_machine(choices: Choices) -> Architecture:
     encoding = c.one_of(("offset", "differential", "twos_complement"))
     subtract = c.one_of(("analog", "digital"))
     analog = encoding == "differential" and subtract == "analog"
-    cores, crossbars = c.one_of(((256, 4), (600, 1), (120, 3), (64, 16), (24, 8)))
+    sizes = ((256, 4), (600, 1), (120, 3), (64, 16), (24, 8), (3, 4), (2, 6), (8, 1))
+    cores, crossbars = c.one_of(sizes)
     fields |= {"name": "random", "mode": "wordline" if wordline else "crossbar"}
-    fields["chip"] |= {"cores": cores}
+    fields["chip"] |= {"cores": cores, "allow_writes": c.happens(80)}
     fields["core"] |= {
         "crossbars": crossbars,
-        "contexts": max(crossbars, 4),
-        "local_buffer_bytes": c.one_of((65536, 16384, 8192, 4096)),
+        "contexts": c.one_of((max(crossbars, 4), crossbars, 2)),
+        "local_buffer_bytes": c.one_of((65536, 16384, 8192, 4096, 2048)),
     }
     fields["network"] |= {"columns": 8, "rows": -(-cores // 8)}
     fields["crossbar"] |= {

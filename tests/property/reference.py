@@ -233,7 +233,7 @@ def _clipped(op: graph.ReluOp | graph.ClipOp, x: Array) -> Array:
         return digital.clip_float(x, low, high)
     whole = (codes.qmin, codes.qmax)
     ends = [-np.inf if low is None else low, np.inf if high is None else high]
-    least, most = (_coded(np.float32(e) / codes.scale, codes, whole) for e in ends)
+    least, most = (_coded(np.array(e, np.float32) / codes.scale, codes, whole) for e in ends)
     return np.minimum(np.maximum(x, least), most)
 
 
@@ -243,9 +243,9 @@ def _pooled(op: graph.MaxPoolOp | graph.AveragePoolOp, x: Array) -> Array:
     top, left, bottom, right = op.pads.data
     window = digital.Window((2, 3), (kh, kw), (sh, sw), (top, left), (bottom, right), (dh, dw))
     given = quant_of(op.input)
-    if given is None and isinstance(op, graph.MaxPoolOp):
-        return digital.max_pool_float(x, window)
     if given is None:
+        if isinstance(op, graph.MaxPoolOp):
+            return digital.max_pool_float(x, window)
         return digital.average_pool_float(x, window, op.counts_padding)
     frames, channels, high, wide = shape_of(op.result)
     found = np.empty((frames, channels, high, wide), np.int64)
