@@ -154,6 +154,8 @@ class ProgramBuilder:
         """A ring: ``fill`` elements make a place full, ``pad`` is an integer or :func:`float_bits`."""
         place = self._place(core, base, slots * pitch * element.size_bytes)
         g = geometry
+        if not g.top and not g.bottom and fill == pitch:
+            pad = 0  # there is no padding to hold it
         record = (g.first, g.last, g.period, g.advance, g.places, g.top, g.bottom, fill, pad)
         return self._append(
             "buffers",
@@ -196,13 +198,17 @@ class ProgramBuilder:
         *,
         step_first: int = 0,
         phase: int = 0,
+        groups: int = 1,
     ) -> int:
-        """Crossbars that hold ``block`` = (k0, k1, n0, n1) of weight ``tensor``; see :meth:`weight`."""
+        """Crossbars that hold ``block`` = (k0, k1, n0, n1) of weight ``tensor``; see :meth:`weight`.
+
+        ``groups``: groups of a convolution on the block's diagonal.
+        """
         first = len(self._rows["tiles"])
         index = len(self._rows["array_sets"])
         self._rows["tiles"].extend((index, *tile) for tile in tiles)
         return self._append(
-            "array_sets", (context, core, coding, tensor, *block, first, len(tiles), step_first, phase)
+            "array_sets", (context, core, coding, tensor, *block, first, len(tiles), step_first, phase, groups)
         )
 
     # -- tables instructions name ------------------------------------------------------------
@@ -219,9 +225,10 @@ class ProgramBuilder:
         hi: int | None = None,
         pos_step: int = 0,
     ) -> int:
-        """What one read gathers; ``hi`` None: to the end of the window."""
+        """What one read gathers; ``hi`` None: to the end of the window. The step of an extent of one is neutral."""
         high = kh * kw * c if hi is None else hi
-        return self._unique("windows", (kh, row_step, kw, col_step, c, lo, high, pos_step))
+        rows, cols = row_step if kh > 1 else 1, col_step if kw > 1 else 0
+        return self._unique("windows", (kh, rows, kw, cols, c, lo, high, pos_step))
 
     def add_copy(self, n0: int, s0: int, d0: int, n1: int, s1: int, d1: int) -> int:
         """Extents and strides (source, destination) of a ``copy``, outer then inner."""

@@ -11,6 +11,7 @@ from cimc.diagnostics import raise_all
 from cimc.runtime.program.tables import Program
 from cimc.runtime.verifier.addresses_check import check_addresses
 from cimc.runtime.verifier.arrays_check import check_arrays, read_codings
+from cimc.runtime.verifier.canonical_check import check_canonical
 from cimc.runtime.verifier.code import decode
 from cimc.runtime.verifier.fields_check import check_fields
 from cimc.runtime.verifier.findings import Finding, merged
@@ -57,6 +58,7 @@ def verify_program(
         weights_shapes = {name: (array.shape[0], array.shape[1]) for name, array in weights.items()}
     machine = Machine.of(program.machine)
     codings = read_codings(decoded)
+    decoded.findings.extend(check_canonical(program))
     check_placement(decoded, tables, machine)
     check_arrays(decoded, machine, codings, weights_shapes, weights)
     check_addresses(decoded, tables, machine)
