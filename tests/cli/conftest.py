@@ -78,7 +78,7 @@ def refused(cimc: Cimc, tmp_path: Path) -> Callable[..., None]:
 
 
 def small_model() -> onnx.ModelProto:
-    """conv 3x3 -> batch norm -> relu -> global average pool (an output) -> flatten -> gemm -> sigmoid."""
+    """conv 3x3 -> batch norm -> relu -> global average pool (an output) -> flatten -> gemm -> atan (host)."""
     rng = np.random.default_rng(0)
 
     def stored(name: str, *shape: int) -> TensorProto:
@@ -92,7 +92,7 @@ def small_model() -> onnx.ModelProto:
         helper.make_node("GlobalAveragePool", ["r"], ["p"], name="pool"),
         helper.make_node("Flatten", ["p"], ["f"], name="flat"),
         helper.make_node("Gemm", ["f", "fw", "fb"], ["logits"], name="fc"),
-        helper.make_node("Sigmoid", ["logits"], ["y"], name="squash"),
+        helper.make_node("Atan", ["logits"], ["y"], name="squash"),
     ]
     graph = helper.make_graph(
         nodes,

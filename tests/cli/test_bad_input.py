@@ -138,6 +138,7 @@ MODELS = (
         1,
     ),
     Bad("NaN in weights", _weight(_nan), "conv1 (small.onnx:0): Conv: weight 'w' holds 2 of 216 elements", 1),
+    Bad("zero stride", _node(0, strides=[0, 0]), "conv1 (small.onnx:0)", 1),
     Bad("negative stride", _node(0, strides=[-1, 1]), "conv1 (small.onnx:0)", 1),
     Bad("external data absent", _external("w.bin"), "its data file 'w.bin' is missing", 2),
     Bad("external data above", _external("../w.bin"), "'../w.bin' is outside the model's folder", 2),

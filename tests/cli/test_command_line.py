@@ -217,11 +217,9 @@ def test_broken_backend_warns_on_stderr_and_stops_nobody(
     monkeypatch.syspath_prepend(str(tmp_path))
     ran = cimc("backends", "--json")
     assert ran.code == 0
-    assert {row["name"]: bool(row["error"]) for row in json.loads(ran.out)} == {
-        "isaac": False,
-        "puma": False,
-        "wreck": True,
-    }
+    broken = {row["name"] for row in json.loads(ran.out) if row["error"]}
+    assert broken == {"wreck"}
+    assert "isaac" in {row["name"] for row in json.loads(ran.out)}
     assert ran.err.startswith("warning: backend 'wreck' of wreck 2.5 cannot be used: ")
     assert "no licence" in ran.err
     assert len(ran.err.splitlines()) == 1
