@@ -91,6 +91,8 @@ class Chip(Section):
     """number of cores"""
     allow_writes: bool
     """whether programs may write weights at run time (segments and turns); if not, a model must fit"""
+    area_mm2: Positive | None = None
+    """silicon of the whole chip; absent: not known"""
     global_buffer_bytes: Count
     """capacity of the global buffer (L0)"""
     global_buffer_bytes_per_cycle: Positive
@@ -120,6 +122,8 @@ class Core(Section):
     """crossbars of one core"""
     contexts: Count
     """control streams of one core (default: one per crossbar)"""
+    area_mm2: Positive | None = None
+    """silicon of one core with its crossbars; absent: not known"""
     local_buffer_bytes: Count
     """capacity of the local buffer (L1)"""
     local_buffer_bytes_per_cycle: Positive
@@ -146,6 +150,10 @@ class Crossbar(Section):
     """bitlines of one crossbar"""
     parallel_rows: Count
     """wordlines that may be active in one read"""
+    logical_cells: bool = False
+    """whether a crossbar holds rows x columns weights instead of cells; for runs beside PIMCOMP only"""
+    area_mm2: Positive | None = None
+    """silicon of the cells of one crossbar, without converters; absent: not known"""
     cell_device: str
     """kind of cell (reram, pcm, sram, flash ...); selects the device model of the simulator"""
     cell_bits: Annotated[int, Field(ge=1, le=8)]
@@ -198,7 +206,7 @@ class Crossbar(Section):
             message = f"must be at most one per column ({self.columns}), given {self.adcs}; lower it"
             yield BrokenRule(("adcs",), message)
         cells = self.cells_per_weight(NARROWEST_WEIGHT)
-        if cells > self.columns:
+        if cells > self.columns and not self.logical_cells:
             message = (
                 f"must hold a 2-bit weight, which takes {cells} cells of {self.cell_bits} bits with "
                 f"weight_encoding {self.weight_encoding}, given {self.columns}; raise columns or cell_bits"
@@ -225,6 +233,10 @@ class Crossbar(Section):
             return 1 + math.ceil((weight_bits - 1) / self.cell_bits)
         slices = math.ceil(weight_bits / self.cell_bits)
         return 2 * slices if self.weight_encoding == "differential" else slices
+
+    def weight_columns(self, weight_bits: int) -> int:
+        """Weights of ``weight_bits`` side by side in one row of a crossbar; 0 where none fits."""
+        return self.columns if self.logical_cells else self.columns // self.cells_per_weight(weight_bits)
 
 
 class Network(Section):

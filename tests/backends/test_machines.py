@@ -18,7 +18,8 @@ from cimc.runtime.crossbar.coding import Coding
 
 FOLDER = Path(__file__).parents[2] / "backends"
 TEMPLATE = FOLDER / "template" / "my_chip" / "my_chip.yaml"
-FILES = [FOLDER / "isaac.yaml", FOLDER / "puma.yaml", TEMPLATE]
+MACHINES = ("isaac", "isaac-ce", "jain", "jia", "pimcomp", "puma")
+FILES = [*(FOLDER / f"{name}.yaml" for name in MACHINES), TEMPLATE]
 
 
 def _parsed(text: str) -> Architecture:
@@ -60,9 +61,68 @@ def test_puma_takes_the_published_time_and_energy_of_a_product() -> None:
     assert not arch.chip.allow_writes
 
 
-@pytest.mark.parametrize("name", ["isaac", "puma"])
-def test_the_converters_of_both_machines_lose_nothing_on_8_bit_weights(name: str) -> None:
-    """The largest sum of one row group fits the converter: 24 and 192 of 255."""
+def _product_ns(arch: Architecture, digits: int) -> float:
+    """Time of a product that uses every column: one read a digit and row group, one round of conversions behind."""
+    bar = arch.crossbar
+    convert = -(-bar.columns // bar.adcs) * bar.conversion_cycles
+    groups = -(-bar.rows // bar.parallel_rows)
+    return (digits * groups * max(arch.cycles(bar.read_latency_ns), convert) + convert) / arch.clock_ghz
+
+
+def _product_pj(arch: Architecture, digits: int) -> float:
+    """Energy of one array for a product that uses all rows at once and every column."""
+    bar = arch.crossbar
+    return digits * (
+        bar.read_energy_pj + bar.rows * bar.dac_energy_pj + bar.columns * bar.conversion_energy_pj
+    )
+
+
+def test_isaac_ce_has_the_published_peak_throughput_power_and_area() -> None:
+    """168 x 12 x 8 arrays x 128 x 16 products of 16 bit in 1.6 us: 20.6 TMAC/s, 479 GOPS/s/mm2 published."""
+    arch = load_architecture("isaac-ce")
+    bar = arch.crossbar
+    assert arch.chip.cores == 168 * 12
+    arrays = arch.chip.cores * arch.core.crossbars
+    reads_ns = 16 * arch.cycles(bar.read_latency_ns) / arch.clock_ghz
+    assert reads_ns == pytest.approx(1600)
+    assert -(-bar.columns // bar.adcs) * bar.conversion_cycles == arch.cycles(bar.read_latency_ns)
+    macs_per_second = arrays * bar.rows * (bar.columns // bar.cells_per_weight(16)) / (reads_ns * 1e-9)
+    assert macs_per_second == pytest.approx(20.6e12, rel=5e-3)
+    assert arch.chip.area_mm2 is not None
+    assert 2 * macs_per_second / 1e9 / arch.chip.area_mm2 == pytest.approx(479, rel=1e-2)
+    unit_mw = arch.core.crossbars * _product_pj(arch, 1) / bar.read_latency_ns
+    assert unit_mw == pytest.approx(8 * 0.3 + 8 * 2 + 4)  # of 24.1 mW; the rest is registers and shift-and-add
+    assert not arch.chip.allow_writes
+
+
+def test_jia_has_the_published_throughput_and_efficiency() -> None:
+    """16 arrays of 1152 x 256 bit cells: 3 TOPS and 30 TOPS/W at 8 bits."""
+    arch = load_architecture("jia")
+    bar = arch.crossbar
+    assert (arch.mode, arch.chip.cores, arch.core.crossbars, arch.core.contexts) == ("core", 16, 1, 1)
+    operations = 2 * bar.rows * (bar.columns // bar.cells_per_weight(8))
+    reads_ns = 8 * arch.cycles(bar.read_latency_ns) / arch.clock_ghz
+    assert 16 * operations / reads_ns / 1000 == pytest.approx(3.0, rel=0.02)
+    assert operations / _product_pj(arch, 8) == pytest.approx(30.0, rel=1e-3)
+    assert arch.chip.allow_writes
+
+
+def test_pimcomp_takes_the_time_and_energy_of_its_simulators_formula() -> None:
+    """One 8-bit product takes 1,305 ns and 24.49 nJ on 12 x 12 cores of 64 arrays."""
+    arch = load_architecture("pimcomp")
+    assert arch.chip.cores * arch.core.crossbars == 9_216
+    assert _product_ns(arch, 8) == pytest.approx(1305)
+    assert _product_pj(arch, 8) / 1000 == pytest.approx(24.49, rel=1e-4)
+    assert not arch.chip.allow_writes
+    assert not arch.crossbar.logical_cells
+
+
+@pytest.mark.parametrize(
+    ("name", "largest"),
+    [("isaac", 24), ("isaac-ce", 192), ("puma", 192), ("pimcomp", 192), ("jain", 32), ("jia", 1152)],
+)
+def test_what_the_converters_lose_on_8_bit_weights(name: str, largest: int) -> None:
+    """The largest sum of one row group fits the converter of every machine but jia: 1152 of 255."""
     bar = load_architecture(name).crossbar
     coding = Coding(
         weight_encoding=bar.weight_encoding,
@@ -74,8 +134,8 @@ def test_the_converters_of_both_machines_lose_nothing_on_8_bit_weights(name: str
         subtract=bar.subtract,
         converter_hi=2**bar.adc_bits - 1,
     )
-    assert coding.worst_range(bar.parallel_rows)[1] == {"isaac": 24, "puma": 192}[name]
-    assert coding.always_lossless(bar.rows)
+    assert coding.worst_range(bar.parallel_rows)[1] == largest
+    assert coding.always_lossless(bar.rows) == (name != "jia")
 
 
 @pytest.mark.parametrize("encoding", ["offset", "differential", "twos_complement"])
@@ -175,4 +235,4 @@ def test_the_json_schema_describes_every_key() -> None:
         assert section["additionalProperties"] is False
         assert all(key.get("description") for key in section["properties"].values())
     core = schema["$defs"]["Core"]
-    assert set(core["properties"]) - set(core["required"]) == {"contexts", "digital_unit"}
+    assert set(core["properties"]) - set(core["required"]) == {"area_mm2", "contexts", "digital_unit"}

@@ -102,9 +102,9 @@ def _reason(backend: Backend, text: str) -> str | None:
 
 
 def test_the_machines_of_the_tree_are_registered_like_anyones() -> None:
-    """``isaac`` and ``puma`` come through the entry-point group, from package ``cimc``."""
+    """The six machines come through the entry-point group, from package ``cimc``."""
     ours = {entry.name: entry for entry in list_backends() if entry.origin == "cimc"}
-    assert set(ours) == {"isaac", "puma"}
+    assert set(ours) == {"isaac", "isaac-ce", "jain", "jia", "pimcomp", "puma"}
     assert all(entry.error == "" and entry.version and entry.description for entry in ours.values())
     assert load_backend("puma").architecture() == load_architecture("puma")
 
@@ -224,7 +224,7 @@ def test_the_warning_comes_once_and_on_the_error_stream(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stdout.strip() == "3"
+    assert done.stdout.strip() == "7"
     assert done.stderr.count("BackendWarning") == 2  # the message, and the line of source that shows below it
     assert done.stderr.count("nowhere_at_all") == 1
 
@@ -233,7 +233,7 @@ def test_an_unknown_name_suggests_a_known_one() -> None:
     """The nearest name, or all of them; and how to give a file."""
     with pytest.raises(UsageError, match=r"no backend is named 'isac'; did you mean 'isaac'\?"):
         load_architecture("isac")
-    with pytest.raises(UsageError, match="known: isaac, puma"):
+    with pytest.raises(UsageError, match="known: isaac, isaac-ce, jain, jia, pimcomp, puma"):
         load_architecture("qqqq")
 
 

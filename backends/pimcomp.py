@@ -1,0 +1,9 @@
+"""PIMCOMP's machine; its numbers and their sources stand in ``pimcomp.yaml``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cimc.backends.protocol import BaseBackend
+
+BACKEND = BaseBackend(Path(__file__).with_name("pimcomp.yaml"))
