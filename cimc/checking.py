@@ -32,7 +32,7 @@ from cimc.dialects.graph_base import GraphOperation
 from cimc.dialects.locations import short_name
 from cimc.frontend.onnx import import_onnx
 from cimc.mapping_options import MappingOptions
-from cimc.passes.schedule.array_product import stored_weights
+from cimc.passes.schedule.array_product import block_diagonal, stored_weights
 from cimc.pipeline import pipeline
 
 if TYPE_CHECKING:
@@ -158,8 +158,6 @@ def _refusal(
     """Why the arrays do not take a product; ``None`` when they do."""
     if not options.for_node(node).on_array:
         return "the mapping says on_array: false"
-    if isinstance(op, ConvOp) and op.group.value.data != 1:
-        return f"a convolution in {op.group.value.data} groups has no mapping to the arrays"
     cells = arch.crossbar.cells_per_weight(weight_bits)
     if cells > arch.crossbar.columns:
         return (
@@ -170,10 +168,17 @@ def _refusal(
 
 
 def _crossbars(op: ProductOperation, arch: Architecture, copies: int, weight_bits: int) -> int:
-    """Row tiles times column tiles times copies of the weight matrix (K, N)."""
+    """Row tiles times column tiles times copies of the weight matrix (K, N), or of each block of groups."""
     depth, width = _matrix_shape(op)
-    weights_a_row = arch.crossbar.columns // arch.crossbar.cells_per_weight(weight_bits)
-    return ceil(depth / arch.crossbar.rows) * ceil(width / weights_a_row) * copies
+    rows, weights_a_row = (
+        arch.crossbar.rows,
+        arch.crossbar.columns // arch.crossbar.cells_per_weight(weight_bits),
+    )
+    diagonal = block_diagonal(op, rows, weights_a_row)
+    blocks = 1
+    if diagonal is not None:
+        depth, blocks, width = depth * diagonal.groups, width // diagonal.columns, diagonal.columns
+    return blocks * ceil(depth / rows) * ceil(width / weights_a_row) * copies
 
 
 def _matrix_shape(op: ProductOperation) -> tuple[int, int]:

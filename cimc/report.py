@@ -65,6 +65,8 @@ def _stage(op: StageOp, made: Compiled) -> dict[str, Any]:
     write, read = op.write, op.read
     k, n = write.arrays.type.shape.data if write is not None else (0, 0)
     windows = prod(shape_of(read.acc)[:2]) if read is not None else 0
+    groups = read.diagonal.groups if read is not None else 1
+    used = k * n // groups
     cells = made.ctx.arch.crossbar.rows * made.ctx.arch.crossbar.columns
     bits = write.coding.fields["weight_bits"] if write is not None else 0
     return {
@@ -75,6 +77,6 @@ def _stage(op: StageOp, made: Compiled) -> dict[str, Any]:
         "rows": list(shape_of(op.result)),
         "weights": [k, n],
         "weight_bits": bits,
-        "macs": windows * k * n,
-        "weights_per_crossbar_cell": k * n * op.copies.value.data / (crossbars * cells) if crossbars else 0.0,
+        "macs": windows * used,
+        "weights_per_crossbar_cell": used * op.copies.value.data / (crossbars * cells) if crossbars else 0.0,
     }

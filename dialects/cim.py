@@ -38,10 +38,12 @@ from xdsl.traits import IsTerminator, NoTerminator, Pure
 from xdsl.utils.exceptions import VerifyException
 
 from cimc.dialects.base import CimOperation
-from cimc.dialects.cim_types import ArraysType, CodingAttr, Function, FunctionAttr, WindowAttr
+from cimc.dialects.cim_real import RealOp
+from cimc.dialects.cim_types import ArraysType, CodingAttr, Diagonal, Function, FunctionAttr, WindowAttr
 from cimc.dialects.graph_types import IntsAttr, quant_of, shape_of
 from cimc.dialects.levels import Level, Rule
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
+from cimc.dialects.mem_real import IndexMapOp, MatmulOp
 from cimc.dialects.weights import WeightRefAttr
 
 
@@ -93,34 +95,76 @@ class WriteRowOp(_WriteOp):
 
 
 class _ReadOp(CimOperation):
-    """Shared definition of the read meta-operators."""
+    """Shared definition of the read meta-operators.
+
+    ``block`` (channels, columns, groups) is that of a grouped convolution: the arrays' rows are (tap, channel of
+    the block), and every column sees the channels of its own block (:class:`Diagonal`).
+    """
 
     arrays = operand_def(ArraysType)
     source = operand_def(TensorType)
     window = prop_def(WindowAttr)
+    block = opt_prop_def(IntsAttr)
     steps = opt_prop_def(WeightRefAttr)
     acc = result_def(TensorType)
 
     assembly_format = (
-        "$arrays `,` $source $window (`steps` $steps^)? attr-dict "
+        "$arrays `,` $source $window (`block` $block^)? (`steps` $steps^)? attr-dict "
         "`:` type($arrays) `,` type($source) `->` type($acc)"
     )
 
     def __init__(
-        self, arrays: SSAValue, source: SSAValue, window: WindowAttr, acc: Attribute, steps: str | None = None
+        self,
+        arrays: SSAValue,
+        source: SSAValue,
+        window: WindowAttr,
+        acc: Attribute,
+        *,
+        diagonal: Diagonal | None = None,
+        steps: str | None = None,
     ):
+        block = (diagonal.channels, diagonal.columns, diagonal.groups) if diagonal is not None else None
         super().__init__(
             operands=[arrays, source],
-            properties={"window": window, "steps": WeightRefAttr.of(steps) if steps is not None else None},
+            properties={
+                "window": window,
+                "block": IntsAttr.of(block) if block is not None else None,
+                "steps": WeightRefAttr.of(steps) if steps is not None else None,
+            },
             result_types=[acc],
         )
 
+    @property
+    def diagonal(self) -> Diagonal:
+        """The blocks of the weights; one block where the convolution has no groups."""
+        if self.block is not None:
+            return Diagonal(*self.block.data)
+        return Diagonal(shape_of(self.source)[2], shape_of(self.acc)[2])
+
+    def _verify_block(self, columns: int) -> None:
+        if self.block is None:
+            return
+        block, depth = self.block.data, shape_of(self.source)[2]
+        if len(block) != 3 or min(block) < 1:
+            raise VerifyException(f"a block is channels, columns and groups, got {block}")
+        channels, width, groups = block
+        if depth % channels or columns % width or depth // channels != columns // width:
+            raise VerifyException(
+                f"blocks of {channels} channels and {width} columns do not tile {depth} channels and {columns} columns"
+            )
+        if channels % groups or width % groups:
+            raise VerifyException(
+                f"{groups} groups do not share {channels} channels and {width} columns evenly"
+            )
+
     def verify_(self) -> None:
-        height, width, channels = shape_of(self.source)
+        height, width, _ = shape_of(self.source)
         kh, kw = self.window.kernel
         matrix = self.arrays.type
         assert isinstance(matrix, ArraysType)
         k, n = matrix.shape.data
+        self._verify_block(n)
+        channels = self.block.data[0] if self.block is not None else shape_of(self.source)[2]
         if k != kh * kw * channels:
             raise VerifyException(
                 f"a window of {kh}x{kw}x{channels} is {kh * kw * channels} rows, the arrays have {k}"
@@ -431,7 +475,7 @@ class ConcatOp(CimOperation):
 
 Cim = Dialect(
     "cim",
-    [WriteXbOp, WriteRowOp, ReadXbOp, ReadRowOp, RequantiseOp, DcomOp, YieldOp, StageOp, ConcatOp],
+    [WriteXbOp, WriteRowOp, ReadXbOp, ReadRowOp, RequantiseOp, DcomOp, RealOp, YieldOp, StageOp, ConcatOp],
     [FunctionAttr, WindowAttr, CodingAttr, ArraysType],
 )
 
@@ -442,7 +486,7 @@ MAPPED_LEVEL = Level(
         ModuleOp: (),
         FuncOp: (),
         ReturnOp: (),
-        **{op: () for op in (InputOp, OutputOp, RelayoutOp, HostCallOp, ConcatOp)},
+        **{op: () for op in (InputOp, OutputOp, RelayoutOp, HostCallOp, IndexMapOp, MatmulOp, ConcatOp)},
         StageOp: (
             Rule(
                 "a stage programs the arrays it reads",
@@ -451,7 +495,7 @@ MAPPED_LEVEL = Level(
         ),
         **{
             op: (Rule("meta-operators stand in a stage", lambda op: isinstance(op.parent_op(), StageOp)),)
-            for op in (WriteXbOp, WriteRowOp, ReadXbOp, ReadRowOp, RequantiseOp, DcomOp, YieldOp)
+            for op in (WriteXbOp, WriteRowOp, ReadXbOp, ReadRowOp, RequantiseOp, DcomOp, RealOp, YieldOp)
         },
     },
 )

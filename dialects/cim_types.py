@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from xdsl.dialects.utils import EnumAttribute
 from xdsl.ir import Attribute, Data, ParametrizedAttribute, SpacedOpaqueSyntaxAttribute, TypeAttribute
@@ -109,6 +110,28 @@ class WindowAttr(ParametrizedAttribute):
         d = self.extents.data
         if len(d) != 10 or min(*d[:4], *d[8:]) < 1 or min(d[4:8]) < 0:
             raise VerifyException(f"a window has positive kernel, strides, dilations and pads >= 0, got {d}")
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """The blocks of a weight matrix that a grouped convolution uses, side by side in its columns.
+
+    Block b holds ``groups`` groups: it sees the source channels [b * channels, (b + 1) * channels) and makes the
+    columns [b * columns, (b + 1) * columns). A matrix without groups is one block.
+    """
+
+    channels: int
+    columns: int
+    groups: int = 1
+
+    def of_column(self, column: int) -> int:
+        """The block that makes ``column``."""
+        return column // self.columns
+
+    def channel_range(self, column: int) -> tuple[int, int]:
+        """The source channels [first, last) that the block of ``column`` sees."""
+        first = self.of_column(column) * self.channels
+        return first, first + self.channels
 
 
 @irdl_attr_definition

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cimc.dialects.graph import ConvOp, ProductOperation
+from cimc.dialects.graph_types import shape_of
 from cimc.dialects.weights import WeightStore
 
 _EXACT = ((1 << 24, np.float32), (1 << 53, np.float64))
@@ -21,7 +22,7 @@ _EXACT = ((1 << 24, np.float32), (1 << 53, np.float64))
 
 @dataclass(frozen=True)
 class ProductWeights:
-    """A product's integers: ``matrix`` (K, N) is ``qw - zw``, ``bias`` (N,)."""
+    """A product's integers: ``matrix`` (K, N) is ``qw - zw``, ``bias`` (N,). K counts the inputs of one group."""
 
     matrix: npt.NDArray[np.int64]
     bias: npt.NDArray[np.int64]
@@ -66,7 +67,26 @@ def accumulate_conv(
     top, left, bottom, right = op.pads.data
     padded = np.pad(shifted, ((0, 0), (0, 0), (top, bottom), (left, right)))
     padded = padded.astype(exact_type(weights, reach))
-    return np.stack([accumulate_gemm(_windows(op, frame), weights, reach) for frame in padded])
+    groups = op.group.value.data
+    if groups == 1:
+        return np.stack([accumulate_gemm(_windows(op, frame), weights, reach) for frame in padded])
+    return np.stack([_accumulate_groups(op, frame, weights, groups) for frame in padded])
+
+
+def _accumulate_groups(
+    op: ConvOp, frame: npt.NDArray[Any], weights: ProductWeights, groups: int
+) -> npt.NDArray[np.int64]:
+    """One padded image (C, H, W), in the type its sums are exact in: (OH, OW, M), a group at a time."""
+    depth, columns = weights.matrix.shape
+    channels, width = len(frame) // groups, columns // groups
+    _, _, height, span = shape_of(op.result)
+    acc = np.empty((height, span, columns), np.int64)
+    for group in range(groups):
+        mine = slice(group * width, (group + 1) * width)
+        windows = _windows(op, frame[group * channels : (group + 1) * channels])
+        assert windows.shape[-1] == depth
+        acc[..., mine] = windows @ weights.matrix[:, mine].astype(frame.dtype)
+    return acc + weights.bias
 
 
 def _windows(op: ConvOp, frame: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -143,8 +143,9 @@ def _coverage_problems(blocks: tuple[Block, ...], copies: int, k: int, n: int) -
 
 def _crossbar_problems(blocks: Iterable[Block], stage: StageOp, arch: Architecture) -> Iterator[str]:
     """A block takes one crossbar a tile, and starts where a tile starts."""
-    if stage.write is None:
+    if stage.write is None or stage.read is None:
         return
+    diagonal = stage.read.diagonal
     rows = arch.crossbar.rows
     columns = arch.crossbar.columns // coding_of(stage.write.coding).cells_per_weight
     for b in blocks:
@@ -153,6 +154,11 @@ def _crossbar_problems(blocks: Iterable[Block], stage: StageOp, arch: Architectu
             yield (
                 f"rows {b.k0} … {b.k1 - 1}, columns {b.n0} … {b.n1 - 1} take {need} crossbars of {rows} x "
                 f"{columns} weights, the table says {b.xbars}"
+            )
+        if diagonal.of_column(b.n0) != diagonal.of_column(b.n1 - 1):
+            yield (
+                f"columns {b.n0} … {b.n1 - 1} lie in several blocks of {diagonal.columns} columns: a context sees the "
+                "channels of one"
             )
         if b.k0 % rows:
             yield f"a block starts at weight row {b.k0}, inside a row tile of {rows}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from cimc.backends.schema import Architecture
 from cimc.diagnostics import UnsupportedError
 from cimc.dialects.base import located
 from cimc.dialects.cim import StageOp
-from cimc.dialects.cim_types import WindowAttr
+from cimc.dialects.cim_types import Diagonal, WindowAttr
 from cimc.dialects.graph_types import QuantType, quant_of, shape_of
 from cimc.dialects.weights import WeightStore
 from cimc.interpreters.mapped_blocks import Block
@@ -65,8 +66,9 @@ class IdealProduct:
 
 @dataclass(frozen=True)
 class Product:
-    """The blocks of one copy that share their weight rows, side by side as one product."""
+    """The blocks of one copy that share weight rows and source channels, side by side as one product."""
 
+    channels: tuple[int, int]
     rows: slice
     columns: npt.NDArray[np.int64]
     cells: ArrayProduct | IdealProduct
@@ -115,11 +117,11 @@ def read_arrays(
         mine = [b for b in blocks if b.copy == copy]
         key = tuple((b.k0, b.k1, b.n0, b.n1) for b in mine)
         if key not in prepared:
-            prepared[key] = _products(mine, matrix, coding, steps, arch, ideal=ideal)
+            prepared[key] = _products(mine, matrix, read.diagonal, coding, steps, arch, ideal=ideal)
         lossless &= all(p.cells.lossless for p in prepared[key])
-        needless &= lossless or _fits_step_one(mine, matrix, coding, arch)
+        needless &= lossless or _fits_step_one(mine, matrix, read.diagonal, coding, arch)
         for picked in windows.chunks(range(copy, rows, copies), matrix.shape[0]):
-            total = _sums(windows.rows(picked), prepared[key], columns)
+            total = _sums(windows, picked, prepared[key], columns)
             if total.min() < limits.min or total.max() > limits.max:
                 raise UnsupportedError(
                     located(read, f"sums of {total.min()} … {total.max()} do not fit {limits.dtype}")
@@ -128,35 +130,47 @@ def read_arrays(
     return ReadResult(acc, lossless, needless and not lossless)
 
 
-def _fits_step_one(blocks: Sequence[Block], matrix: Array, coding: Coding, arch: Architecture) -> bool:
+def _fits_step_one(
+    blocks: Sequence[Block], matrix: Array, diagonal: Diagonal, coding: Coding, arch: Architecture
+) -> bool:
     """Whether the converters cover every sum of the blocks at step 1."""
     plain = replace(coding, frac_bits=0)
-    return all(p.cells.lossless for p in _products(blocks, matrix, plain, np.int64(1), arch, ideal=False))
+    made = _products(blocks, matrix, diagonal, plain, np.int64(1), arch, ideal=False)
+    return all(p.cells.lossless for p in made)
 
 
-def _sums(windows: Array, products: Sequence[Product], columns: int) -> npt.NDArray[np.int64]:
-    total = np.zeros((len(windows), columns), np.int64)
+def _sums(
+    windows: _Windows, picked: range, products: Sequence[Product], columns: int
+) -> npt.NDArray[np.int64]:
+    total = np.zeros((windows.count(picked), columns), np.int64)
+    seen: tuple[tuple[int, int], Array] | None = None
     for product in products:
-        total[:, product.columns] += product.cells.read(windows[:, product.rows])
+        if seen is None or seen[0] != product.channels:
+            seen = product.channels, windows.rows(picked, product.channels)
+        total[:, product.columns] += product.cells.read(seen[1][:, product.rows])
     return total
 
 
 def _products(
     blocks: Sequence[Block],
     matrix: Array,
+    diagonal: Diagonal,
     coding: Coding,
     steps: npt.NDArray[np.int64] | np.int64,
     arch: Architecture,
     *,
     ideal: bool,
 ) -> list[Product]:
-    """Cells of the blocks of one copy; those with the same weight rows become one product."""
+    """Cells of the blocks of one copy; those with the same weight rows and channels become one product."""
     rows = arch.crossbar.rows
     found: list[Product] = []
-    for k0, k1 in dict.fromkeys((b.k0, b.k1) for b in blocks):
-        beside = [b for b in blocks if (b.k0, b.k1) == (k0, k1)]
+    alike: dict[tuple[tuple[int, int], int, int], list[tuple[int, int]]] = {}
+    for b in blocks:
+        for n0, n1 in _within_blocks(b.n0, b.n1, diagonal):
+            alike.setdefault((diagonal.channel_range(n0), b.k0, b.k1), []).append((n0, n1))
+    for (channels, k0, k1), beside in alike.items():
         bounds = group_bounds([(min(rows, k1 - k), 0) for k in range(k0, k1, rows)], coding.parallel_rows)
-        stored = [store_cells(matrix[k0:k1, b.n0 : b.n1], coding, bounds) for b in beside]
+        stored = [store_cells(matrix[k0:k1, n0:n1], coding, bounds) for n0, n1 in beside]
         cells = np.concatenate([c for c, _ in stored], axis=1)
         flips = np.concatenate([f for _, f in stored], axis=1)
         made = (
@@ -164,9 +178,15 @@ def _products(
             if ideal
             else ArrayProduct(cells, flips, coding, bounds, np.asarray(steps))
         )
-        columns = np.concatenate([np.arange(b.n0, b.n1) for b in beside])
-        found.append(Product(slice(k0, k1), columns, made))
+        columns = np.concatenate([np.arange(n0, n1) for n0, n1 in beside])
+        found.append(Product(channels, slice(k0, k1), columns, made))
     return found
+
+
+def _within_blocks(n0: int, n1: int, diagonal: Diagonal) -> list[tuple[int, int]]:
+    """The columns [n0, n1) cut where the blocks of the diagonal end: a stage not yet partitioned holds all."""
+    cuts = range((diagonal.of_column(n0) + 1) * diagonal.columns, n1, diagonal.columns)
+    return list(pairwise([n0, *cuts, n1]))
 
 
 @dataclass(frozen=True)
@@ -191,7 +211,11 @@ class _Windows:
         size = max(1, CHUNK_ELEMENTS // (frames * positions * depth))
         return [rows[i : i + size] for i in range(0, len(rows), size)]
 
-    def rows(self, picked: range) -> Array:
-        """The windows of some output rows of all frames: (M, kh*kw*C)."""
-        taken = self.view[:, picked.start : picked.stop : picked.step]
+    def count(self, picked: range) -> int:
+        """The number of windows of some output rows of all frames."""
+        return self.view.shape[0] * len(picked) * self.view.shape[2]
+
+    def rows(self, picked: range, channels: tuple[int, int]) -> Array:
+        """The windows of some output rows of all frames over some channels: (M, kh*kw*channels)."""
+        taken = self.view[:, picked.start : picked.stop : picked.step, ..., slice(*channels)]
         return taken.reshape(-1, int(np.prod(taken.shape[3:])))

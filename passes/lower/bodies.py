@@ -81,7 +81,7 @@ class BodyMaker:
         read = self.stage.read
         assert read is not None
         positions = shape_of(read.acc)[1]
-        step = read.window.strides[1] * shape_of(read.source)[2]
+        step = read.window.strides[1] * read.diagonal.channels
         source = Address("in0", 0, 0, (), (0, 0, step))
         to = Address(ACC, 0, 0, (), (0, 0, n))
         return LoopOp(positions, [ReadOp("arrays", 0, span, source, "window", to, n, by_row=by_row)])

@@ -13,7 +13,6 @@ from xdsl.ir import Operation, SSAValue
 
 from cimc.dialects.cim import StageOp
 from cimc.dialects.context import CimContext
-from cimc.dialects.graph_types import shape_of
 from cimc.dialects.isa import BodyOp, SignalOp, WaitOp
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
 from cimc.passes.lower.bodies import BodyMaker, used_parameters
@@ -252,7 +251,7 @@ class _Linker:
         """What a read gathers: the kernel rows of the context's chunk, cut to its weight rows."""
         assert stage.read is not None
         window = stage.read.window
-        depth = shape_of(stage.read.source)[2]
+        depth = stage.read.diagonal.channels
         row = window.kernel[1] * depth
         first, last = spec.k0 // row, ceil(spec.k1 / row)
         return self.builder.add_window(
@@ -291,6 +290,7 @@ class _Linker:
             tiles,
             step_first=self.builder.add_steps(steps.tolist()),
             phase=spec.phase,
+            groups=read.diagonal.groups,
         )
 
     def _chip(self, index: int, node: Node) -> None:

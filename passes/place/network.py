@@ -204,7 +204,7 @@ def kernel_rows(stage: StageOp, k0: int, k1: int) -> tuple[int, int]:
         return 0, 1
     if stage.read is None:
         return 0, window.kernel[0]
-    row = window.kernel[1] * shape_of(stage.sources[0])[2]
+    row = window.kernel[1] * stage.read.diagonal.channels
     return k0 // row, -(-k1 // row)
 
 
@@ -308,7 +308,8 @@ class _Builder:
         geometry = source_geometry(stage, kernel_rows(stage, spec.k0, spec.k1), spec.copy, spec.copies)
         window = head_window(stage)
         pads = (window.pads[1], window.pads[3]) if window is not None else (0, 0)
-        channels = (0, shape_of(source)[2]) if stage.read is not None else (spec.n0, spec.n1)
+        read = stage.read
+        channels = read.diagonal.channel_range(spec.n0) if read is not None else (spec.n0, spec.n1)
         self._ring(context, ring_name(0), source, geometry, channels, pads, pad_value(source, stage))
 
     def _tail_rings(self, stage: StageOp, context: int) -> None:

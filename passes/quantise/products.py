@@ -76,12 +76,6 @@ class QuantiseProducts(ModulePass):
 
 
 def _obstacle(layer: ConvOp | GemmOp) -> CimError | None:
-    if isinstance(layer, ConvOp) and layer.group.value.data != 1:
-        text = (
-            f"group {layer.group.value.data} has no mapping to the arrays; "
-            "import the operator as a host operator"
-        )
-        return UnsupportedError(located(layer, text))
     if not isinstance(layer.input.owner, DequantizeOp):
         return UnsupportedError(located(layer, "its input has no codes; run quantise-activations first"))
     return None

@@ -15,7 +15,7 @@ from cimc.diagnostics import UnsupportedError
 from cimc.dialects import graph, graph_types
 from cimc.dialects.base import located
 from cimc.dialects.cim import ReadRowOp, ReadXbOp, RequantiseOp, WriteRowOp, WriteXbOp
-from cimc.dialects.cim_types import ArraysType, CodingAttr, WindowAttr
+from cimc.dialects.cim_types import ArraysType, CodingAttr, Diagonal, WindowAttr
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph_types import QuantType, quant_of, shape_of
 from cimc.dialects.row_layout import RowLayout, frame_shape, row_layout, token_layout
@@ -36,6 +36,8 @@ class ArrayProduct:
     window: WindowAttr
     matrix: str
     """Key of the integer weights (K, N), rows ordered (kernel row, kernel column, channel)."""
+    diagonal: Diagonal | None
+    """The blocks of a grouped convolution: K counts the channels of one, every column holds its own block's."""
     shape: tuple[int, int]
     coding: Coding
     grid: tuple[int, int]
@@ -84,13 +86,12 @@ def machine_coding(arch: Any, weight_bits: int, given: QuantType, max_abs_weight
 def build_product(op: graph.ProductOperation, label: str, ctx: CimContext) -> ArrayProduct:
     """Choose window, weight matrix, coding and grid of ``op`` for the context's machine.
 
-    Raises ``UnsupportedError`` for grouped convolutions and for weights wider than a row of cells.
+    Raises ``UnsupportedError`` for weights wider than a row of cells.
     """
     given = quant_of(op.input)
     assert given is not None
     weights, bits = stored_weights(op, ctx.store)
-    source, layout, window, matrix = _window(op, weights)
-    coding = machine_coding(ctx.arch, bits, given, int(np.abs(matrix.astype(np.int64)).max()))
+    coding = machine_coding(ctx.arch, bits, given, int(np.abs(weights.astype(np.int64)).max()))
     assert ctx.arch is not None
     columns = ctx.arch.crossbar.columns // coding.cells_per_weight
     if columns < 1:
@@ -101,7 +102,10 @@ def build_product(op: graph.ProductOperation, label: str, ctx: CimContext) -> Ar
                 f"{ctx.arch.crossbar.columns}; use fewer weight bits",
             )
         )
+    diagonal = block_diagonal(op, ctx.arch.crossbar.rows, columns)
+    source, layout, window, matrix = _window(op, weights, diagonal)
     k, n = matrix.shape
+    width = diagonal.columns if diagonal is not None else n
     bias = ctx.store.array(op.bias.key.data) if op.bias is not None else np.zeros(n, np.int64)
     key = ctx.store.put(ctx.store.fresh(f"{label}.matrix"), matrix)
     return ArrayProduct(
@@ -110,9 +114,10 @@ def build_product(op: graph.ProductOperation, label: str, ctx: CimContext) -> Ar
         layout,
         window,
         key,
+        diagonal,
         (k, n),
         coding,
-        (ceil(k / ctx.arch.crossbar.rows), ceil(n / columns)),
+        (ceil(k / ctx.arch.crossbar.rows), n // width * ceil(width / columns)),
         label,
         constant_correction(matrix.astype(np.int64), coding, given.zero_point) + bias,
         accumulator_bits(largest_sum(matrix, coding, ctx.arch.crossbar.rows)),
@@ -146,21 +151,43 @@ def stored_weights(op: graph.ProductOperation, store: WeightStore) -> tuple[npt.
     return centred.astype(code_dtype(bits, signed=True)), bits
 
 
+def block_diagonal(op: graph.ProductOperation, rows: int, columns: int) -> Diagonal | None:
+    """How many groups of a convolution share a crossbar of ``rows`` x ``columns`` weights; ``None`` without groups.
+
+    The largest divisor of the number of groups whose inputs and outputs fit; one group a block where not even
+    one fits, which is then tiled as any other matrix.
+    """
+    if not isinstance(op, graph.ConvOp) or op.group.value.data == 1:
+        return None
+    groups = op.group.value.data
+    n, channels, *kernel = op.weight_shape()
+    depth, width = channels * prod(kernel), n // groups
+    fitting = min(rows // depth, columns // width)
+    packed = max((d for d in range(1, fitting + 1) if groups % d == 0), default=1)
+    return Diagonal(packed * channels, packed * width, packed)
+
+
+def _expanded(weights: npt.NDArray[Any], diagonal: Diagonal) -> npt.NDArray[Any]:
+    """Weights (M, C/g, kH, kW) with zeros for the channels of the other groups of their block."""
+    n, channels, *kernel = weights.shape
+    full = np.zeros((n, diagonal.groups, channels, *kernel), weights.dtype)
+    group = np.arange(n) // (diagonal.columns // diagonal.groups) % diagonal.groups
+    full[np.arange(n), group] = weights
+    return full.reshape(n, diagonal.channels, *kernel)
+
+
 def _window(
-    op: graph.ProductOperation, weights: npt.NDArray[Any]
+    op: graph.ProductOperation, weights: npt.NDArray[Any], diagonal: Diagonal | None
 ) -> tuple[SSAValue, RowLayout, WindowAttr, npt.NDArray[Any]]:
     """Source, its layout, window and the (K, N) matrix with rows (kernel row, kernel column, channel)."""
     if isinstance(op, graph.ConvOp):
-        if op.group.value.data != 1:
-            raise UnsupportedError(
-                located(op, f"grouped convolution (group {op.group.value.data}) has no array mapping yet")
-            )
         if shape_of(op.input)[0] != 1:
             raise UnsupportedError(
                 located(op, f"a convolution works on frames, but the batch is {shape_of(op.input)[0]}")
             )
         window = WindowAttr.of(op.kernel.data, op.strides.data, op.pads.data, op.dilations.data)
-        matrix = weights.transpose(2, 3, 1, 0).reshape(-1, weights.shape[0])
+        full = weights if diagonal is None else _expanded(weights, diagonal)
+        matrix = full.transpose(2, 3, 1, 0).reshape(-1, len(full))
         return op.input, row_layout(frame_shape(shape_of(op.input))), window, matrix
     image = flattened_image(op) if isinstance(op, graph.GemmOp) else None
     if image is not None:
@@ -199,7 +226,7 @@ def add_product(
         product.matrix, product.grid, coding_attr(product.coding), ArraysType.of(*product.shape)
     )
     acc = TensorType(i32 if product.acc_bits == 32 else i64, result.get_shape())
-    read = read_type(write.arrays, source, product.window, acc)
+    read = read_type(write.arrays, source, product.window, acc, diagonal=product.diagonal)
     constant = ctx.store.put(ctx.store.fresh(f"{product.label}.constant"), product.constant)
     multiplier = ctx.store.put(ctx.store.fresh(f"{product.label}.multiplier"), product_multiplier(op, ctx))
     clamp = op.clamp() if quant_of(op.result) is not None else None

@@ -70,26 +70,43 @@ def _lossy_stages(module: ModuleOp, ctx: CimContext) -> Iterator[StageOp]:
             continue
         if coding_of(stage.write.coding).always_lossless(ctx.arch.crossbar.rows):
             continue
-        if not all(ArrayProduct(*tile).lossless for tile in _tiles(stage, ctx)):
+        if not all(ArrayProduct(t.cells, t.flips, t.coding, t.bounds).lossless for t in _tiles(stage, ctx)):
             yield stage
 
 
-def _tiles(stage: StageOp, ctx: CimContext) -> Iterator[tuple[Cells, npt.NDArray[np.bool_], Coding, Bounds]]:
-    """Cells, flips, coding and row groups of each row tile, all columns together."""
+@dataclass(frozen=True)
+class _Tile:
+    """A row tile of one block of the weights, all columns of the block together."""
+
+    cells: Cells
+    flips: npt.NDArray[np.bool_]
+    coding: Coding
+    bounds: Bounds
+    first: int
+    """Its first weight row."""
+    channels: tuple[int, int]
+    """The source channels its block sees."""
+
+
+def _tiles(stage: StageOp, ctx: CimContext) -> Iterator[_Tile]:
     assert stage.write is not None
+    assert stage.read is not None
     assert ctx.arch is not None
     coding = coding_of(stage.write.coding)
     matrix = ctx.store.array(stage.write.weight.key.data)
-    rows = ctx.arch.crossbar.rows
-    for start in range(0, len(matrix), rows):
-        tile = matrix[start : start + rows]
-        bounds = group_bounds([(len(tile), 0)], coding.parallel_rows)
-        yield (*store(tile, coding, bounds), coding, bounds)
+    rows, diagonal = ctx.arch.crossbar.rows, stage.read.diagonal
+    for n0 in range(0, matrix.shape[1], diagonal.columns):
+        for start in range(0, len(matrix), rows):
+            tile = matrix[start : start + rows, n0 : n0 + diagonal.columns]
+            bounds = group_bounds([(len(tile), 0)], coding.parallel_rows)
+            yield _Tile(
+                *store(tile, coding, bounds), coding, bounds, start, channels=diagonal.channel_range(n0)
+            )
 
 
 def _full(stage: StageOp, ctx: CimContext) -> StepChoice:
     """The least steps (I, J) that cover every group of every tile."""
-    choices = [full_steps(cells, coding, bounds) for cells, _, coding, bounds in _tiles(stage, ctx)]
+    choices = [full_steps(t.cells, t.coding, t.bounds) for t in _tiles(stage, ctx)]
     # One unit for the operator: the coarsest tile's F, at which all steps fit 16 bits.
     bits = min(c.frac_bits for c in choices)
     shifted = [-(-c.h.max(axis=0) >> (c.frac_bits - bits)) for c in choices]
@@ -109,19 +126,19 @@ def _calibrated(stage: StageOp, ctx: CimContext) -> StepChoice:
     assert stage.read is not None
     given = quant_of(stage.read.source)
     assert given is not None
-    windows = window_rows(ctx.store.array(key), stage.read.window, given.zero_point)
+    windows = windows_of(ctx.store.array(key), stage.read.window, given.zero_point)
     seen: list[Observed] = []
-    start = 0
-    for cells, _, coding, bounds in _tiles(stage, ctx):
-        stop = start + len(cells)
-        seen.append(observe(windows[:, start:stop], cells, coding, bounds))
-        start = stop
+    for tile in _tiles(stage, ctx):
+        rows = windows[..., slice(*tile.channels)].reshape(len(windows), -1)
+        seen.append(
+            observe(rows[:, tile.first :][:, : len(tile.cells)], tile.cells, tile.coding, tile.bounds)
+        )
     assert stage.write is not None
     return choose_steps(seen, coding_of(stage.write.coding))
 
 
-def window_rows(codes: npt.NDArray[Any], window: WindowAttr, zero_point: int) -> npt.NDArray[Any]:
-    """Up to :data:`WINDOWS` windows (M, kh*kw*C) of codes (images, H, W, C), spread evenly."""
+def windows_of(codes: npt.NDArray[Any], window: WindowAttr, zero_point: int) -> npt.NDArray[Any]:
+    """Up to :data:`WINDOWS` windows (M, kh, kw, C) of codes (images, H, W, C), spread evenly."""
     (kh, kw), (sh, sw), (top, left, bottom, right), (dh, dw) = (
         window.kernel,
         window.strides,
@@ -136,7 +153,7 @@ def window_rows(codes: npt.NDArray[Any], window: WindowAttr, zero_point: int) ->
     picks = np.unique(np.linspace(0, total - 1, min(total, WINDOWS)).astype(np.int64))
     i, rest = np.divmod(picks, rows * columns)
     r, c = np.divmod(rest, columns)
-    return taken[i, r, c].transpose(0, 2, 3, 1).reshape(len(picks), -1)
+    return taken[i, r, c].transpose(0, 2, 3, 1)
 
 
 def _set_steps(stage: StageOp, choice: StepChoice, ctx: CimContext) -> None:

@@ -27,7 +27,8 @@ class PartitionStagesPass(ModulePass):
     """Write a placement table for every stage: one row a context, cores still open.
 
     A row chunk is a range of row tiles, at most a core's crossbars; a column block takes as many column tiles as
-    the rest of the core allows and its rows take at most half of the local memory. Digital stages are
+    the rest of the core allows and its rows take at most half of the local memory. Blocks of a grouped convolution
+    never share a context, so that its ring holds the channels of one block. Digital stages are
     cut by channels. Columns of the table: copy, chunk, k0, k1, n0, n1, crossbars, core, crossbar.
 
     ```mlir
@@ -58,11 +59,11 @@ class PartitionStagesPass(ModulePass):
 def context_bytes(stage: StageOp, chunks: int, k0: int, k1: int, channels: int, slack: int) -> int:
     """Local memory of a context: rings with ``slack`` extra advances, partial sums, buffers of the tail."""
     source = stage.sources[0]
-    _, width, depth = shape_of(source)
+    width = shape_of(source)[1]
     window = head_window(stage)
     pads = window.pads[1] + window.pads[3] if window is not None else 0
     geometry = source_geometry(stage, kernel_rows(stage, k0, k1), 0, stage.copies.value.data)
-    lanes = depth if stage.read is not None else channels
+    lanes = stage.read.diagonal.channels if stage.read is not None else channels
     total = (
         (width + pads)
         * lanes
@@ -103,9 +104,9 @@ def _array_blocks(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int6
     assert write is not None
     assert read is not None
     k, n = write.arrays.type.shape.data
-    row_tiles, col_tiles = write.grid.data
-    rows = arch.crossbar.rows
+    rows, block = arch.crossbar.rows, read.diagonal.columns
     columns = arch.crossbar.columns // coding_of(write.coding).cells_per_weight
+    row_tiles, col_tiles = ceil(k / rows), ceil(block / columns)
     chunks = ceil(row_tiles / arch.core.crossbars)
     height = ceil(row_tiles / chunks)
     edges = [(min(i * height * rows, k), min((i + 1) * height * rows, k)) for i in range(chunks)]
@@ -113,21 +114,22 @@ def _array_blocks(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int6
     width = min(col_tiles, max(1, arch.core.crossbars // height))
 
     def need(tiles: int, slack: int) -> int:
-        channels = min(tiles * columns, n)
+        channels = min(tiles * columns, block)
         return max(context_bytes(stage, len(edges), k0, k1, channels, slack) for k0, k1 in edges)
 
     while width > 1 and 2 * need(width, 2) > arch.core.local_buffer_bytes:
         width -= 1
     _check_memory(stage, need(width, 0), arch)
-    blocks = ceil(col_tiles / width)
-    width = ceil(col_tiles / blocks)
+    width = ceil(col_tiles / ceil(col_tiles / width))
     span = width * columns
+    # A context sees one block of the weights' diagonal: spans start anew at each.
+    spans = [(n0, min(n0 + span, b + block)) for b in range(0, n, block) for n0 in range(b, b + block, span)]
     table = [
-        (copy, chunk, k0, k1, n0, min(n0 + span, n), _xbars(k1 - k0, min(span, n - n0), rows, columns), 0, -1, -1)
+        (copy, chunk, k0, k1, n0, n1, _xbars(k1 - k0, n1 - n0, rows, columns), 0, -1, -1)
         for copy in range(stage.copies.value.data)
-        for n0 in range(0, n, span)
+        for n0, n1 in spans
         for chunk, (k0, k1) in enumerate(edges)
-    ]  # fmt: skip
+    ]
     return np.array(table, np.int64).reshape(len(table), len(COLUMNS))
 
 

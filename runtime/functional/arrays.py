@@ -42,6 +42,7 @@ class ArraySet:
     k1: int
     n0: int
     n1: int
+    groups: int
     tiles: tuple[Tile, ...]
     steps: npt.NDArray[np.int64]
 
@@ -90,6 +91,8 @@ class Arrays:
         for field, count in (("coding", program.count("codings")), ("tensor", len(program.weights))):
             if not 0 <= f[field] < count:
                 raise BoundsError(f"array set {number} names {field} {f[field]}, the program has {count}")
+        if f["groups"] < 1:
+            raise BoundsError(f"array set {number} has {f['groups']} groups; a dense block has 1")
         coding = Coding.from_row(program["codings"]["fields"][f["coding"]])
         span = range(f["tile_first"], f["tile_first"] + f["tile_count"])
         columns = program["tiles"]
@@ -100,7 +103,17 @@ class Arrays:
             raise BoundsError(f"array set {number} needs {wanted} converter steps from {f['step_first']}")
         steps = steps.reshape(coding.digit_cycles, -1)
         return ArraySet(
-            number, f["core"], coding, f["tensor"], f["k0"], f["k1"], f["n0"], f["n1"], tiles, steps
+            number,
+            f["core"],
+            coding,
+            f["tensor"],
+            f["k0"],
+            f["k1"],
+            f["n0"],
+            f["n1"],
+            f["groups"],
+            tiles,
+            steps,
         )
 
     def pieces_of_tiles(self, array_set: ArraySet, first: int, count: int) -> tuple[Piece, ...]:
@@ -209,8 +222,8 @@ class SetReader:
         self._blocks: list[_Block] = []
         self._count = count
         self.converters = ConverterCount()
-        self.macs = sum((p.last - p.first) * (p.tile.n1 - p.tile.n0) for p in pieces)
-        """Multiply-accumulates of one window: rows used times columns used."""
+        self.macs = sum((p.last - p.first) * (p.tile.n1 - p.tile.n0) for p in pieces) // array_set.groups
+        """Multiply-accumulates of one window: rows used times columns used, of their own group only."""
 
     def read(self, qx: Integers) -> npt.NDArray[np.int64]:
         """Windows ``qx`` (M, K) times the cells: int64 (M, N) in units of 2^-F; columns not read are 0."""

@@ -131,6 +131,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
         "tile_count": _I,
         "step_first": _I,
         "phase": _I,
+        # Groups of a convolution on the block's diagonal; the rest of it holds zeros. 1: a dense block.
+        "groups": _I,
     },
     "tiles": {"set": _I, "xbar": _I, "k0": _I, "k1": _I, "n0": _I, "n1": _I},
     "codings": {"fields": "int64:15"},

@@ -1,4 +1,4 @@
-"""Checks of array sets: crossbars, tiles, codings, and that the weight image is fully used (P060 to P066)."""
+"""Checks of array sets: crossbars, tiles, codings, groups, and that the weight image is fully used (P060 to P067)."""
 
 from __future__ import annotations
 
@@ -68,6 +68,15 @@ def check_arrays(
                     f" {key[2]}",
                     node=node,
                 )
+        groups = sets["groups"][number]
+        if groups < 1 or rows % groups or columns % groups:
+            decoded.report(
+                "P067",
+                f"array set {number} of {rows} x {columns} weights cannot be the diagonal of {groups} groups",
+                node=node,
+            )
+        elif groups > 1 and weights is not None:
+            _check_diagonal(decoded, number, groups, weights)
         if rows < 1 or columns < 1 or not _tiled(blocks, rows, columns):
             decoded.report(
                 "P063", f"tiles of array set {number} do not tile its {rows} x {columns} block", node=node
@@ -128,6 +137,25 @@ def _check_weights(
             f"array set {number} holds weights {block.min()} … {block.max()} of '{name}'; its coding holds {low} …"
             f" {high}",
             node=decoded.node_of(int(sets["context"][number])),
+        )
+
+
+def _check_diagonal(
+    decoded: Decoded, number: int, groups: int, weights: Mapping[str, npt.NDArray[Any]]
+) -> None:
+    """Every row of a set of several groups holds weights in the columns of one group only."""
+    sets = {name: int(column[number]) for name, column in decoded.program["array_sets"].items()}
+    name = decoded.program.weights[sets["tensor"]]
+    if name not in weights or min(sets["k0"], sets["n0"]) < 0:
+        return  # P064 says so
+    block = weights[name][sets["k0"] : sets["k1"], sets["n0"] : sets["n1"]]
+    used = (block.reshape(len(block), groups, -1) != 0).any(axis=2).sum(axis=1) if block.size else np.zeros(1)
+    if int(used.max()) > 1:
+        decoded.report(
+            "P067",
+            f"row {int(used.argmax())} of array set {number} has weights of {int(used.max())} of its {groups} groups"
+            f" in '{name}'; a row belongs to one",
+            node=decoded.node_of(sets["context"]),
         )
 
 

@@ -126,8 +126,8 @@ def test_a_backends_own_rule_is_printed(cimc: Cimc, model: Path, tmp_path: Path)
     assert ran.errors == ["conv1: Conv has no place on isaac: kernel of 3 steps, the counter has at most 2"]
 
 
-def test_grouped_convolution_has_its_reason(tmp_path: Path, model: Path) -> None:
-    """The number of groups stands in the reason."""
+def test_groups_share_a_crossbar(tmp_path: Path, model: Path) -> None:
+    """A convolution in 3 groups takes one crossbar, not one a group, and none on the host."""
     proto = onnx.load(model)
     node = next(n for n in proto.graph.node if n.name == "conv1")
     node.attribute.append(helper.make_attribute("group", 3))
@@ -143,7 +143,7 @@ def test_grouped_convolution_has_its_reason(tmp_path: Path, model: Path) -> None
     last.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(last)[:6].copy(), "fw"))
     report = check_model(proto, resolve_backend("isaac"), shapes={"x": (1, 3, 6, 6)})
     (row,) = [row for row in report.rows if row.node == "conv1"]
-    assert (row.where, row.reason) == ("nowhere", "a convolution in 3 groups has no mapping to the arrays")
+    assert (row.where, row.crossbars) == ("array", 1)
 
 
 @pytest.mark.parametrize("bits", [8, 16])

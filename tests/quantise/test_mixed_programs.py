@@ -15,7 +15,7 @@ from xdsl.parser import Parser
 from cimc.calibration import collect_ranges, load_samples
 from cimc.diagnostics import CimError, UnsupportedError
 from cimc.dialects.context import CimContext
-from cimc.dialects.graph import HostOp, main_function
+from cimc.dialects.graph import ConvOp, HostOp, main_function
 from cimc.dialects.graph_types import is_float
 from cimc.dialects.levels import check_level
 from cimc.frontend.onnx import import_onnx
@@ -89,7 +89,7 @@ func.func @main(%x: tensor<1x4x2x2xf32>) -> tensor<1x4x2x2xf32>
 
 def parse(text: str) -> tuple[CimContext, ModuleOp]:
     context = CimContext()
-    context.store.put("w", np.ones((4, 2), np.float32))
+    context.store.put("w", np.ones((4, 2, 1, 1) if "conv" in text else (4, 2), np.float32))
     return context, Parser(context, f"builtin.module {{ {text} }}").parse_module()
 
 
@@ -103,14 +103,15 @@ def test_a_tensor_without_a_range_is_named_with_its_operator() -> None:
     assert lines[1].startswith("fc (m.onnx:3): tensor 'y' has no calibrated range")
 
 
-def test_a_grouped_convolution_is_refused_by_name() -> None:
-    """The front end leaves grouped convolutions to the host; one that comes here is an error with its place."""
+def test_a_grouped_convolution_becomes_integer_as_any_other() -> None:
+    """Its groups stay, its weights are codes."""
     context, module = parse(GROUPED)
     put_ranges(context.store, {name: np.array([-1, 1], np.float32) for name in ("x", "y")})
     activations, _, products, *_ = QuantOptions("all").passes()
     activations.apply(context, module)
-    with pytest.raises(UnsupportedError, match=r"^dw \(m\.onnx:5\): graph\.conv: group 2 has no mapping"):
-        products.apply(context, module)
+    products.apply(context, module)
+    (conv,) = [op for op in module.walk() if isinstance(op, ConvOp)]
+    assert (conv.group.value.data, conv.is_quantised) == (2, True)
 
 
 def test_a_product_without_codes_says_which_pass_is_missing() -> None:
