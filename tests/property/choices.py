@@ -1,30 +1,39 @@
-"""What a generator may ask for: one of several, a number, an event. Answered by hypothesis."""
+"""What a generator may ask for: one of several, a number, an event. Answered from one seed.
+
+The seed comes from hypothesis. Decisions do not: it repeats and mutates parts of earlier examples, and a tenth of the
+examples would then have a mechanism by luck.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from hypothesis import strategies as st
+import numpy as np
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Decisions of one example; hypothesis shrinks them towards first entries, low numbers and no."""
+    """Decisions of one example."""
 
-    draw: Callable[[st.SearchStrategy[Any]], Any]
+    generator: np.random.Generator
+
+    @staticmethod
+    def of(seed: int) -> Choices:
+        """The decisions that belong to ``seed``."""
+        return Choices(np.random.default_rng(seed))
 
     def one_of(self, options: Sequence[T]) -> T:
         """One of ``options``, each as likely as it is often in the list."""
-        return options[self.draw(st.integers(0, len(options) - 1))]
+        return options[self.number(0, len(options) - 1)]
 
     def number(self, low: int, high: int) -> int:
         """An integer in [low, high]."""
-        return self.draw(st.integers(low, high))
+        return int(self.generator.integers(low, high + 1))
 
     def happens(self, percent: int) -> bool:
         """True in about ``percent`` of 100 examples."""
-        return self.draw(st.integers(0, 99)) >= 100 - percent
+        return self.number(0, 99) < percent

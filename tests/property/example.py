@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from onnx import printer
 from xdsl.dialects.builtin import IntegerAttr
 from xdsl.ir import SSAValue
 
@@ -58,6 +59,14 @@ class Example:
     arch: Architecture
     mapping: MappingOptions
     seed: int
+
+    def describe(self) -> str:
+        """All of it as text, for the report of a failure; weights are shortened."""
+        shown = printer.to_text(self.network.model)
+        lines = [line if len(line) < 200 else f"{line[:200]} ..." for line in shown.splitlines()]
+        return "\n".join(
+            [*lines, str(self.mapping), str(self.arch.chip), str(self.arch.core), str(self.arch.crossbar)]
+        )
 
     def compile(self) -> Compiled:
         """Raises ``DoesNotFitError`` when the machine is too small."""

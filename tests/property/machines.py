@@ -20,7 +20,7 @@ def random_machine(choices: Choices) -> Architecture:
     encoding = c.one_of(("offset", "differential", "twos_complement"))
     subtract = c.one_of(("analog", "digital"))
     analog = encoding == "differential" and subtract == "analog"
-    sizes = ((256, 4), (600, 1), (120, 3), (64, 16), (24, 8), (3, 4), (2, 6), (8, 1))
+    sizes = ((256, 4), (600, 1), (120, 3), (64, 16), (24, 8), (2, 4), (1, 6), (5, 1))
     cores, crossbars = c.one_of(sizes)
     fields |= {"name": "random", "mode": "wordline" if wordline else "crossbar"}
     fields["chip"] |= {"cores": cores, "allow_writes": c.happens(80)}
@@ -32,7 +32,7 @@ def random_machine(choices: Choices) -> Architecture:
     fields["network"] |= {"columns": 8, "rows": -(-cores // 8)}
     fields["crossbar"] |= {
         "rows": rows,
-        "columns": c.one_of((128, 64, 61, 96, 45)),
+        "columns": c.one_of((45, 128, 37, 61, 45, 96)),
         "parallel_rows": max(1, min(parallel, rows - 1 if wordline else rows)),
         "cell_bits": c.number(1, 4),
         "weight_encoding": encoding,

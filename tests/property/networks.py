@@ -197,8 +197,8 @@ def _image_body(b: Builder, x: Tensor) -> list[Tensor]:
     c = b.choices
     y = b.conv(x) if c.happens(80) else x
     inner = [b.activation(y)] if y is not x else [x]
-    for _ in range(c.number(1, 2)):
-        blocks = (_residual, _concat, _pool, _plain, _twice, _residual, _concat, _pool, _host, _reshaped)
+    for _ in range(c.number(1, 3)):
+        blocks = (_concat, _pool, _residual, _concat, _plain, _twice, _pool, _host, _reshaped, _concat)
         block = c.one_of(blocks)
         inner.append(block(b, inner[-1]))
     if not b.products:
@@ -243,7 +243,7 @@ def _concat(b: Builder, x: Tensor) -> Tensor:
     c = b.choices
     parts = [b.activation(b.conv(x, same=True))]
     for _ in range(c.number(1, 2)):
-        kind = c.one_of(("conv", "pool", "same", "nested"))
+        kind = c.one_of(("pool", "conv", "same", "nested"))
         if kind == "conv":
             parts.append(b.activation(b.conv(x, same=True)))
         elif kind == "pool":
