@@ -232,6 +232,7 @@ def test_a_stopped_compile_leaves_no_artifact(
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("out.cim.tmp-*")) and time.monotonic() < deadline:
         time.sleep(0.001)
+    time.sleep(0.1)  # into the compile, past the instant in which the folder is made
     process.send_signal(signal_number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (code, b"")

@@ -27,7 +27,7 @@ def test_arch_list(cimc: Cimc) -> None:
     assert names == sorted(set(names))
     yaml = YAML(typ="safe").load(MACHINES / "isaac.yaml")
     crossbars = yaml["chip"]["cores"] * yaml["core"]["crossbars"]
-    assert rows[NAMES.index("isaac")].split()[1:4] == [
+    assert rows[names.index("isaac")].split()[1:4] == [
         yaml["mode"],
         str(yaml["chip"]["cores"]),
         str(crossbars),
