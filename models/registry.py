@@ -37,6 +37,14 @@ _NETWORKS = (
         "cimc.models.squeezenet:squeezenet_1_1",
         "version 1.1, 8 fire modules",
     ),
+    Network(
+        "mobilenet-v2",
+        (3, 224, 224),
+        1000,
+        "cimc.models.mobilenet_v2:mobilenet_v2",
+        "17 inverted residuals, depthwise 3x3",
+    ),
+    Network("vgg-16", (3, 224, 224), 1000, "cimc.models.vgg:vgg_16", "13 convolutions, 3 linear layers"),
 )
 
 

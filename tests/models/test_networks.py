@@ -19,6 +19,7 @@ from cimc import models
 from cimc.diagnostics import UnsupportedError, UsageError
 from cimc.models.export import export_module
 from cimc.models.tuning import tuned
+from cimc.models.vgg import Vgg, vgg_16
 
 # Multiply-accumulates, and how many convolutions and products do them: by hand from the papers' tables.
 MACS = {
@@ -44,7 +45,22 @@ MACS = {
         + 13**2 * 512 * 1000,
         26,
     ),
+    "mobilenet-v2": (300_774_272, 53),
+    # Over 64 x 64 images with 1/16 of the paper's channels and hidden units: by hand, for SMALL_VGG.
+    "vgg-16": (
+        64**2 * 9 * (3 * 4 + 4 * 4)
+        + 32**2 * 9 * (4 * 8 + 8 * 8)
+        + 16**2 * 9 * (8 * 16 + 2 * 16 * 16)
+        + 8**2 * 9 * (16 * 32 + 2 * 32 * 32)
+        + 4**2 * 9 * (3 * 32 * 32)
+        + 32 * 4 * 256
+        + 256 * 256
+        + 256 * 1000,
+        16,
+    ),
 }
+SMALL_VGG = (3, 64, 64)
+"""VGG-16 has 138 M weights: its tests run at a sixteenth of its width."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +68,7 @@ class Exported:
     """A network, its file, and both answers to 8 images."""
 
     name: str
+    shape: tuple[int, int, int]
     path: Path
     proto: onnx.ModelProto
     torch_outputs: npt.NDArray[np.float32]
@@ -70,13 +87,24 @@ def run_onnx(path: Path, x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """Build and export once a network."""
     name: str = request.param
-    shape = models.network(name).shape
-    module = models.build(name)
+    shape, module = _small_vgg() if name == "vgg-16" else (models.network(name).shape, models.build(name))
     path = export_module(module, shape, tmp_path_factory.mktemp(name) / "model.onnx", batch="dynamic")
     x = models.images(8, shape, seed=11)
     with torch.no_grad():
         outputs = module(torch.from_numpy(x)).numpy()
-    return Exported(name, path, onnx.load(path), outputs, run_onnx(path, x))
+    return Exported(name, shape, path, onnx.load(path), outputs, run_onnx(path, x))
+
+
+def _small_vgg() -> tuple[tuple[int, int, int], nn.Module]:
+    return SMALL_VGG, tuned(lambda: Vgg(width=4, hidden=256, size=64, classes=1000), SMALL_VGG, seed=0)
+
+
+def test_vgg_16_has_the_papers_weights() -> None:
+    """138,357,544 weights and biases at full width, counted without making them."""
+    with torch.device("meta"):
+        module = vgg_16()
+    assert sum(parameter.numel() for parameter in module.parameters()) == 138_357_544
+    assert models.network("vgg-16").shape == (3, 224, 224)
 
 
 def test_onnxruntime_equals_torch(exported: Exported) -> None:
@@ -110,10 +138,11 @@ def test_nodes_keep_their_kind_and_scope(exported: Exported) -> None:
     """BatchNorm, GlobalAveragePool and Flatten stay such nodes; every node has a name of its own."""
     kinds = Counter(node.op_type for node in exported.proto.graph.node)
     convolutions = kinds["Conv"]
-    assert kinds["BatchNormalization"] == (0 if exported.name == "squeezenet" else convolutions)
-    assert kinds["GlobalAveragePool"] == (0 if exported.name == "digits" else 1)
+    assert kinds["BatchNormalization"] == (0 if exported.name in ("squeezenet", "vgg-16") else convolutions)
+    assert kinds["GlobalAveragePool"] == (0 if exported.name in ("digits", "vgg-16") else 1)
+    assert kinds["Clip"] == (35 if exported.name == "mobilenet-v2" else 0)
     assert set(kinds) <= {
-        *("Conv", "BatchNormalization", "Relu", "MaxPool", "Add", "Concat"),
+        *("Conv", "BatchNormalization", "Relu", "Clip", "Constant", "MaxPool", "Add", "Concat"),
         *("GlobalAveragePool", "Flatten", "Gemm"),
     }
     assert len({node.name for node in exported.proto.graph.node}) == kinds.total()
