@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import IntegerAttr, ModuleOp
 from xdsl.passes import ModulePass
 
 from cimc.diagnostics import DoesNotFitError
@@ -21,6 +21,9 @@ from cimc.passes.place.network import CHIP, ContextSpec, Network, build_network,
 
 SLOTS = "cim.ring_slots"
 """Attribute of ``@main`` that names the table of slots of every ring, in the network's order."""
+
+BATCH = "cim.batch"
+"""Attribute of ``@main`` with the frames of one call of the model; spills between phases hold as many."""
 
 SLACK = 2
 """Extra advances a ring gets for throughput where memory allows: with two, a chain runs at the interval of
@@ -47,14 +50,28 @@ class PlaceContextsPass(ModulePass):
         assert isinstance(ctx, CimContext)
         main = main_function(op)
         network = build_network(list(main.body.block.ops), ctx)
-        slots = required_slots(network, ctx)
+        batch = main.attributes.get(BATCH)
+        frames = max(1, batch.value.data) if isinstance(batch, IntegerAttr) else 1
+        slots, taken = required_slots(network, ctx, frames)
+        spare = _spare_global_bytes(taken, ctx.arch)
         left = _first_fit(network, slots, ctx.arch)
-        slots = _deepen(network, slots, left)
+        slots = _deepen(network, slots, left, spare)
         for node in network.nodes:
             if node.stage is not None:
                 key = ctx.store.fresh(f"{node.label}.place")
                 node.stage.placement = WeightRefAttr.of(ctx.store.put(key, table_of(network, node)))
         main.attributes[SLOTS] = WeightRefAttr.of(ctx.store.put(ctx.store.fresh("ring_slots"), slots))
+
+
+def _spare_global_bytes(taken: int, arch: Any) -> int:
+    """What chip-level buffers leave of the global buffer."""
+    size = arch.chip.global_buffer_bytes
+    if taken > size:
+        raise DoesNotFitError(
+            f"rows of inputs and outputs, whole frames and spills need {taken} bytes of the global buffer, {arch.name} "
+            f"has {size} (chip.global_buffer_bytes); use a larger machine, or fewer phases or frames"
+        )
+    return size - taken
 
 
 def local_bytes(network: Network, context: ContextSpec) -> int:
@@ -98,15 +115,22 @@ def _no_core(network: Network, context: ContextSpec, need: int, cores: Cores, ar
     )
 
 
-def _deepen(network: Network, slots: npt.NDArray[np.int64], left: dict[int, Cores]) -> npt.NDArray[np.int64]:
-    """Add up to ``SLACK`` advances to every ring, a round over all rings for each, while memory lasts."""
+def _deepen(
+    network: Network, slots: npt.NDArray[np.int64], left: dict[int, Cores], spare: int
+) -> npt.NDArray[np.int64]:
+    """Add up to ``SLACK`` advances to every ring, a round over all rings for each, while memory lasts.
+
+    ``spare``: bytes left of the global buffer.
+    """
     deeper = slots.copy()
     for _ in range(SLACK):
         for number, ring in enumerate(network.rings):
             context = network.contexts[ring.context]
             extra = ring.geometry.advance * ring.slot_bytes
             if context.core == CHIP:
-                deeper[number] += ring.geometry.advance
+                if spare >= extra:
+                    spare -= extra
+                    deeper[number] += ring.geometry.advance
             elif left[context.phase].memory[context.core] >= extra:
                 left[context.phase].memory[context.core] -= extra
                 deeper[number] += ring.geometry.advance

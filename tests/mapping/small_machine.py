@@ -10,6 +10,7 @@ from cimc.backends.schema import Architecture
 _PLACES = {
     "cores": "chip",
     "allow_writes": "chip",
+    "global_buffer_bytes": "chip",
     "crossbars": "core",
     "contexts": "core",
     "local_buffer_bytes": "core",

@@ -122,8 +122,8 @@ def _operations(module: ModuleOp) -> int:
 
 
 def test_size_grows_with_layers_only() -> None:
-    """Operations at every level, and rows of instructions, are the same for other image sizes, copies and cores;
-    contexts grow with copies."""
+    """Operations at every level, and rows of instructions, are the same for other image sizes and cores and no more for
+    more copies (without rows in common there is nothing to hold between turns); contexts grow with copies."""
     machines = [small_machine(cores=cores, crossbars=16, rows=64, columns=64) for cores in (16, 64)]
     made = [
         _compile(_network(side), arch, copies)
@@ -139,7 +139,9 @@ def test_size_grows_with_layers_only() -> None:
         assert compiled.linked is not None
         counts = [_operations(module) for module in compiled.modules.values()]
         sizes.append((compiled.linked.program.count("instructions"), *counts))
-    assert len(set(sizes)) == 1, sizes
+    assert sizes[0] == sizes[1], "another image size"
+    assert sizes[2] == sizes[3], "more cores"
+    assert all(many <= one for many, one in zip(sizes[2], sizes[1], strict=True)), "more copies"
     contexts = [c.linked.program.count("contexts") for c in made if c.linked is not None]
     assert contexts[0] == contexts[1] < contexts[2] == contexts[3]
 
@@ -202,6 +204,18 @@ def test_rings_hold_window_and_growth() -> None:
         assert int((kinds == BufferKind.RING).sum()) == len(slots)
     assert all(a <= b for a, b in zip(*found, strict=True))
     assert sum(found[0]) < sum(found[1])
+
+
+def test_too_small_global_buffer() -> None:
+    """Chip-level rows are counted too: a buffer that just holds them serves, without deeper rings; less is refused."""
+    with pytest.raises(
+        DoesNotFitError, match=r"need (\d+) bytes of the global buffer, small has 64 "
+    ) as caught:
+        _compile(_network(8), small_machine(cores=64, global_buffer_bytes=64))
+    need = int(str(caught.value).split(" bytes of")[0].split()[-1])
+    compiled = _compile(_network(8), small_machine(cores=64, global_buffer_bytes=need))
+    assert compiled.linked is not None
+    assert verify_program(compiled.linked.program) == []
 
 
 def test_tiles_fit_a_core() -> None:
