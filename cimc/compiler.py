@@ -110,7 +110,8 @@ def build(
     """Run the whole pipeline. Raises ``CimError`` for anything the user can act on."""
     if options.mapping.network is not None:
         arch = arch.with_network(options.mapping.network)
-    ctx = CimContext(store=WeightStore(), arch=arch, mapping=options.mapping)
+    legality = backend.legal_on_arrays if backend is not None else None
+    ctx = CimContext(store=WeightStore(), arch=arch, mapping=options.mapping, legality=legality)
     driver = Driver(ctx, dumps, on_time, after_pass)
     steps = pipeline(options.mapping, backend.extra_passes() if backend is not None else ())
     try:

@@ -37,7 +37,7 @@ def run_stream(
 
     A program of several phases spills as many frames as one call of the model has, so more are run in groups.
     """
-    frames = max((len(a) for a in inputs.values()), default=0)
+    frames = max((len(a) if np.ndim(a) else 0 for a in inputs.values()), default=0)
     if int(program["contexts"]["phase"].max()) > 0 and frames > program.frames:
         step = program.frames
         groups = [{k: a[i : i + step] for k, a in inputs.items()} for i in range(0, frames, step)]

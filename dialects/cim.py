@@ -94,6 +94,19 @@ class WriteRowOp(_WriteOp):
     name = "cim.write_row"
 
 
+@irdl_op_definition
+class WriteCoreOp(_WriteOp):
+    """Program the arrays of whole cores (CM); fields as in :class:`WriteXbOp`.
+
+    ```mlir
+    %w = cim.write_core #graph.ref<"conv1.matrix"> grid #graph.ints<5, 2>
+         coding #cim.coding<weight_bits 8, weight_encoding twos_complement> : !cim.arrays<576x64>
+    ```
+    """
+
+    name = "cim.write_core"
+
+
 class _ReadOp(CimOperation):
     """Shared definition of the read meta-operators.
 
@@ -209,6 +222,25 @@ class ReadRowOp(_ReadOp):
     """
 
     name = "cim.read_row"
+
+
+@irdl_op_definition
+class ReadCoreOp(_ReadOp):
+    """As :class:`ReadXbOp`, a whole output row at a time: the core slides the window itself (CM).
+
+    ```mlir
+    %acc = cim.read_core %w, %x #cim.window<3 3 stride 1 1 pad 1 1 1 1 dilation 1 1>
+         : !cim.arrays<576x64>, tensor<56x56x64x!graph.quant<u8, 0.1, 0>> -> tensor<56x56x64xi32>
+    ```
+    """
+
+    name = "cim.read_core"
+
+
+Read = ReadXbOp | ReadRowOp | ReadCoreOp
+"""The read meta-operators."""
+Write = WriteXbOp | WriteRowOp | WriteCoreOp
+"""The write meta-operators."""
 
 
 @irdl_op_definition
@@ -414,18 +446,18 @@ class StageOp(CimOperation):
         )
 
     @property
-    def read(self) -> ReadXbOp | ReadRowOp | None:
+    def read(self) -> Read | None:
         """The stage's array operator, if it has one."""
         for op in self.body.block.ops:
-            if isinstance(op, ReadXbOp | ReadRowOp):
+            if isinstance(op, Read):
                 return op
         return None
 
     @property
-    def write(self) -> WriteXbOp | WriteRowOp | None:
+    def write(self) -> Write | None:
         """The operation that programs the stage's arrays, if it has any."""
         for op in self.body.block.ops:
-            if isinstance(op, WriteXbOp | WriteRowOp):
+            if isinstance(op, Write):
                 return op
         return None
 
@@ -475,7 +507,7 @@ class ConcatOp(CimOperation):
 
 Cim = Dialect(
     "cim",
-    [WriteXbOp, WriteRowOp, ReadXbOp, ReadRowOp, RequantiseOp, DcomOp, RealOp, YieldOp, StageOp, ConcatOp],
+    [WriteXbOp, WriteRowOp, WriteCoreOp, ReadXbOp, ReadRowOp, ReadCoreOp, RequantiseOp, DcomOp, RealOp, YieldOp, StageOp, ConcatOp],
     [FunctionAttr, WindowAttr, CodingAttr, ArraysType],
 )
 
@@ -495,7 +527,7 @@ MAPPED_LEVEL = Level(
         ),
         **{
             op: (Rule("meta-operators stand in a stage", lambda op: isinstance(op.parent_op(), StageOp)),)
-            for op in (WriteXbOp, WriteRowOp, ReadXbOp, ReadRowOp, RequantiseOp, DcomOp, RealOp, YieldOp)
+            for op in (WriteXbOp, WriteRowOp, WriteCoreOp, ReadXbOp, ReadRowOp, ReadCoreOp, RequantiseOp, DcomOp, RealOp, YieldOp)
         },
     },
 )

@@ -1,4 +1,4 @@
-"""What a pass may know besides the module: weights, machine, mapping options, tables."""
+"""What a pass may know besides the module: weights, machine, mapping options, the backend's rules."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-import numpy.typing as npt
 from xdsl.context import Context
 from xdsl.dialects.builtin import Builtin
 from xdsl.dialects.func import Func
-from xdsl.ir import Dialect
+from xdsl.ir import Dialect, Operation
 
 from cimc.dialects.graph import Graph
 from cimc.dialects.weights import WeightStore
@@ -33,8 +32,8 @@ class CimContext(Context):
     """The resolved architecture, or ``None`` for passes that need no machine."""
     mapping: Any | None = None
     """The user's mapping options."""
-    tables: dict[str, npt.NDArray[Any]] = field(default_factory=dict[str, npt.NDArray[Any]])
-    """Placements and schedules that operations name."""
+    legality: Callable[[Operation], str | None] | None = None
+    """The backend's rule: why its arrays cannot compute an operation of the ``graph`` dialect, or ``None``."""
 
     def __post_init__(self) -> None:
         if self._loaded_dialects:
@@ -45,7 +44,7 @@ class CimContext(Context):
             self.register_dialect(name, _lazily(f"cimc.dialects.{name}", name.capitalize()))
 
     def clone(self) -> CimContext:
-        """A context with the same dialects, store and machine, and its own table of tables."""
+        """A context with the same dialects, store, machine and options."""
         return CimContext(
             self.allow_unregistered,
             self._loaded_dialects.copy(),
@@ -56,5 +55,5 @@ class CimContext(Context):
             self.store,
             self.arch,
             self.mapping,
-            dict(self.tables),
+            self.legality,
         )

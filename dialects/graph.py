@@ -22,9 +22,12 @@ from xdsl.ir import Dialect, SSAValue
 
 from cimc.dialects.graph_base import GraphOperation, names, tensor_names
 from cimc.dialects.graph_codes import DequantizeOp, QuantizeOp, RequantizeOp
+from cimc.dialects.graph_elementwise import BinaryConstantOp, BinaryOp, UnaryOp
+from cimc.dialects.graph_moves import IndexMapOp
 from cimc.dialects.graph_pointwise import AddOp, ClipOp, ConcatOp, HostOp, ReluOp, ReshapeOp, SoftmaxOp
 from cimc.dialects.graph_pools import AveragePoolOp, GlobalAveragePoolOp, MaxPoolOp
 from cimc.dialects.graph_products import AffineOp, ConvOp, GemmOp, ProductCodes, ProductOperation
+from cimc.dialects.graph_rows import LookupOp, MatmulOp, NormOp, ReduceOp
 from cimc.dialects.graph_types import IntsAttr, QuantType
 from cimc.dialects.weights import WeightRefAttr
 
@@ -34,6 +37,8 @@ __all__ = [
     "AddOp",
     "AffineOp",
     "AveragePoolOp",
+    "BinaryConstantOp",
+    "BinaryOp",
     "ClipOp",
     "ConcatOp",
     "ConvOp",
@@ -43,16 +48,22 @@ __all__ = [
     "Graph",
     "GraphOperation",
     "HostOp",
+    "IndexMapOp",
     "IntsAttr",
+    "LookupOp",
+    "MatmulOp",
     "MaxPoolOp",
+    "NormOp",
     "ProductCodes",
     "ProductOperation",
     "QuantType",
     "QuantizeOp",
+    "ReduceOp",
     "ReluOp",
     "RequantizeOp",
     "ReshapeOp",
     "SoftmaxOp",
+    "UnaryOp",
     "main_function",
     "main_module",
     "main_names",
@@ -121,6 +132,14 @@ Graph = Dialect(
         ConcatOp,
         ReshapeOp,
         SoftmaxOp,
+        BinaryConstantOp,
+        BinaryOp,
+        UnaryOp,
+        IndexMapOp,
+        LookupOp,
+        MatmulOp,
+        NormOp,
+        ReduceOp,
         HostOp,
         QuantizeOp,
         DequantizeOp,

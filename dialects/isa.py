@@ -218,11 +218,14 @@ class _ArrayOp(IsaOperation):
     start = prop_def(ValueAttr)
     count = prop_def(ValueAttr)
     by_row = opt_prop_def(UnitAttr)
+    by_core = opt_prop_def(UnitAttr)
 
 
 @irdl_op_definition
 class WriteOp(_ArrayOp):
     """Program tiles (or, ``by_row``, wordlines) start .. start+count of an array set from the weight image.
+
+    ``by_core``: the core is the unit that software controls (CM); tiles as well.
 
     ```mlir
     isa.write #isa.value<"arrays"> #isa.value<0> #isa.value<128> by_row
@@ -230,22 +233,25 @@ class WriteOp(_ArrayOp):
     """
 
     name = "isa.write"
-    assembly_format = "$arrays $start $count (`by_row` $by_row^)? attr-dict"
+    assembly_format = "$arrays $start $count (`by_row` $by_row^)? (`by_core` $by_core^)? attr-dict"
 
-    def __init__(self, arrays: Value, start: Value, count: Value, *, by_row: bool):
+    def __init__(
+        self, arrays: Value, start: Value, count: Value, *, by_row: bool = False, by_core: bool = False
+    ):
         super().__init__(
             properties={
                 "arrays": ValueAttr(arrays),
                 "start": ValueAttr(start),
                 "count": ValueAttr(count),
                 "by_row": UnitAttr() if by_row else None,
+                "by_core": UnitAttr() if by_core else None,
             }
         )
 
 
 @irdl_op_definition
 class ReadOp(_ArrayOp):
-    """One window through an array set: ``n`` sums to ``dst``.
+    """One window through an array set: ``n`` sums to ``dst``. ``by_core`` (CM): ``m`` windows, a whole row.
 
     ```mlir
     isa.read #isa.value<"arrays"> #isa.value<0> #isa.value<128> by_row source #isa.at<"x"[0, 0]>
@@ -259,9 +265,10 @@ class ReadOp(_ArrayOp):
     window = prop_def(ValueAttr)
     dst = prop_def(AddressAttr)
     n = prop_def(ValueAttr)
+    m = opt_prop_def(ValueAttr)
     assembly_format = (
-        "$arrays $start $count (`by_row` $by_row^)? "
-        "`source` $source `window` $window `to` $dst `n` $n attr-dict"
+        "$arrays $start $count (`by_row` $by_row^)? (`by_core` $by_core^)? "
+        "`source` $source `window` $window `to` $dst `n` $n (`m` $m^)? attr-dict"
     )
 
     def __init__(
@@ -274,7 +281,8 @@ class ReadOp(_ArrayOp):
         dst: Address,
         n: Value,
         *,
-        by_row: bool,
+        by_row: bool = False,
+        positions: Value | None = None,
     ):
         super().__init__(
             properties={
@@ -282,12 +290,18 @@ class ReadOp(_ArrayOp):
                 "start": ValueAttr(start),
                 "count": ValueAttr(count),
                 "by_row": UnitAttr() if by_row else None,
+                "by_core": UnitAttr() if positions is not None else None,
                 "source": AddressAttr(source),
                 "window": ValueAttr(window),
                 "dst": AddressAttr(dst),
                 "n": ValueAttr(n),
+                "m": _value(positions),
             }
         )
+
+    def verify_(self) -> None:
+        if (self.by_core is None) != (self.m is None):
+            raise VerifyException("a read by_core has m windows, any other has one")
 
 
 @irdl_op_definition

@@ -26,6 +26,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from cimc.dialects.base import CimOperation
 from cimc.dialects.graph_types import IntsAttr, quant_of, shape_of
+from cimc.dialects.mem_real import IndexMapOp, MatmulOp
 from cimc.dialects.weights import WeightRefAttr
 
 
@@ -231,4 +232,4 @@ def split_ranks(flat: Sequence[int], ranks: Sequence[int]) -> list[tuple[int, ..
     return shapes
 
 
-Mem = Dialect("mem", [InputOp, OutputOp, RelayoutOp, HostCallOp], [])
+Mem = Dialect("mem", [InputOp, OutputOp, RelayoutOp, HostCallOp, IndexMapOp, MatmulOp], [])

@@ -54,3 +54,19 @@ def token_layout(frame: Sequence[int]) -> RowLayout:
     """Rows along the last axis: one token of ``frame[-1]`` features a row."""
     features = frame[-1] if frame else 1
     return RowLayout(prod(frame[:-1]), 1, features, features, features, 1)
+
+
+def scalar_layout(frame: Sequence[int]) -> RowLayout:
+    """A row for every element."""
+    return RowLayout(prod(frame), 1, 1, 1, 1, 1)
+
+
+def layout_of(rows: Sequence[int], frame: Sequence[int]) -> RowLayout:
+    """The layout of rows of the shape ``rows`` (H, W, C) that hold ``frame``: an image or tokens.
+
+    Where both have the shape they have the same order too. Raises ``ValueError`` for rows of neither shape.
+    """
+    for layout in (row_layout(frame), token_layout(frame)):
+        if layout.shape == tuple(rows):
+            return layout
+    raise ValueError(f"rows {tuple(rows)} ({prod(rows)} elements) are no layout of a frame {tuple(frame)}")

@@ -31,8 +31,8 @@ MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 PROGRAM = "program"
 HOST = "host"
-OPTIONAL = ("ir/", "report")
-"""Files for people: an artifact runs without them."""
+OPTIONAL = ("ir/",)
+"""The levels' modules: the instruction stream runs without them."""
 
 _FORMAT = "cimc-artifact"
 _SIGNATURE = "manifest_sha256"
@@ -68,7 +68,8 @@ class ArtifactWriter:
         try:
             self._remove_leftovers()
             self.folder.mkdir()
-        except BaseException:
+        except BaseException:  # Ctrl-C may come right after the folder was made
+            shutil.rmtree(self.folder, ignore_errors=True)
             self._drop_lock()
             raise
         return self

@@ -47,6 +47,7 @@ from cimc.dialects.graph import (
 from cimc.dialects.graph_types import quant_of, shape_of
 from cimc.dialects.weights import WeightRefAttr, WeightStore
 from cimc.interpreters.host import HostRunner
+from cimc.interpreters.real_operators import REAL_OPERATORS
 from cimc.runtime.numerics import digital
 
 Array = npt.NDArray[Any]
@@ -173,6 +174,9 @@ def check_taps(module: ModuleOp, taps: Collection[str]) -> None:
 def _run(op: Operation, machine: Machine, operands: Sequence[Array]) -> Sequence[Array]:
     if isinstance(op, HostOp):
         return machine.host.run(op, operands)
+    real = REAL_OPERATORS.get(type(op))
+    if real is not None:
+        return [np.asarray(real(op, machine.store, operands))]
     kernel = _KERNELS.get(type(op))
     if kernel is None:
         raise UnsupportedError(located(op, "has no meaning at level 'graph'"))

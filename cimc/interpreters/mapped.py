@@ -20,18 +20,21 @@ from xdsl.ir import Operation, SSAValue
 from cimc.backends.schema import Architecture
 from cimc.diagnostics import CimError, UnsupportedError, UsageError, raise_all
 from cimc.dialects.base import located
-from cimc.dialects.cim import ConcatOp, DcomOp, ReadRowOp, ReadXbOp, RequantiseOp, StageOp, YieldOp
+from cimc.dialects.cim import ConcatOp, DcomOp, ReadCoreOp, ReadRowOp, ReadXbOp, RequantiseOp, StageOp, YieldOp
+from cimc.dialects.cim_real import RealOp
 from cimc.dialects.graph import main_function
 from cimc.dialects.graph_types import quant_of
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
+from cimc.dialects.mem_real import IndexMapOp, MatmulOp
 from cimc.dialects.row_layout import frame_shape
 from cimc.dialects.weights import WeightStore
 from cimc.interpreters.graph import numpy_type
 from cimc.interpreters.host import HostRunner
 from cimc.interpreters.mapped_blocks import check_placement, stage_blocks
-from cimc.interpreters.mapped_digital import apply_function, requantise
+from cimc.interpreters.mapped_digital import apply_function, apply_real, requantise
 from cimc.interpreters.mapped_products import read_arrays
 from cimc.interpreters.mapped_rows import from_rows, to_rows
+from cimc.interpreters.real_operators import take_elements
 from cimc.runtime.numerics import digital
 
 Array = npt.NDArray[Any]
@@ -124,7 +127,7 @@ def _frames(op: Operation) -> list[tuple[int, ...]]:
     match op:
         case InputOp() | StageOp():
             return [op.frame.data]
-        case RelayoutOp():
+        case RelayoutOp() | IndexMapOp() | MatmulOp():
             return [op.target.data]
         case HostCallOp():
             return [frame_shape(shape) for shape in op.target_shapes]
@@ -218,6 +221,20 @@ class _Machine:
         frames = from_rows(self.values[op.value], op.source.data)
         self.values[op.result] = to_rows(frames.reshape(len(frames), *op.target.data), op.target.data)
 
+    def index_map(self, op: IndexMapOp) -> None:
+        """Elements of the operands' rows by number."""
+        index = self.store.array(op.index.key.data)
+        constant = None if op.constant is None else self.store.array(op.constant.key.data)
+        frames = zip(*(self.values[v] for v in op.args), strict=True)
+        self.values[op.result] = np.stack([take_elements(frame, index, constant) for frame in frames])
+
+    def matmul(self, op: MatmulOp) -> None:
+        """Products of two activations, whole frames at a time."""
+        batch, m, k, n = op.extents
+        left, right = self.values[op.lhs], self.values[op.rhs]
+        product = digital.matmul_float(left.reshape(-1, batch, m, k), right.reshape(-1, batch, k, n))
+        self.values[op.result] = product.reshape(-1, batch * m, 1, n)
+
     def concat(self, op: ConcatOp) -> None:
         """Channels side by side."""
         self.values[op.result] = np.concatenate([self.values[v] for v in op.args], axis=-1)
@@ -247,7 +264,7 @@ class _Machine:
         }
         for step in op.body.block.ops:
             match step:
-                case ReadXbOp() | ReadRowOp():
+                case ReadXbOp() | ReadRowOp() | ReadCoreOp():
                     source = inside[step.source]
                     read = read_arrays(op, source, blocks, self.store, self.arch, ideal=self.ideal)
                     inside[step.acc] = read.acc
@@ -255,6 +272,8 @@ class _Machine:
                     self.needless += [op.label.data] if read.needless else []
                 case RequantiseOp():
                     inside[step.result] = requantise(step, inside[step.acc], self.store)
+                case RealOp():
+                    inside[step.result] = apply_real(step, [inside[v] for v in step.args], self.store)
                 case DcomOp():
                     inside[step.result] = apply_function(step, [inside[v] for v in step.args])
                 case YieldOp():
@@ -268,6 +287,8 @@ _EXECUTE: Mapping[type[Operation], Callable[[_Machine, Any], None]] = MappingPro
         InputOp: _Machine.input,
         OutputOp: _Machine.output,
         RelayoutOp: _Machine.relayout,
+        IndexMapOp: _Machine.index_map,
+        MatmulOp: _Machine.matmul,
         ConcatOp: _Machine.concat,
         HostCallOp: _Machine.host_call,
         StageOp: _Machine.stage,

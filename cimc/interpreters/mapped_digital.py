@@ -15,10 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cimc.dialects.cim import DcomOp, RequantiseOp
+from cimc.dialects.cim_real import LOOKUP, RealOp
 from cimc.dialects.cim_types import Function
+from cimc.dialects.graph_elementwise import UNARY
+from cimc.dialects.graph_rows import NORMS, REDUCTIONS
 from cimc.dialects.graph_types import QuantType, quant_of, shape_of
 from cimc.dialects.locations import describe
 from cimc.dialects.weights import WeightStore
+from cimc.interpreters.real_operators import normalise
 from cimc.runtime.numerics import digital
 
 Array = npt.NDArray[Any]
@@ -40,6 +44,23 @@ def requantise(op: RequantiseOp, acc: Array, store: WeightStore) -> Array:
 def apply_function(op: DcomOp, args: Sequence[Array]) -> Array:
     """The result rows of a digital function on the rows ``args``."""
     return _FUNCTIONS[Function(op.function.data)](op, args)
+
+
+def apply_real(op: RealOp, args: Sequence[Array], store: WeightStore) -> Array:
+    """The result rows of a function on float32 rows."""
+    constant = None if op.constant is None else store.array(op.constant.key.data)
+    if op.kind in UNARY:
+        return digital.unary(op.kind, args[0], op.values)
+    if op.kind in NORMS:
+        return normalise(op.kind, args[0], constant, op.values)
+    if op.kind in REDUCTIONS:
+        return digital.reduce_row(op.kind, args[0])
+    if constant is None:
+        return digital.binary(op.kind, args[0], args[1])
+    if op.kind == LOOKUP:
+        return digital.lookup(constant, args[0][..., 0])
+    pair = (args[0], constant)
+    return digital.binary(op.kind, *(pair if op.swapped is None else pair[::-1]))
 
 
 def _codes(op: DcomOp, index: int) -> QuantType:

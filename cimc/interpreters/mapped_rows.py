@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cimc.dialects.row_layout import RowLayout, row_layout, token_layout
+from cimc.dialects.row_layout import layout_of, row_layout
 
 Array = npt.NDArray[Any]
 
@@ -27,14 +26,7 @@ def from_rows(rows: Array, frame: Sequence[int]) -> Array:
     A frame of rank 3 lies as an image, or as tokens of its last axis where the stage that made it works on
     tokens. Raises ``ValueError`` for rows of neither shape.
     """
-    layout = _layout_of(rows.shape[1:], frame)
+    layout = layout_of(rows.shape[1:], frame)
     if layout == row_layout(frame) and len(frame) == 3:
         return np.ascontiguousarray(rows.transpose(0, 3, 1, 2))
     return rows.reshape(len(rows), *frame)
-
-
-def _layout_of(shape: tuple[int, ...], frame: Sequence[int]) -> RowLayout:
-    for layout in (row_layout(frame), token_layout(frame)):
-        if layout.shape == shape:
-            return layout
-    raise ValueError(f"rows {shape} ({prod(shape)} elements) are no layout of a frame {tuple(frame)}")

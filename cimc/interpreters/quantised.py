@@ -46,6 +46,7 @@ from cimc.dialects.locations import describe
 from cimc.dialects.weights import WeightStore
 from cimc.interpreters.graph import check_inputs
 from cimc.interpreters.host import HostRunner
+from cimc.interpreters.real_operators import REAL_OPERATORS, Kernel
 from cimc.interpreters.integer_products import accumulate_conv, accumulate_gemm, product_weights
 from cimc.runtime.numerics import digital
 
@@ -287,6 +288,10 @@ def _softmax(op: SoftmaxOp, frame: _Frame) -> list[Array]:
     return [digital.softmax(frame[op.input], op.axis.value.data)]
 
 
+def _real(kernel: Kernel) -> Callable[[Operation, _Frame], list[Array]]:
+    return lambda op, frame: [np.asarray(kernel(op, frame.store, [frame[v] for v in op.operands]))]
+
+
 def _host(op: HostOp, frame: _Frame) -> list[Array]:
     return frame.host.run(op, [frame[value] for value in op.inputs])
 
@@ -306,5 +311,6 @@ _EVALUATE: Mapping[type[Operation], Callable[[Any, _Frame], list[Array]]] = {
     ConcatOp: _concat,
     ReshapeOp: _reshape,
     SoftmaxOp: _softmax,
+    **{op: _real(kernel) for op, kernel in REAL_OPERATORS.items()},
     HostOp: _host,
 }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xdsl.ir import Operation
 
-from cimc.dialects.cim import DcomOp, ReadRowOp, RequantiseOp, StageOp
+from cimc.dialects.cim import DcomOp, ReadCoreOp, ReadRowOp, RequantiseOp, StageOp
+from cimc.dialects.cim_real import RealOp
 from cimc.dialects.context import CimContext
+from cimc.dialects.graph_rows import REDUCTIONS
 from cimc.dialects.graph_types import shape_of
 from cimc.dialects.isa import (
     Address,
@@ -22,7 +24,7 @@ from cimc.dialects.isa import (
     WriteOp,
     parameters_of,
 )
-from cimc.passes.lower.records import dcom_record, mean_record, requantise_record
+from cimc.passes.lower.records import dcom_record, mean_record, real_record, requantise_record
 from cimc.passes.place.network import PARTIAL, ContextSpec, Node, head_window, holds_image, is_global_pool
 from cimc.passes.place.tail_plan import ACC, SUM, TailStep
 from cimc.runtime.program.builder import ProgramBuilder
@@ -53,10 +55,11 @@ class BodyMaker:
     def _array(self, spec: ContextSpec) -> list[Operation]:
         n = spec.n1 - spec.n0
         by_row = isinstance(self.stage.read, ReadRowOp)
+        by_core = isinstance(self.stage.read, ReadCoreOp)
         span: Value = "wordlines" if by_row else "tiles"
         turn: list[Operation] = [
             RecvOp("in0", "advance_in0"),
-            self._read_loop(n, by_row, span),
+            self._read_row(n, by_row, span),
             FreeOp("in0", "advance_in0"),
         ]
         if spec.role == PARTIAL:
@@ -73,14 +76,17 @@ class BodyMaker:
             turn += self._tail(n, level=1)
             turn.append(self._send(self._local(self._sent, 1), n, tap=self.tap))
         return [
-            WriteOp("arrays", 0, span, by_row=by_row),
-            LoopOp(None, [RecvOp("in0", "hold_in0"), LoopOp("turns", turn), FreeOp("in0", "hold_in0")]),
+            WriteOp("arrays", 0, span, by_row=by_row, by_core=by_core),
+            LoopOp(None, self._held(spec, [LoopOp("turns", turn)])),
         ]
 
-    def _read_loop(self, n: int, by_row: bool, span: Value) -> LoopOp:
+    def _read_row(self, n: int, by_row: bool, span: Value) -> Operation:
+        """All windows of an output row: a loop over positions, or one instruction where cores slide the window."""
         read = self.stage.read
         assert read is not None
         positions = shape_of(read.acc)[1]
+        if isinstance(read, ReadCoreOp):
+            return ReadOp("arrays", 0, span, Address("in0"), "window", Address(ACC), n, positions=positions)
         step = read.window.strides[1] * read.diagonal.channels
         source = Address("in0", 0, 0, (), (0, 0, step))
         to = Address(ACC, 0, 0, (), (0, 0, n))
@@ -93,7 +99,7 @@ class BodyMaker:
         turn.append(self._send(self._local(self._sent, 1), n, tap=self.tap))
         images: list[Operation] = [LoopOp("turns", turn)]
         if head_window(self.stage) is not None:
-            images = [RecvOp("in0", "hold_in0"), *images, FreeOp("in0", "hold_in0")]
+            images = self._held(spec, images)
         return [LoopOp(None, images)]
 
     def _streaming_pool(self, spec: ContextSpec) -> list[Operation]:
@@ -127,6 +133,12 @@ class BodyMaker:
             )
         ]
 
+    def _held(self, spec: ContextSpec, ops: list[Operation]) -> list[Operation]:
+        """``ops`` of an image with the places that stay held between turns, if the window overlaps itself."""
+        if not spec.holds:
+            return ops
+        return [RecvOp("in0", "hold_in0"), *ops, FreeOp("in0", "hold_in0")]
+
     @property
     def _sent(self) -> str:
         assert self.node.tail is not None
@@ -153,6 +165,8 @@ class BodyMaker:
             alu = AluOp(
                 function, self._local(step.writes, level), reads[0], column, n=n, m=positions, record=record
             )
+        elif isinstance(step.op, RealOp):
+            alu = self._real(step.op, self._local(step.writes, level), reads, n, level)
         else:
             function, record = dcom_record(step.op, self.builder, n)
             second = reads[1] if len(reads) > 1 else None
@@ -169,6 +183,24 @@ class BodyMaker:
             )
         before: list[Operation] = [RecvOp(r, self._advance(r)) for r in rings]
         return [*before, alu, *(FreeOp(r, self._advance(r)) for r in rings)]
+
+    def _real(self, op: RealOp, dst: Address, reads: list[Address], n: int, level: int) -> AluOp:
+        """A function on float32 rows; constants are those of the row's number and the context's channels."""
+        function, record = real_record(op, self.ctx, self.builder)
+        second = reads[1] if len(reads) > 1 else None
+        if function.endswith("_constant"):
+            second = replace(self._row_number(level), col="n0")
+        if op.kind in REDUCTIONS:
+            n = shape_of(op.args[0])[2]
+        return AluOp(
+            function,
+            dst,
+            reads[0],
+            second,
+            n=n,
+            m=shape_of(op.result)[1],
+            record=record if record >= 0 else None,
+        )
 
     def _advance(self, ring: str) -> Value:
         return "advance_in0" if ring == "in0" and head_window(self.stage) is not None else 1

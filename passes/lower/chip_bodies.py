@@ -20,7 +20,7 @@ from cimc.dialects.isa import (
     SendOp,
 )
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
-from cimc.dialects.row_layout import RowLayout, frame_shape, row_layout
+from cimc.dialects.row_layout import RowLayout, frame_shape, layout_of, row_layout
 from cimc.passes.place.tail_plan import element_of
 from cimc.runtime.program import BufferKind, Element, IoTensor
 from cimc.runtime.program.builder import ProgramBuilder
@@ -53,7 +53,7 @@ def io_tensor(
     name: str, direction: str, value: SSAValue, frame: tuple[int, ...], element: Element
 ) -> IoTensor:
     """The I/O record of a model input, output or tap whose rows are ``value``."""
-    layout = row_layout(frame)
+    layout = layout_of(shape_of(value), frame)
     codes = quant_of(value) if direction != "in" else None
     return IoTensor(
         name=name,

@@ -77,12 +77,15 @@ class _Emitter:
 
     def _write(self, op: isa.WriteOp) -> Row:
         opcode = Opcode.WRITE_ROW if op.by_row is not None else Opcode.WRITE_XB
+        if op.by_core is not None:
+            opcode = Opcode.WRITE_CORE
         first, count = self.value(op.start), self.value(op.count)
         return Row(opcode, node=self.node, b_row=first, b_col=count, xb=self.value(op.arrays))
 
     def _read(self, op: isa.ReadOp) -> Row:
+        opcode = Opcode.READ_ROW if op.by_row is not None else Opcode.READ_XB
         return Row(
-            Opcode.READ_ROW if op.by_row is not None else Opcode.READ_XB,
+            Opcode.READ_CORE if op.by_core is not None else opcode,
             0,
             self.node,
             *self.at(op.dst),
@@ -91,6 +94,7 @@ class _Emitter:
             b_row=self.value(op.start),
             b_col=self.value(op.count),
             n=self.value(op.n),
+            m=self.value(op.m) if op.m is not None else 0,
             xb=self.value(op.arrays),
             imm=self.value(op.window),
         )

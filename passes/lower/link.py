@@ -11,10 +11,11 @@ import numpy.typing as npt
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.ir import Operation, SSAValue
 
-from cimc.dialects.cim import StageOp
+from cimc.dialects.cim import ReadCoreOp, StageOp
 from cimc.dialects.context import CimContext
 from cimc.dialects.isa import BodyOp, SignalOp, WaitOp
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
+from cimc.dialects.mem_real import IndexMapOp, MatmulOp
 from cimc.passes.lower.bodies import BodyMaker, used_parameters
 from cimc.passes.lower.chip_bodies import (
     ChipBody,
@@ -27,6 +28,7 @@ from cimc.passes.lower.chip_bodies import (
 from cimc.passes.lower.emit import body_rows
 from cimc.passes.lower.memory_map import MemoryMap
 from cimc.passes.lower.phase_bodies import BARRIER_PARAMS, barrier_ops, spill_ops
+from cimc.passes.lower.real_bodies import index_map_body, matmul_body
 from cimc.passes.place.network import CHIP, PARTIAL, ContextSpec, Network, Node, Spill
 from cimc.passes.place.tail_plan import ACC, element_of
 from cimc.passes.schedule.array_product import coding_of
@@ -223,7 +225,7 @@ class _Linker:
         for number in node.contexts:
             spec = self.network.contexts[number]
             psums = sum(name.startswith("psum") for name in spec.rings)
-            key = (index, spec.role, spec.n1 - spec.n0, psums, *self._edges(spec.phase))
+            key = (index, spec.role, spec.n1 - spec.n0, psums, spec.holds, *self._edges(spec.phase))
             if key not in self.seen:
                 label = f"{node.label}.{spec.role}.{spec.n1 - spec.n0}"
                 self._body(key, label, node, self._ordered(maker.ops(spec), spec.phase))
@@ -262,6 +264,7 @@ class _Linker:
             c=depth,
             lo=spec.k0 - first * row,
             hi=spec.k1 - first * row,
+            pos_step=window.strides[1] * depth if isinstance(stage.read, ReadCoreOp) else 0,
         )
 
     def _arrays(self, number: int, spec: ContextSpec, stage: StageOp) -> int:
@@ -314,6 +317,11 @@ class _Linker:
             case RelayoutOp():
                 tap = self._tap(op, 0, op.result, op.target.data)
                 return relayout_body(op, self.builder, tap)
+            case IndexMapOp():
+                tap = self._tap(op, 0, op.result, op.target.data)
+                return index_map_body(op, self.ctx, self.builder, tap)
+            case MatmulOp():
+                return matmul_body(op, self.builder, self._tap(op, 0, op.result, op.target.data))
             case HostCallOp():
                 taps = [
                     self._tap(op, i, value, shape[1:] if len(shape) > 1 and shape[0] == 1 else shape)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cimc.dialects.cim import DcomOp, RequantiseOp
+from cimc.dialects.cim_real import RealOp
 from cimc.dialects.cim_types import Function, WindowAttr
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph_types import quant_of, shape_of
@@ -65,6 +66,38 @@ def dcom_record(op: DcomOp, builder: ProgramBuilder, channels: int) -> tuple[str
             return "max_pool", builder.add_record([window_index(op, builder, channels), *clamp])
         case Function.AVERAGE_POOL | Function.GLOBAL_AVERAGE_POOL:
             return _average_pool(op, builder, channels)
+
+
+def real_record(op: RealOp, ctx: CimContext, builder: ProgramBuilder) -> tuple[str, int]:
+    """Function and record of a function on float32 rows."""
+    constant = None if op.constant is None else ctx.store.array(op.constant.key.data)
+    match op.kind:
+        case "layer_norm" | "rms_norm" if constant is not None:
+            floats = np.concatenate([np.float32(op.values), constant.reshape(-1)])
+            return op.kind, builder.add_record([constant.shape[1]], floats)
+        case "local_response_norm":
+            *factors, size = op.values
+            return op.kind, builder.add_record([int(size)], factors)
+        case "lookup":
+            assert constant is not None
+            return op.kind, builder.add_record(constant.shape, constant.reshape(-1))
+        case "add" if constant is None:
+            return "add_float", builder.add_record([], (-np.inf, np.inf))
+        case _ if constant is not None:
+            ints = [constant.size, *_steps(constant.shape), int(op.swapped is not None)]
+            return f"{op.kind}_constant", builder.add_record(ints, constant.reshape(-1))
+        case _:
+            return op.kind, builder.add_record([], op.values) if op.values else -1
+
+
+def _steps(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Steps of row, position and channel in rows of constants; 0 along extents of 1."""
+    rows, positions, channels = shape
+    return (
+        positions * channels if rows > 1 else 0,
+        channels if positions > 1 else 0,
+        1 if channels > 1 else 0,
+    )
 
 
 def _clip(op: DcomOp) -> tuple[float, float]:

@@ -13,10 +13,12 @@ import numpy as np
 from xdsl.ir import Operation, SSAValue
 
 from cimc.dialects.cim import ConcatOp, StageOp
+from cimc.dialects.cim_real import takes_whole_rows
 from cimc.dialects.cim_types import Function, WindowAttr
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph_types import quant_of, shape_of
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
+from cimc.dialects.mem_real import IndexMapOp, MatmulOp
 from cimc.passes.place.tail_plan import TailPlan, element_of, plan_tail, ring_name
 from cimc.runtime.program import Element
 from cimc.runtime.program.builder import float_bits
@@ -30,6 +32,8 @@ MAIN, PARTIAL = "main", "partial"
 
 SPILL, RELOAD = "spill", "reload"
 """Roles of the chip contexts that carry rows from one phase to a later one."""
+
+_CHIP_OPERATIONS = (InputOp, OutputOp, RelayoutOp, HostCallOp, IndexMapOp, MatmulOp)
 
 COLUMNS = ("copy", "chunk", "k0", "k1", "n0", "n1", "xbars", "phase", "core", "xbar")
 """Columns of a stage's placement table; phase is 0, core and xbar are -1 until decided."""
@@ -89,6 +93,8 @@ class ContextSpec:
     phase: int = 0
     core: int = CHIP
     xbar: int = 0
+    holds: bool = False
+    """Whether the window of the first source overlaps that of the next turn."""
     rings: dict[str, int] = field(default_factory=dict[str, int])
     targets: list[list[Target]] = field(default_factory=list[list[Target]])
 
@@ -237,7 +243,7 @@ class _Builder:
                 self._stage(op)
             elif isinstance(op, ConcatOp):
                 self._concat(op)
-            elif isinstance(op, InputOp | OutputOp | RelayoutOp | HostCallOp):
+            elif isinstance(op, _CHIP_OPERATIONS):
                 self._chip(op)
         return self.network
 
@@ -251,8 +257,8 @@ class _Builder:
         self.network.nodes.append(node)
         return len(self.network.nodes) - 1, node
 
-    def _chip(self, op: InputOp | OutputOp | RelayoutOp | HostCallOp) -> None:
-        """Inputs, outputs, layout changes and host operators: one chip-level context each."""
+    def _chip(self, op: Operation) -> None:
+        """Whatever runs on the chip itself: one context each."""
         label = op.port.data if isinstance(op, InputOp | OutputOp) else op.name.removeprefix("mem.")
         index, node = self._node(op, label)
         phase = max((self._phase(v) for v in op.operands), default=0)
@@ -306,10 +312,13 @@ class _Builder:
         spec = self.network.contexts[context]
         source = stage.sources[0]
         geometry = source_geometry(stage, kernel_rows(stage, spec.k0, spec.k1), spec.copy, spec.copies)
+        spec.holds = geometry.window > geometry.advance
         window = head_window(stage)
         pads = (window.pads[1], window.pads[3]) if window is not None else (0, 0)
         read = stage.read
         channels = read.diagonal.channel_range(spec.n0) if read is not None else (spec.n0, spec.n1)
+        if takes_whole_rows(stage):
+            channels = (0, shape_of(source)[2])
         self._ring(context, ring_name(0), source, geometry, channels, pads, pad_value(source, stage))
 
     def _tail_rings(self, stage: StageOp, context: int) -> None:

@@ -9,6 +9,7 @@ from xdsl.dialects.builtin import IntegerType, TensorType
 from xdsl.ir import Attribute, BlockArgument, SSAValue
 
 from cimc.dialects.cim import DcomOp, RequantiseOp, StageOp, YieldOp
+from cimc.dialects.cim_real import RealOp
 from cimc.dialects.cim_types import Function
 from cimc.dialects.graph_types import QuantType, shape_of
 from cimc.runtime.program import Element
@@ -53,7 +54,7 @@ class LocalBuffer:
 class TailStep:
     """One digital function: the names of the buffers or rings it reads, and of the buffer it writes."""
 
-    op: RequantiseOp | DcomOp
+    op: RequantiseOp | DcomOp | RealOp
     reads: tuple[str, ...]
     writes: str
 
@@ -88,7 +89,7 @@ def plan_tail(stage: StageOp) -> TailPlan:
         where[read.acc] = new_buffer(ACC, read.acc)
     steps: list[TailStep] = []
     for op in stage.body.block.ops:
-        if not isinstance(op, RequantiseOp | DcomOp):
+        if not isinstance(op, RequantiseOp | DcomOp | RealOp):
             continue
         reads = tuple(where[v] for v in op.operands)
         if isinstance(op, DcomOp) and _accumulates(op):
@@ -110,10 +111,15 @@ def _accumulates(op: DcomOp) -> bool:
 
 
 def _in_place(
-    op: RequantiseOp | DcomOp, reads: tuple[str, ...], buffers: dict[str, LocalBuffer]
+    op: RequantiseOp | DcomOp | RealOp, reads: tuple[str, ...], buffers: dict[str, LocalBuffer]
 ) -> str | None:
     """The buffer of the first operand, if the result can replace it."""
-    if isinstance(op, RequantiseOp) or op.function.data.windowed:
+    if isinstance(op, RequantiseOp) or not _keeps_places(op):
         return None
     held = buffers.get(reads[0])
     return reads[0] if held is not None and held.element is element_of(op.result.type) else None
+
+
+def _keeps_places(op: DcomOp | RealOp) -> bool:
+    """Whether the result has the extents of the first operand."""
+    return op.keeps_channels if isinstance(op, RealOp) else not op.function.data.windowed

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import ReturnOp
 from xdsl.ir import Operation, SSAValue, Use
 from xdsl.passes import ModulePass
 from xdsl.utils.disjoint_set import DisjointSet
@@ -26,6 +27,7 @@ from cimc.dialects.graph import (
     DequantizeOp,
     GlobalAveragePoolOp,
     HostOp,
+    MatmulOp,
     ProductOperation,
     QuantizeOp,
     QuantType,
@@ -150,6 +152,8 @@ class _Plan:
 
 
 def _multiplies_activations(module: ModuleOp) -> bool:
+    if any(isinstance(op, MatmulOp) for op in operations(module)):
+        return True
     hosts = [op for op in operations(module) if isinstance(op, HostOp)]
     return any(host.op_type.data in _DYNAMIC_PRODUCTS for host in hosts)
 
@@ -221,8 +225,13 @@ class _Edges:
         return others
 
     def carries_codes(self, value: SSAValue) -> bool:
-        """Whether a float edge is coded under ``all``: its producer can, or a consumer gains from it."""
+        """Whether a float edge is coded under ``all``: its producer can, or a consumer gains from it.
+
+        A real result of the whole model stays real where the model itself coded what it is made of.
+        """
         if not is_float(value) or value.first_use is None:
+            return False
+        if _is_real_result_of_codes(value):
             return False
         if isinstance(value.owner, _MAKES_CODES):
             return True
@@ -280,6 +289,14 @@ def _brought(value: SSAValue) -> QuantType | None:
         return quant_of(value.owner.input)
     quantizers = [use.operation for use in value.uses if isinstance(use.operation, QuantizeOp)]
     return quant_of(quantizers[0].result) if quantizers else None
+
+
+def _is_real_result_of_codes(value: SSAValue) -> bool:
+    owner = value.owner
+    if not isinstance(owner, Operation) or isinstance(owner, DequantizeOp):
+        return False
+    returned = all(isinstance(use.operation, ReturnOp) for use in value.uses)
+    return returned and any(isinstance(operand.owner, DequantizeOp) for operand in owner.operands)
 
 
 def _uses_beside_codes(value: SSAValue) -> tuple[Use, ...]:

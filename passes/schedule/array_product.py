@@ -14,7 +14,17 @@ from xdsl.ir import Block, Operation, OpResult, SSAValue
 from cimc.diagnostics import UnsupportedError
 from cimc.dialects import graph, graph_types
 from cimc.dialects.base import located
-from cimc.dialects.cim import ReadRowOp, ReadXbOp, RequantiseOp, WriteRowOp, WriteXbOp
+from cimc.dialects.cim import (
+    Read,
+    ReadCoreOp,
+    ReadRowOp,
+    ReadXbOp,
+    RequantiseOp,
+    Write,
+    WriteCoreOp,
+    WriteRowOp,
+    WriteXbOp,
+)
 from cimc.dialects.cim_types import ArraysType, CodingAttr, Diagonal, WindowAttr
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph_types import QuantType, quant_of, shape_of
@@ -23,6 +33,14 @@ from cimc.dialects.weights import WeightStore
 from cimc.passes.schedule.sum_bounds import accumulator_bits, largest_sum
 from cimc.runtime.crossbar.coding import Coding, constant_correction, converter_range
 from cimc.runtime.numerics.digital import code_dtype
+
+
+_META_OPERATORS: dict[str, tuple[type[Write], type[Read]]] = {
+    "core": (WriteCoreOp, ReadCoreOp),
+    "crossbar": (WriteXbOp, ReadXbOp),
+    "wordline": (WriteRowOp, ReadRowOp),
+}
+"""Write and read of each computing mode."""
 
 
 @dataclass(frozen=True)
@@ -220,8 +238,8 @@ def add_product(
 ) -> SSAValue:
     """Append write, read and requantisation of ``product`` to a stage's body; returns the result's rows."""
     op = product.op
-    wordline = ctx.arch is not None and ctx.arch.mode == "wordline"
-    write_type, read_type = (WriteRowOp, ReadRowOp) if wordline else (WriteXbOp, ReadXbOp)
+    assert ctx.arch is not None
+    write_type, read_type = _META_OPERATORS[ctx.arch.mode]
     write = write_type(
         product.matrix, product.grid, coding_attr(product.coding), ArraysType.of(*product.shape)
     )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from xdsl.context import Context
 from xdsl.dialects.builtin import ArrayAttr, FunctionType, ModuleOp, StringAttr, TensorType
 from xdsl.dialects.func import FuncOp, ReturnOp
@@ -21,9 +24,12 @@ from cimc.dialects.graph import main_function, main_names, main_return, names, t
 from cimc.dialects.graph_types import shape_of
 from cimc.dialects.locations import describe, short_name
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
-from cimc.dialects.row_layout import RowLayout, frame_shape, row_layout, token_layout
+from cimc.dialects.mem_real import IndexMapOp, MatmulOp
+from cimc.dialects.row_layout import RowLayout, frame_shape, row_layout, scalar_layout, token_layout
+from cimc.passes.graph.whole_index import whole_index
 from cimc.passes.schedule.array_product import ArrayProduct, build_product, flattened_image
-from cimc.passes.schedule.stages import Group, absorbed_borders, group_stages
+from cimc.passes.schedule.moves import row_index
+from cimc.passes.schedule.stages import ELEMENTWISE, Group, absorbed_borders, group_stages
 from cimc.passes.schedule.tails import add_tail, head_layout
 
 
@@ -136,8 +142,8 @@ class _Mapper:
         mapped, given = self.values[value], self.layouts[value]
         if given.same_order(wanted):
             return mapped
-        source = (given.rows, given.channels) if given == token_layout(frame) else frame
-        target = (wanted.rows, wanted.channels) if wanted == token_layout(frame) else frame
+        source = (given.rows, given.channels) if given != row_layout(frame) else frame
+        target = (wanted.rows, wanted.channels) if wanted != row_layout(frame) else frame
         op = RelayoutOp(mapped, source, target, self._type(value, wanted))
         self._add(op, value.op if isinstance(value, OpResult) else None)
         return op.result
@@ -149,6 +155,11 @@ class _Mapper:
             self._reshape(op)
         elif isinstance(op, graph.ConcatOp):
             self._concat(op)
+        elif isinstance(op, graph.IndexMapOp):
+            index = whole_index(op, self.ctx.store)
+            self._move(op, op.inputs, index, op.constant and op.constant.key.data)
+        elif isinstance(op, graph.MatmulOp):
+            self._matmul(op)
         elif isinstance(op, graph.HostOp):
             self._host(op)
         elif op in self.groups:
@@ -165,29 +176,69 @@ class _Mapper:
         ):
             return  # every user takes the image itself
         source, target = frame_shape(shape_of(op.input)), frame_shape(shape_of(op.result))
-        wanted = row_layout(target)
+        wanted = self._preferred(op.result)
         given = self.layouts[op.input]
         mapped = self.values[op.input]
         if not given.same_order(wanted):
             frame = (given.rows, given.channels) if given != row_layout(source) else source
-            relayout = RelayoutOp(mapped, frame, target, self._type(op.result, wanted), op.tensors)
+            rows = target if wanted == row_layout(target) else (wanted.rows, wanted.channels)
+            relayout = RelayoutOp(mapped, frame, rows, self._type(op.result, wanted), op.tensors)
             self._add(relayout, op)
             mapped = relayout.result
         self._record(op.result, mapped, wanted)
 
     def _concat(self, op: graph.ConcatOp) -> None:
-        """Channels side by side are routes; any other axis is laid together on the host's side of the buffer."""
+        """Channels side by side are routes; along any other axis the elements move through the global buffer."""
         frame = frame_shape(shape_of(op.result))
         layout = row_layout(frame)
         axis = op.axis.value.data - (len(shape_of(op.result)) - len(frame))
         channel_axis = 0 if len(frame) == 3 else len(frame) - 1
         if axis != channel_axis:
-            raise UnsupportedError(
-                located(op, f"concatenates axis {op.axis.value.data}; only channels can be joined by routes")
-            )
+            self._move(op, op.inputs, _joined(op))
+            return
         concat = ConcatOp([self._rows(v) for v in op.inputs], self._type(op.result, layout), op.tensors)
         self._add(concat, op)
         self._record(op.result, concat.result, layout)
+
+    def _move(
+        self, op: Operation, operands: Sequence[SSAValue], index: npt.NDArray[Any], constant: str | None = None
+    ) -> None:
+        """Elements by their number, through the global buffer; operands come in whatever rows they have."""
+        (result,) = op.results
+        frame = frame_shape(shape_of(result))
+        layout = self._preferred(result)
+        rows = row_index(index, [self.layouts[v] for v in operands], layout)
+        key = self.ctx.store.put(self.ctx.store.fresh(f"{tensor_names(op)[0]}.rows"), rows)
+        tensors = ArrayAttr([StringAttr(t) for t in tensor_names(op)])
+        moved = IndexMapOp(
+            [self.values[v] for v in operands],
+            self._type(result, layout),
+            index=key,
+            constant=constant,
+            target=frame,
+            tensors=tensors,
+        )
+        self._add(moved, op)
+        self._record(result, moved.result, layout)
+
+    def _matmul(self, op: graph.MatmulOp) -> None:
+        """A product of two activations on the chip's digital unit, both as tokens of their last axis."""
+        lhs, rhs, result = (token_layout(frame_shape(shape_of(v))) for v in (op.lhs, op.rhs, op.result))
+        product = MatmulOp(
+            self._rows(op.lhs, lhs),
+            self._rows(op.rhs, rhs),
+            self._type(op.result, result),
+            batch=lhs.rows // shape_of(op.lhs)[-2],
+            target=frame_shape(shape_of(op.result)),
+            tensors=op.tensors,
+        )
+        self._add(product, op)
+        self._record(op.result, product.result, result)
+
+    def _preferred(self, value: SSAValue) -> RowLayout:
+        """Tokens, unless somebody who takes images comes first: then nothing is re-laid there."""
+        frame = frame_shape(shape_of(value))
+        return row_layout(frame) if len(frame) != 3 or _wants_image(value) else token_layout(frame)
 
     def _host(self, op: graph.HostOp) -> None:
         layouts = [row_layout(frame_shape(shape_of(v))) for v in op.outputs]
@@ -238,6 +289,12 @@ class _Mapper:
     def _layout(self, head: Operation, value: SSAValue) -> RowLayout:
         """The layout of ``value`` inside the stage of ``head``."""
         frame = frame_shape(shape_of(value))
+        if isinstance(head, graph.LookupOp) and value is head.input:
+            return scalar_layout(frame)
+        if isinstance(head, ELEMENTWISE):  # as its first operand lies
+            first = frame_shape(shape_of(head.operands[0]))
+            tokens = self.layouts[head.operands[0]] == token_layout(first) != row_layout(first)
+            return token_layout(frame) if tokens else row_layout(frame)
         return head_layout(head, row_layout(frame), token_layout(frame))
 
     def _sources(self, group: Group, product: ArrayProduct | None) -> list[SSAValue]:
@@ -257,3 +314,33 @@ class _Mapper:
                 else:
                     found.append(self._rows(operand, self._layout(head, operand)))
         return found
+
+
+def _joined(op: graph.ConcatOp) -> npt.NDArray[Any]:
+    """The index of a concatenation over one frame, or over all of tensors without a batch."""
+    first, parts = 0, []
+    for value in op.inputs:
+        size = prod(shape_of(value))
+        parts.append(np.arange(first, first + size, dtype=np.int64).reshape(shape_of(value)))
+        first += size
+    return np.concatenate(parts, axis=op.axis.value.data)
+
+
+def _wants_image(value: SSAValue) -> bool:
+    """Whether an operator that works on images, or the outside, takes ``value``, maybe after others of each element."""
+    for use in value.uses:
+        match use.operation:
+            case (
+                graph.ConvOp() | graph.MaxPoolOp() | graph.AveragePoolOp() | graph.GlobalAveragePoolOp()
+                | graph.HostOp() | graph.ConcatOp() | ReturnOp()
+            ):  # fmt: skip
+                return True
+            case graph.NormOp(constant=None):
+                return True
+            case graph.SoftmaxOp() as softmax if softmax.axis.value.data != len(shape_of(value)) - 1:
+                return True
+            case operation if isinstance(operation, ELEMENTWISE) and _wants_image(operation.results[0]):
+                return True
+            case _:
+                pass
+    return False

@@ -14,6 +14,7 @@ from xdsl.passes import ModulePass
 from cimc.diagnostics import CimError, DoesNotFitError, raise_all
 from cimc.dialects.base import located
 from cimc.dialects.cim import StageOp
+from cimc.dialects.cim_real import takes_whole_rows
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph_types import shape_of
 from cimc.dialects.weights import WeightRefAttr
@@ -64,6 +65,8 @@ def context_bytes(stage: StageOp, chunks: int, k0: int, k1: int, channels: int, 
     pads = window.pads[1] + window.pads[3] if window is not None else 0
     geometry = source_geometry(stage, kernel_rows(stage, k0, k1), 0, stage.copies.value.data)
     lanes = stage.read.diagonal.channels if stage.read is not None else channels
+    if takes_whole_rows(stage):
+        lanes = shape_of(source)[2]
     total = (
         (width + pads)
         * lanes
@@ -88,7 +91,7 @@ def _blocks(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
 def _digital_blocks(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Channel blocks whose rings and rows take at most half of a core, if channels are independent."""
     channels = shape_of(stage.result)[2]
-    whole = "softmax" in {getattr(getattr(o, "function", None), "data", "") for o in stage.body.block.ops}
+    whole = takes_whole_rows(stage)
     block = channels
     while (
         not whole and block > 1 and 2 * context_bytes(stage, 1, 0, 0, block, 2) > arch.core.local_buffer_bytes

@@ -11,23 +11,32 @@ from xdsl.ir import Operation, OpResult, SSAValue
 from cimc.dialects.graph import (
     AddOp,
     AveragePoolOp,
+    BinaryConstantOp,
+    BinaryOp,
     ClipOp,
     ConvOp,
     DequantizeOp,
     GemmOp,
     GlobalAveragePoolOp,
+    LookupOp,
     MaxPoolOp,
+    NormOp,
     QuantizeOp,
+    ReduceOp,
     ReluOp,
     RequantizeOp,
     SoftmaxOp,
+    UnaryOp,
 )
 from cimc.dialects.graph_types import quant_of
 
-HEADS = (ConvOp, GemmOp, MaxPoolOp, AveragePoolOp, GlobalAveragePoolOp, SoftmaxOp)
+HEADS = (ConvOp, GemmOp, MaxPoolOp, AveragePoolOp, GlobalAveragePoolOp, SoftmaxOp, NormOp, ReduceOp, LookupOp)
 """Operators that need more than their own element: they start a stage."""
 
-ELEMENTWISE = (AddOp, ReluOp, ClipOp, QuantizeOp, DequantizeOp, RequantizeOp)
+REAL = (UnaryOp, BinaryOp, BinaryConstantOp)
+"""Float32 functions of each element."""
+
+ELEMENTWISE = (AddOp, ReluOp, ClipOp, QuantizeOp, DequantizeOp, RequantizeOp, *REAL)
 """Operators that work on each element alone: they join the stage that produces their operand."""
 
 

@@ -13,12 +13,14 @@ from cimc.diagnostics import UnsupportedError
 from cimc.dialects import graph
 from cimc.dialects.base import located
 from cimc.dialects.cim import DcomOp
+from cimc.dialects.cim_real import RealOp
 from cimc.dialects.cim_types import Function, WindowAttr
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph_base import BoundedOperation
 from cimc.dialects.graph_types import quant_of, shape_of
 from cimc.dialects.row_layout import RowLayout
 from cimc.passes.schedule.array_product import ArrayProduct, add_product
+from cimc.passes.schedule.real_tails import real_step
 from cimc.passes.schedule.stages import Group
 
 RowType = Callable[[SSAValue], TensorType[Any]]
@@ -41,14 +43,16 @@ def add_tail(
             assert product is not None
             inside[op.result] = add_product(block, product, operands[0], result, ctx)
             continue
-        step = _step(op, operands, result)
+        step = _step(op, operands, result, ctx)
         step.location = op.location
         block.add_op(step)
         inside[op.results[0]] = step.result
     return inside[group.last.results[0]]
 
 
-def _step(op: Operation, operands: Sequence[SSAValue], result: TensorType[Any]) -> DcomOp:
+def _step(
+    op: Operation, operands: Sequence[SSAValue], result: TensorType[Any], ctx: CimContext
+) -> DcomOp | RealOp:
     match op:
         case graph.MaxPoolOp():
             return DcomOp(Function.MAX_POOL, operands, result, window=_window(op), clamp=_clamp(op))
@@ -78,7 +82,7 @@ def _step(op: Operation, operands: Sequence[SSAValue], result: TensorType[Any]) 
         case graph.ClipOp():
             return _clip(operands, result, *op.bounds())
         case _:
-            raise UnsupportedError(located(op, "the digital units have no such function"))
+            return real_step(op, operands, result, ctx)
 
 
 def _window(op: graph.MaxPoolOp | graph.AveragePoolOp) -> WindowAttr:
@@ -107,12 +111,14 @@ def _clip(
 
 
 def head_layout(op: Operation, image: RowLayout, tokens: RowLayout) -> RowLayout:
-    """The layout a stage works in: products and a softmax over the last axis take tokens, the rest images.
+    """The layout a stage works in: products and functions of the last axis take tokens, the rest images.
 
     Raises ``UnsupportedError`` for a softmax over an axis that is neither channels nor the last.
     """
-    if isinstance(op, graph.GemmOp):
+    if isinstance(op, graph.GemmOp | graph.ReduceOp | graph.LookupOp):
         return tokens
+    if isinstance(op, graph.NormOp):
+        return image if op.constant is None else tokens
     if not isinstance(op, graph.SoftmaxOp):
         return image
     rank, axis = len(shape_of(op.input)), op.axis.value.data

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -41,6 +41,18 @@ class ArrayCost:
     size: int = 0
     conversions: int = 0
 
+    def repeated(self, windows: int) -> ArrayCost:
+        """The cost of as many windows one behind the other."""
+        return replace(
+            self,
+            occupancy=windows * self.occupancy,
+            latency=(windows - 1) * self.occupancy + self.latency,
+            array_pj=windows * self.array_pj,
+            dac_pj=windows * self.dac_pj,
+            adc_pj=windows * self.adc_pj,
+            conversions=windows * self.conversions,
+        )
+
 
 class ArrayCosts:
     """Costs by (set, by wordline, first, count); sets that look alike share their records."""
@@ -65,11 +77,11 @@ class ArrayCosts:
         self._parts: dict[tuple[tuple[Block, ...], bool, int, int], tuple[Part, ...]] = {}
 
     def read(self, array_set: int, by_row: bool, first: int, count: int) -> ArrayCost:
-        """One ``read_xb`` (tiles from ``first``) or ``read_row`` (wordlines from ``first`` of every tile)."""
+        """One window of ``read_xb``, ``read_core`` (tiles from ``first``) or ``read_row`` (wordlines from ``first`` of every tile)."""
         return self._cost(True, array_set, by_row, first, count)
 
     def write(self, array_set: int, by_row: bool, first: int, count: int) -> ArrayCost:
-        """One ``write_xb`` or ``write_row``."""
+        """One ``write_xb``, ``write_row`` or ``write_core``."""
         return self._cost(False, array_set, by_row, first, count)
 
     def _cost(self, reads: bool, array_set: int, by_row: bool, first: int, count: int) -> ArrayCost:

@@ -21,7 +21,8 @@ from cimc.runtime.cycle.array_costs import ArrayCost, ArrayCosts
 from cimc.runtime.cycle.layout import Int
 from cimc.runtime.cycle.machine import AJ_PER_PJ, Machine, attojoules, ceil_div
 from cimc.runtime.cycle.resolve import Resolved, column
-from cimc.runtime.program import IMAGES, AluFunction, Element, Opcode, Program
+from cimc.runtime.program import IMAGES, AluFunction, Element, Program
+from cimc.runtime.program.opcodes import BY_WORDLINE
 
 Float = npt.NDArray[np.float64]
 
@@ -151,25 +152,28 @@ class CostBuilder:
         taken = (
             column(self._program, "windows", "hi")[windows] - column(self._program, "windows", "lo")[windows]
         )
-        moved[reads] = self._bytes("a", reads, taken)
+        repeats = self._resolved.windows_read
+        moved[reads] = self._bytes("a", reads, taken * repeats[reads])
         rows[at, y.UNIT] = np.where(
             rows[at, y.OP] == y.READ, rows[at, y.CORE], self._machine.unit(-1)
         )  # a read takes its core's port, a write the global buffer's
         rows[at, y.UNIT2] = self._machine.cores + 1 + rows[at, y.CORE]
         for row in at.tolist():
             is_read = bool(rows[row, y.OP] == y.READ)
-            by_row = bool(fields["opcode"][row] in (Opcode.READ_ROW, Opcode.WRITE_ROW))
+            by_row = bool(fields["opcode"][row] in BY_WORDLINE)
             cost = costs.read if is_read else costs.write
             own, stride = int(rows[row, y.SET]), int(fields["b_st"][row])
             begin = (int(fields["b_row"][row]), int(fields["b_col"][row]))
             if not moving[stride]:
-                record = self._array_record(cost(own, by_row, *begin), int(moved[row]), is_read)
+                once = cost(own, by_row, *begin).repeated(int(repeats[row]))
+                record = self._array_record(once, int(moved[row]), is_read)
                 rows[row, _ARRAY_COLUMNS] = record.cycles
                 self._energy[row], self._busy[row] = record.energy_pj, record.busy
                 continue
             rows[row, y.VARIANT] = len(self._records)
             for part in self._ranges(row, stride, begin):
-                record = self._array_record(cost(own, by_row, *part), int(moved[row]), is_read)
+                once = cost(own, by_row, *part).repeated(int(repeats[row]))
+                record = self._array_record(once, int(moved[row]), is_read)
                 rows[row, y.CYCLES2] = max(rows[row, y.CYCLES2], record.cycles[_SHIFT])
                 self._records.append(record)
                 self._record_rows.append(row)

@@ -13,11 +13,12 @@ import numpy as np
 from cimc.runtime.cycle import layout as y
 from cimc.runtime.cycle.layout import Int
 from cimc.runtime.program import IMAGES, NONE, AluFunction, BufferKind, Opcode, Program
+from cimc.runtime.program.opcodes import READS, WRITES
 
 OPERANDS = (("a", y.A_MODE, y.A_COLD), ("dst", y.D_MODE, y.D_COLD), ("b", y.B_MODE, y.B_COLD))
 WINDOWED = (AluFunction.MAX_POOL, AluFunction.AVERAGE_POOL, AluFunction.AVERAGE_POOL_FLOAT)
 _IMMEDIATE = ("opcode", "func", "node", "dst_st", "a_st", "b_st")
-_SAME = {int(Opcode.READ_ROW): y.READ, int(Opcode.WRITE_ROW): y.WRITE}
+_SAME = {int(opcode): y.READ for opcode in READS} | {int(opcode): y.WRITE for opcode in WRITES}
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,15 @@ class Resolved:
         """Number of resolved instructions."""
         return len(self.context)
 
+    @property
+    def windows_read(self) -> Int:
+        """Windows that one execution of a row reads: ``m`` of a ``read_core``, 1 of all others."""
+        return np.where(self.fields["opcode"] == Opcode.READ_CORE, self.fields["m"], 1)
+
     def window(self, program: Program) -> Int:
         """Row of ``windows`` that a read or a windowed function gathers, -1 for all others."""
         op, func = self.fields["opcode"], self.fields["func"]
-        result = np.where((op == Opcode.READ_XB) | (op == Opcode.READ_ROW), self.fields["imm"], NONE)
+        result = np.where(np.isin(op, sorted(READS)), self.fields["imm"], NONE)
         pools = np.flatnonzero((op == Opcode.ALU) & np.isin(func, WINDOWED))
         if len(pools):
             starts = column(program, "records", "i_first")[self.fields["imm"][pools]]

@@ -163,7 +163,7 @@ def timing(prepared: Prepared, latency: int, seconds: tuple[float, float, float]
     ends, starts = world.table("ends")[:, 0].copy(), world.table("starts")[:, 0].copy()
     images = len(ends)
     rings = np.flatnonzero(program["buffers"]["kind"] == BufferKind.RING)
-    counts = _counts(world.table("rows"))
+    counts = _counts(world.table("rows"), prepared.resolved.windows_read)
     buffers = world.table("buffers")
     unit_busy = _unit_busy(prepared)
     return Timing(
@@ -245,8 +245,8 @@ def _power(prepared: Prepared, cycles: int) -> Float:
     return pj * m.clock_ghz / window + m.static_power_mw
 
 
-def _counts(rows: Int) -> dict[str, int]:
-    """Executions by instruction; ``write_row`` and ``read_row`` count under their whole-tile names."""
+def _counts(rows: Int, windows: Int) -> dict[str, int]:
+    """Executions by instruction; ``write_*`` and ``read_*`` count under their whole-tile names, reads by window."""
     names = {
         y.WRITE: "write_xb",
         y.READ: "read_xb",
@@ -263,7 +263,7 @@ def _counts(rows: Int) -> dict[str, int]:
         y.HALT: "halt",
     }
     totals = np.zeros(max(names) + 1, np.int64)
-    np.add.at(totals, rows[:, y.OP], rows[:, y.COUNT])
+    np.add.at(totals, rows[:, y.OP], rows[:, y.COUNT] * windows)
     return {name: int(totals[op]) for op, name in names.items()}
 
 

@@ -67,9 +67,9 @@ class AluRow:
         """The first source, ``size`` elements (default n x m)."""
         return self._read(self.frame.a(self.row), self.n * self.m if size is None else size)
 
-    def b(self) -> Access:
-        """The second source."""
-        return self._read(self.frame.b(self.row), self.n * self.m)
+    def b(self, size: int | None = None) -> Access:
+        """The second source, ``size`` elements (default n x m)."""
+        return self._read(self.frame.b(self.row), self.n * self.m if size is None else size)
 
     def dst(self, size: int | None = None) -> Access:
         """The destination, to be written."""

@@ -25,7 +25,7 @@ from cimc.runtime.functional.moves import (
 from cimc.runtime.functional.problems import ExecutionError
 from cimc.runtime.functional.reads import ReadBinder, read_loop, read_once, read_walking
 from cimc.runtime.functional.tensors import HostTensor
-from cimc.runtime.program.opcodes import Opcode
+from cimc.runtime.program.opcodes import READS, Opcode
 from cimc.runtime.program.rows import Row
 from cimc.runtime.program.tables import IMAGES, LEVELS
 
@@ -37,7 +37,8 @@ HALTED = -2
 UNCOUNTED = frozenset((Opcode.HALT, Opcode.LOOP, Opcode.END, Opcode.WAIT))
 """Rows that are no executed instructions."""
 
-_READS = frozenset((Opcode.READ_XB, Opcode.READ_ROW))
+_WINDOW_READS = frozenset((Opcode.READ_XB, Opcode.READ_ROW))
+"""Reads of one window, whose loops over positions become one step."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,10 @@ def _bind(
         return _attempt(bind_recv(frame, row, board, waiter), following), _tally(row)
     if opcode is Opcode.WAIT:
         return _attempt(bind_wait(row, board, waiter), following), ()
-    if opcode in _READS:
+    if opcode in READS:
         read = shared.reads.read(frame, row)
         action = read_walking(read, frame.counters) if shared.walk else read_once(read, frame.counters)
-        return _always(action, following), (Tally(row.node, 1, read.reader.macs),)
+        return _always(action, following), (Tally(row.node, read.positions, read.positions * read.reader.macs),)
     return _always(_bind_action(opcode, frame, row, shared), following), _tally(row)
 
 
@@ -182,7 +183,7 @@ def _fuse(
     body: list[Row], frame: Frame, shared: Machinery, level: int, count: int
 ) -> tuple[Callable[[], None], tuple[Tally, ...]] | None:
     """The loop as one step if its body is reads only and its iterations do not depend on each other."""
-    if not body or any(row.opcode not in _READS for row in body):
+    if not body or any(row.opcode not in _WINDOW_READS for row in body):
         return None
     reads = [shared.reads.read(frame, row) for row in body]
     action = read_loop(reads, frame.counters, level, count)

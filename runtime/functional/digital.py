@@ -17,6 +17,7 @@ from cimc.runtime.functional.alu import Action, AluRow, record_constants
 from cimc.runtime.functional.fields import Frame
 from cimc.runtime.functional.pooling import bind_average_pool, bind_average_pool_float, bind_max_pool
 from cimc.runtime.functional.problems import BoundsError, ExecutionError, OverflowingError
+from cimc.runtime.functional.real import BINDERS as REAL_BINDERS
 from cimc.runtime.numerics import digital as numerics
 from cimc.runtime.program.opcodes import AluFunction
 from cimc.runtime.program.rows import Row
@@ -255,4 +256,5 @@ _BINDERS: dict[AluFunction, Callable[[AluRow], Action]] = {
     AluFunction.SUM_POSITIONS: _sum_positions,
     AluFunction.MEAN_CODES: _mean_codes,
     AluFunction.SOFTMAX: _softmax,
+    **REAL_BINDERS,
 }

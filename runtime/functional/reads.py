@@ -18,7 +18,7 @@ from cimc.runtime.functional.arrays import Arrays, ArraySet, Piece, SetReader
 from cimc.runtime.functional.fields import Frame, Operand
 from cimc.runtime.functional.gather import WindowShape, gather_windows, walk_window, window_shape
 from cimc.runtime.functional.problems import BoundsError, OverflowingError
-from cimc.runtime.program.opcodes import Opcode
+from cimc.runtime.program.opcodes import BY_WORDLINE, Opcode
 from cimc.runtime.program.rows import Row
 
 Action = Callable[[], None]
@@ -34,6 +34,8 @@ class BoundRead:
     reader: SetReader
     columns: int
     add: bool
+    positions: int = 1
+    """Windows of one execution, ``shape.pos_step`` elements apart."""
 
 
 @dataclass
@@ -46,14 +48,14 @@ class ReadBinder:
     """(node, reader) of every read bound so far."""
 
     def write(self, row: Row) -> Action:
-        """``write_xb`` or ``write_row``."""
+        """``write_xb``, ``write_row`` or ``write_core``."""
         arrays = self.arrays
         array_set = arrays.array_set(row.xb)
         pieces = self._pieces(array_set, row)
         return lambda: arrays.write(array_set, pieces)
 
     def read(self, frame: Frame, row: Row) -> BoundRead:
-        """``read_xb`` or ``read_row``. BoundsError when window, array set and ``n`` do not fit together."""
+        """``read_xb``, ``read_row`` or ``read_core``. BoundsError when window, array set and ``n`` do not fit together."""
         array_set = self.arrays.array_set(row.xb)
         shape = window_shape(frame.program, row.imm)
         if shape.size != array_set.rows:
@@ -70,28 +72,37 @@ class ReadBinder:
         pieces = self._pieces(array_set, row)
         reader = SetReader(self.arrays, array_set, pieces, count=self.count_converters)
         self.readers.append((row.node, reader))
-        return BoundRead(dst, frame.a(row), shape, reader, row.n, bool(row.func))
+        positions = row.m if row.opcode == Opcode.READ_CORE else 1
+        if positions < 1:
+            raise BoundsError(f"a read of a core takes {positions} windows; give at least 1")
+        return BoundRead(dst, frame.a(row), shape, reader, row.n, bool(row.func), positions)
 
     def _pieces(self, array_set: ArraySet, row: Row) -> tuple[Piece, ...]:
-        if row.opcode in (Opcode.WRITE_XB, Opcode.READ_XB):
-            return self.arrays.pieces_of_tiles(array_set, row.b_row, row.b_col)
-        return self.arrays.pieces_of_wordlines(array_set, row.b_row, row.b_col)
+        if row.opcode in BY_WORDLINE:
+            return self.arrays.pieces_of_wordlines(array_set, row.b_row, row.b_col)
+        return self.arrays.pieces_of_tiles(array_set, row.b_row, row.b_col)
 
 
 def read_once(read: BoundRead, counters: list[int]) -> Action:
-    """One window."""
-    return _windows(read, counters, level=None, count=1)
+    """The windows of one instruction."""
+    return _windows(read, counters, level=None, count=read.positions)
 
 
 def read_walking(read: BoundRead, counters: list[int]) -> Action:
-    """One window by the definition: element by element, tile by tile, digit by digit."""
+    """The windows of one instruction by the definition: element by element, tile by tile, digit by digit."""
     row, col = read.source.row.bind(counters), read.source.col.bind(counters)
     dst_row, dst_col = read.dst.row.bind(counters), read.dst.col.bind(counters)
 
     def action() -> None:
-        window = walk_window(read.source.buffer, row(), col(), read.shape)
+        for position in range(read.positions):
+            one(position)
+
+    def one(position: int) -> None:
+        window = walk_window(
+            read.source.buffer, row(), col() + position * read.shape.pos_step, read.shape
+        )
         sums = read.reader.walk(window)[0].tolist()
-        at_row, at_col = dst_row(), dst_col()
+        at_row, at_col = dst_row(), dst_col() + position * read.columns
         kind = np.iinfo(read.dst.buffer.data.dtype)
         for n, value in enumerate(sums):
             held = int(read.dst.buffer.read(at_row, at_col + n, 1)[0]) if read.add else 0
@@ -134,7 +145,7 @@ def _independent(reads: Sequence[BoundRead], level: int, count: int) -> bool:
 def _windows(read: BoundRead, counters: list[int], level: int | None, count: int) -> Action:
     """``count`` windows along the loop at ``level`` (None: the present one)."""
     source_col, dst_col = read.source.col, read.dst.col
-    step, dst_step = 0, read.columns
+    step, dst_step = read.shape.pos_step, read.columns
     if level is not None:
         step, dst_step = source_col.step(level), dst_col.step(level) or read.columns
         source_col, dst_col = source_col.without(level), dst_col.without(level)

@@ -31,6 +31,16 @@ class Opcode(IntEnum):
     SIGNAL = 14
     WAIT = 15
     HOST = 16
+    WRITE_CORE = 17
+    READ_CORE = 18
+
+
+READS = frozenset((Opcode.READ_XB, Opcode.READ_ROW, Opcode.READ_CORE))
+"""Operations that multiply by the cells of an array set."""
+WRITES = frozenset((Opcode.WRITE_XB, Opcode.WRITE_ROW, Opcode.WRITE_CORE))
+"""Operations that program the cells of an array set."""
+BY_WORDLINE = frozenset((Opcode.READ_ROW, Opcode.WRITE_ROW))
+"""Of these, the ones that take a range of wordlines; the others take a range of tiles."""
 
 
 class AluFunction(IntEnum):
@@ -53,6 +63,54 @@ class AluFunction(IntEnum):
     SUM_POSITIONS = 14
     MEAN_CODES = 15
     SOFTMAX = 16
+    NEG = 17
+    ABS = 18
+    SQRT = 19
+    RECIPROCAL = 20
+    FLOOR = 21
+    CEIL = 22
+    ROUND = 23
+    SIGN = 24
+    LEAKY_RELU = 25
+    EXP = 26
+    LOG = 27
+    ERF = 28
+    TANH = 29
+    SIGMOID = 30
+    SILU = 31
+    GELU = 32
+    GELU_TANH = 33
+    HARD_SIGMOID = 34
+    HARD_SWISH = 35
+    ELU = 36
+    SOFTPLUS = 37
+    SIN = 38
+    COS = 39
+    MUL = 40
+    SUB = 41
+    DIV = 42
+    POW = 43
+    MAX = 44
+    MIN = 45
+    PRELU = 46
+    ADD_CONSTANT = 47
+    MUL_CONSTANT = 48
+    SUB_CONSTANT = 49
+    DIV_CONSTANT = 50
+    POW_CONSTANT = 51
+    MAX_CONSTANT = 52
+    MIN_CONSTANT = 53
+    PRELU_CONSTANT = 54
+    CONSTANT = 55
+    LAYER_NORM = 56
+    RMS_NORM = 57
+    LOCAL_RESPONSE_NORM = 58
+    REDUCE_SUM = 59
+    REDUCE_MEAN = 60
+    REDUCE_MAX = 61
+    REDUCE_MIN = 62
+    LOOKUP = 63
+    MATMUL = 64
 
 
 class BufferKind(IntEnum):

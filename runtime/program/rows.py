@@ -92,6 +92,30 @@ def read_row(
     return Row(Opcode.READ_ROW, add, node, *dst, *a, NONE, b_row=first, b_col=count, n=n, xb=xb, imm=window)
 
 
+def write_core(xb: int, first: int, count: int, node: int = NONE) -> Row:
+    """Program tiles ``first .. first+count`` of array set ``xb``, those of one core."""
+    return Row(Opcode.WRITE_CORE, node=node, b_row=first, b_col=count, xb=xb)
+
+
+def read_core(
+    dst: At,
+    a: At,
+    xb: int,
+    window: int,
+    n: int,
+    m: int,
+    first: int,
+    count: int,
+    *,
+    add: int = 0,
+    node: int = NONE,
+) -> Row:
+    """A whole row: ``m`` windows from ``a`` on, ``windows[window].pos_step`` apart, times the tiles of ``xb``."""
+    return Row(
+        Opcode.READ_CORE, add, node, *dst, *a, NONE, b_row=first, b_col=count, n=n, m=m, xb=xb, imm=window
+    )
+
+
 def alu(
     func: AluFunction,
     dst: At,

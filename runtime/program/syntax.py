@@ -31,6 +31,7 @@ _READ = Syntax(
     ("dst", "a"),
     (("xb", "xb"), ("window", "imm"), ("n", "n"), ("first", "b_row"), ("count", "b_col"), ("add", "func")),
 )
+_READ_CORE = Syntax(("dst", "a"), (*_READ.labels, ("m", "m")))
 _WRITE = Syntax((), (("xb", "xb"), ("first", "b_row"), ("count", "b_col")))
 _EVENT = Syntax((), (("event", "imm"), ("n", "n")))
 
@@ -43,6 +44,8 @@ SYNTAX: MappingProxyType[Opcode, Syntax] = MappingProxyType(
         Opcode.WRITE_ROW: _WRITE,
         Opcode.READ_XB: _READ,
         Opcode.READ_ROW: _READ,
+        Opcode.WRITE_CORE: _WRITE,
+        Opcode.READ_CORE: _READ_CORE,
         Opcode.ALU: Syntax(("dst", "a", "b"), (("n", "n"), ("m", "m"), ("record", "imm"))),
         Opcode.COPY: Syntax(("dst", "a"), (("pattern", "imm"),)),
         Opcode.SEND: Syntax(

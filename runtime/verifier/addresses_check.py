@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from cimc.runtime.program.opcodes import BufferKind, Opcode
+from cimc.runtime.program.opcodes import BY_WORDLINE, READS, WRITES, BufferKind, Opcode
 from cimc.runtime.verifier.code import Decoded, Step
 from cimc.runtime.verifier.held import held_places, left_at_end, net_of_loops
 from cimc.runtime.verifier.operands import Access, Affine, Tables, accesses
 from cimc.runtime.verifier.tables_check import Machine
 
-_ARRAYS = frozenset((Opcode.READ_XB, Opcode.READ_ROW, Opcode.WRITE_XB, Opcode.WRITE_ROW))
-_BY_TILE = frozenset((Opcode.READ_XB, Opcode.WRITE_XB))
+_ARRAYS = READS | WRITES
+_BY_TILE = _ARRAYS - BY_WORDLINE
 
 
 def check_addresses(decoded: Decoded, tables: Tables, machine: Machine) -> None:

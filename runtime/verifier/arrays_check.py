@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cimc.diagnostics import CimError
 from cimc.runtime.crossbar.coding import Coding
-from cimc.runtime.program.opcodes import Opcode
+from cimc.runtime.program.opcodes import READS
 from cimc.runtime.verifier.code import Decoded
 from cimc.runtime.verifier.tables_check import Machine
 
@@ -187,7 +187,7 @@ def _check_image(
     decoded: Decoded, sets: dict[str, list[int]], weights_shapes: Mapping[str, tuple[int, int]] | None
 ) -> None:
     """Every weight in the same number of sets, every set read."""
-    read = {step.row.xb for step in decoded.all() if step.row.opcode in (Opcode.READ_XB, Opcode.READ_ROW)}
+    read = {step.row.xb for step in decoded.all() if step.row.opcode in READS}
     of_tensor: dict[int, list[int]] = defaultdict(list)
     for number, tensor in enumerate(sets["tensor"]):
         of_tensor[tensor].append(number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cimc.runtime.program.opcodes import AluFunction, BufferKind, Element, Opcode
+from cimc.runtime.program.opcodes import READS, WRITES, AluFunction, BufferKind, Element, Opcode
 from cimc.runtime.program.tables import NONE, Program
 from cimc.runtime.verifier.code import Decoded, Step
 from cimc.runtime.verifier.functions import CODES, FLOAT, FUNCTIONS, SUMS, Function
@@ -20,19 +20,16 @@ _INT_RANGES = {
 }
 
 _TABLE_OF_IMM = {
-    Opcode.READ_XB: "windows",
-    Opcode.READ_ROW: "windows",
+    **{opcode: "windows" for opcode in READS},
     Opcode.COPY: "copies",
     Opcode.SEND: "route_sets",
     Opcode.SIGNAL: "events",
     Opcode.WAIT: "events",
 }
 
-_EXTENTS = frozenset(
-    (Opcode.READ_XB, Opcode.READ_ROW, Opcode.ALU, Opcode.SEND, Opcode.DMA_IN, Opcode.DMA_OUT)
-)
+_EXTENTS = READS | {Opcode.ALU, Opcode.SEND, Opcode.DMA_IN, Opcode.DMA_OUT}
 _COUNTS = frozenset((Opcode.RECV, Opcode.FREE, Opcode.SIGNAL, Opcode.WAIT))
-_ARRAYS = frozenset((Opcode.READ_XB, Opcode.READ_ROW, Opcode.WRITE_XB, Opcode.WRITE_ROW))
+_ARRAYS = READS | WRITES
 
 Problem = tuple[str, str]
 """Rule and message."""
@@ -62,7 +59,7 @@ class _Checker:
         yield from self._extents(step)
         if row.opcode == Opcode.ALU:
             yield from self._function(step)
-        elif row.opcode in (Opcode.READ_XB, Opcode.READ_ROW):
+        elif row.opcode in READS:
             yield from self._read(step)
 
     def _strides(self, step: Step) -> Iterator[Problem]:
@@ -197,6 +194,8 @@ class _Checker:
             wanted_floats += values[function.channels_at] if function.channel_floats else 0
         if ints >= function.ints and function.cells_at >= 0:
             wanted_ints += values[function.cells_at] + values[function.cells_at + 1]
+        if ints == function.ints and function.more_floats is not None:
+            wanted_floats += function.more_floats(values)
         if (ints, floats) == (wanted_ints, wanted_floats):
             return ""
         return (
@@ -228,6 +227,10 @@ class _Checker:
             low, high = first.low(step.trips), first.high(step.trips) + row.n
             if low < 0 or high > count:
                 yield "P045", f"{name}: takes constants {low} … {high - 1}, the record has {count} channels"
+        if function.whole_at >= 0 and values[function.whole_at] != row.n:
+            yield "P045", f"{name}: {row.n} channels, the record has {values[function.whole_at]}"
+        if function.broadcast:
+            yield from self._broadcast(step, name, values)
         if function.cells_at >= 0:
             heights, widths = values[function.cells_at : function.cells_at + 2]
             address = self._tables.row_address(step, "b")
@@ -236,6 +239,18 @@ class _Checker:
                 yield "P045", f"{name}: rows {low} … {high}, the record has {heights}"
             if row.m > widths:
                 yield "P045", f"{name}: {row.m} positions, the record has {widths}"
+
+    def _broadcast(self, step: Step, name: str, values: list[int]) -> Iterator[Problem]:
+        """Constants by row, position and channel lie inside the record."""
+        size, row_step, pos_step, chan_step = values[:4]
+        row, col = self._tables.row_address(step, "b"), self._tables.col_address(step, "b")
+        low = row.low(step.trips) * row_step + col.low(step.trips) * chan_step
+        high = row.high(step.trips) * row_step + (step.row.m - 1) * pos_step
+        high += (col.high(step.trips) + step.row.n - 1) * chan_step
+        if min(row_step, pos_step, chan_step) < 0:
+            yield "P010", f"{name}: steps {row_step}, {pos_step}, {chan_step}; give at least 0"
+        elif low < 0 or high >= size:
+            yield "P045", f"{name}: takes constants {low} … {high}, the record has {size}"
 
     def _element(self, buffer: int) -> Element:
         return Element(self._tables.buffers["element"][buffer])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from cimc.runtime.program.opcodes import AluFunction, Opcode
+from cimc.runtime.program.opcodes import READS, AluFunction, Opcode
 from cimc.runtime.program.rows import Row
 from cimc.runtime.program.tables import SCHEMAS, Program
 from cimc.runtime.verifier.code import Step
@@ -138,11 +138,13 @@ def accesses(tables: Tables, step: Step) -> list[Access]:
             cols,
         )
 
-    if row.opcode in (Opcode.READ_XB, Opcode.READ_ROW):
+    if row.opcode in READS:
         window = tables.windows[row.imm]
+        positions = row.m if row.opcode == Opcode.READ_CORE else 1
+        gathered = _gathered(window, positions, window.pos_step, window.c, cut=True)
         return [
-            at("a", *_gathered(window, 1, 0, window.c), reads=True, writes=False),
-            at("dst", plain, (0, row.n), reads=row.func == 1, writes=True),
+            at("a", *gathered, reads=True, writes=False),
+            at("dst", plain, (0, row.n * positions), reads=row.func == 1, writes=True),
         ]
     if row.opcode == Opcode.ALU:
         return _alu(tables, row, at)
@@ -161,26 +163,31 @@ def accesses(tables: Tables, step: Step) -> list[Access]:
 
 def _alu(tables: Tables, row: Row, at: _At) -> list[Access]:
     function = FUNCTIONS[AluFunction(row.func)]
-    plain, block = (0, 0), (0, row.n * row.m)
+    plain, ints = (0, 0), tables.ints(row.imm) if function.ints else []
+
+    def block(extent: Callable[[int, int, list[int]], int] | None) -> tuple[int, int]:
+        return 0, row.n * row.m if extent is None else extent(row.n, row.m, ints)
+
     found: list[Access] = []
     if function.windowed:
         window = tables.windows[tables.ints(row.imm)[0]]
         found.append(at("a", *_gathered(window, row.m, window.pos_step, row.n), reads=True, writes=False))
     elif function.a:
-        found.append(at("a", plain, block, reads=True, writes=False))
+        found.append(at("a", plain, block(function.extent_a), reads=True, writes=False))
     if function.b:
-        found.append(at("b", plain, block, reads=True, writes=False))
+        found.append(at("b", plain, block(function.extent_b), reads=True, writes=False))
     summed = row.func == AluFunction.SUM_POSITIONS
-    found.append(at("dst", plain, (0, row.n) if summed else block, reads=summed, writes=True))
+    written = (0, row.n) if summed else block(function.extent_dst)
+    found.append(at("dst", plain, written, reads=summed, writes=True))
     return found
 
 
 def _gathered(
-    window: Window, positions: int, pos_step: int, channels: int
+    window: Window, positions: int, pos_step: int, channels: int, *, cut: bool = False
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Row offsets and columns a window touches over its positions; a cut leaves out whole rows."""
+    """Row offsets and columns a window touches over its positions; ``cut``: [lo, hi) leaves out whole rows."""
     first, last = 0, window.kh - 1
-    if pos_step == 0 and positions == 1:
+    if cut:
         tap_row = window.kw * window.c
         first, last = window.lo // tap_row, -(-window.hi // tap_row) - 1
     rows = sorted((first * window.row_step, last * window.row_step))
@@ -199,7 +206,7 @@ def _reach(*extents: tuple[int, int]) -> tuple[int, int]:
 def buffers_of(step: Step) -> list[tuple[str, int]]:
     """Operands that must name a buffer, whatever they name."""
     row = step.row
-    if row.opcode in (Opcode.READ_XB, Opcode.READ_ROW, Opcode.COPY):
+    if row.opcode in READS or row.opcode == Opcode.COPY:
         return [("dst", row.dst), ("a", row.a)]
     if row.opcode == Opcode.ALU:
         function = FUNCTIONS[AluFunction(row.func)]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from cimc.runtime.program.opcodes import BufferKind, Element, Opcode
+from cimc.runtime.program.opcodes import READS, WRITES, BufferKind, Element, Opcode
 from cimc.runtime.program.tables import NONE
 from cimc.runtime.verifier.code import Decoded, Step
 from cimc.runtime.verifier.operands import Tables, buffers_of
 from cimc.runtime.verifier.tables_check import Machine
 
-_ARRAYS = frozenset((Opcode.READ_XB, Opcode.READ_ROW, Opcode.WRITE_XB, Opcode.WRITE_ROW))
+_ARRAYS = READS | WRITES
 
 
 def check_placement(decoded: Decoded, tables: Tables, machine: Machine) -> None:

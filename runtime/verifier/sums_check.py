@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cimc.runtime.crossbar.coding import Coding
-from cimc.runtime.program.opcodes import AluFunction, BufferKind, Element, Opcode
+from cimc.runtime.program.opcodes import BY_WORDLINE, READS, AluFunction, BufferKind, Element, Opcode
 from cimc.runtime.verifier.code import Decoded, Step
 from cimc.runtime.verifier.functions import SUMS
 from cimc.runtime.verifier.operands import Tables
@@ -92,7 +92,7 @@ class _Bounds:
             return self._send(row.imm, self._value(row.a, current))
         if not self._is_sum[row.dst]:
             return False
-        if row.opcode in (Opcode.READ_XB, Opcode.READ_ROW):
+        if row.opcode in READS:
             share = self._share(step)
             if row.func == 1:
                 share = current.get(row.dst, 0) + share * _repeats(self._tables, step, since.get(row.dst))
@@ -114,7 +114,7 @@ class _Bounds:
         row = step.row
         blocks = self._blocks[row.xb]
         total = sum(k1 - k0 for k0, k1 in set(blocks))
-        if row.opcode == Opcode.READ_XB:
+        if row.opcode not in BY_WORDLINE:
             taken = sum(k1 - k0 for k0, k1 in set(blocks[row.b_row : row.b_row + row.b_col]))
         else:
             taken = total * row.b_col // max(k1 - k0 for k0, k1 in blocks)
@@ -140,7 +140,7 @@ class _Bounds:
         return grew
 
 
-_RELEVANT = frozenset((Opcode.READ_XB, Opcode.READ_ROW, Opcode.COPY, Opcode.ALU, Opcode.SEND))
+_RELEVANT = READS | {Opcode.COPY, Opcode.ALU, Opcode.SEND}
 
 
 def _repeats(tables: Tables, step: Step, since: Step | None) -> int:

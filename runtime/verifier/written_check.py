@@ -14,13 +14,10 @@ from itertools import pairwise
 from math import prod
 from typing import NamedTuple
 
-from cimc.runtime.program.opcodes import BufferKind, Opcode
+from cimc.runtime.program.opcodes import BY_WORDLINE, READS, WRITES, BufferKind, Opcode
 from cimc.runtime.verifier.addresses_check import set_wordlines
 from cimc.runtime.verifier.code import Decoded, Step
 from cimc.runtime.verifier.operands import Affine, Tables, accesses
-
-_READS = frozenset((Opcode.READ_XB, Opcode.READ_ROW))
-_WRITES = frozenset((Opcode.WRITE_XB, Opcode.WRITE_ROW))
 
 
 class _Region(NamedTuple):
@@ -65,9 +62,9 @@ def _check_stream(
     defined: dict[int, list[_Region]] = defaultdict(list)
     cells: dict[int, list[_Region]] = defaultdict(list)
     for step in steps:
-        if step.row.opcode in _READS or step.row.opcode in _WRITES:
+        if step.row.opcode in READS or step.row.opcode in WRITES:
             region = _cell_region(decoded, tables, step, wordlines)
-            if step.row.opcode in _WRITES:
+            if step.row.opcode in WRITES:
                 cells[step.row.xb].append(region)
             elif not _covered(region, cells[step.row.xb], None):
                 decoded.report(
@@ -100,7 +97,7 @@ def _cell_region(decoded: Decoded, tables: Tables, step: Step, wordlines: list[i
     first = tables.row_address(step, "b")
     count = step.row.b_col
     set_number = step.row.xb
-    if step.row.opcode in (Opcode.READ_XB, Opcode.WRITE_XB):
+    if step.row.opcode not in BY_WORDLINE:
         height = wordlines[set_number]
         return _Region(step, first, (0, count - 1), zero, (0, height), height)
     tiles = int(decoded.program["array_sets"]["tile_count"][set_number])

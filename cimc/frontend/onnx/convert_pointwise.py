@@ -1,4 +1,4 @@
-"""Relu, Clip, Add, Sum, Concat, Softmax."""
+"""Relu, Clip, Sum, Concat, Softmax."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 from cimc.dialects.graph import AddOp, ClipOp, ConcatOp, ReluOp, ReshapeOp, SoftmaxOp
 from cimc.dialects.graph_types import shape_of
 from cimc.frontend.onnx.builder import Builder, float_type
-from cimc.frontend.onnx.convert_products import channel_constant
 from cimc.frontend.onnx.node import Node, ToHost, axis_of
 
 
@@ -43,17 +42,6 @@ def _bound(build: Builder, node: Node, name: str, position: int) -> float | None
     # The least and the greatest float32 are the defaults before opset 11: no bound at all.
     unbounded = math.isinf(value) or abs(value) >= 3.4028234e38
     return None if unbounded else value
-
-
-def add(build: Builder, node: Node) -> None:
-    """``Add`` of two values of one shape; of a constant per channel, to be folded."""
-    if node.input(0) in build.constants or node.input(1) in build.constants:
-        channel_constant(build, node)
-        return
-    lhs, rhs = build.image_or_vector(node.input(0)), build.image_or_vector(node.input(1))
-    if shape_of(lhs) != shape_of(rhs):
-        raise ToHost(f"operands of shapes {shape_of(lhs)} and {shape_of(rhs)} are broadcast")
-    build.add(AddOp(lhs, rhs, float_type(shape_of(lhs)), tensors=[node.output]), node, node.output)
 
 
 def sum_of(build: Builder, node: Node) -> None:

@@ -15,7 +15,6 @@ from onnx import AttributeProto, NodeProto
 
 from cimc.diagnostics import UnsupportedError
 from cimc.dialects.graph import QuantizeOp
-from cimc.frontend.onnx import convert_pointwise, convert_pools, convert_products
 from cimc.frontend.onnx.builder import Builder, Constant
 from cimc.frontend.onnx.code_parameters import activation_type, parameters, stored_codes
 from cimc.frontend.onnx.convert_quantised import (
@@ -66,16 +65,18 @@ def _bias(build: Builder, node: Node, position: int, x_scale: int, weight: Store
 def _expand(
     build: Builder,
     node: Node,
-    convert: Callable[[Builder, Node], None],
     op_type: str,
     inputs: Sequence[str],
     attributes: Sequence[str] = (),
 ) -> None:
     """Append the real operator ``op_type`` on ``inputs``; its result is called like the node's."""
+    # The table of real operators stands in the module that imports this one.
+    from cimc.frontend.onnx.importer import CONVERTERS
+
     kept: list[AttributeProto] = [a for a in node.proto.attribute if a.name in attributes]
     proto = NodeProto(name=node.proto.name, op_type=op_type, input=inputs, output=[node.output])
     proto.attribute.extend(kept)
-    convert(build, Node.of(proto, node.index, node.name, node.opset, [node.output]))
+    CONVERTERS[op_type](build, Node.of(proto, node.index, node.name, node.opset, [node.output]))
 
 
 def _code_result(build: Builder, node: Node, scale: str, zero: str) -> None:
@@ -96,7 +97,7 @@ def qlinear_conv(build: Builder, node: Node) -> None:
         _bias(build, node, 8, 1, weight),
     ]
     kept = ("auto_pad", "dilations", "group", "pads", "strides", "kernel_shape")
-    _expand(build, node, convert_products.conv, "Conv", inputs, kept)
+    _expand(build, node, "Conv", inputs, kept)
     _code_result(build, node, node.input(6), node.input(7))
 
 
@@ -108,7 +109,7 @@ def qlinear_matmul(build: Builder, node: Node) -> None:
         _real_input(build, node, 0),
         _constant(build, f"{node.output}/{node.input(3)}/real", weight),
     ]
-    _expand(build, node, convert_products.matmul, "MatMul", inputs)
+    _expand(build, node, "MatMul", inputs)
     _code_result(build, node, node.input(6), node.input(7))
 
 
@@ -125,7 +126,7 @@ def qgemm(build: Builder, node: Node) -> None:
         raise ToHost(f"alpha {node.number('alpha', 1.0)} beside an integer bias")
     if node.input(7):
         activation_type(parameters(build, node.input(7), node.input(8)), None)
-    _expand(build, node, convert_products.gemm, "Gemm", inputs, ("alpha", "transA", "transB"))
+    _expand(build, node, "Gemm", inputs, ("alpha", "transA", "transB"))
     if node.input(7):
         _code_result(build, node, node.input(7), node.input(8))
 
@@ -134,7 +135,7 @@ def qlinear_add(build: Builder, node: Node) -> None:
     """com.microsoft's ``QLinearAdd`` of two values of one shape (docs/numerics.md section 0 rule 10)."""
     inputs = [_real_input(build, node, 0), _real_input(build, node, 3)]
     activation_type(parameters(build, node.input(6), node.input(7)), None)
-    _expand(build, node, convert_pointwise.add, "Add", inputs)
+    _expand(build, node, "Add", inputs)
     _code_result(build, node, node.input(6), node.input(7))
 
 
@@ -143,7 +144,7 @@ def qlinear_average_pool(build: Builder, node: Node) -> None:
     _channels_first(node)
     activation_type(parameters(build, node.input(3), node.input(4)), None)
     kept = ("auto_pad", "ceil_mode", "count_include_pad", "kernel_shape", "pads", "strides")
-    _expand(build, node, convert_pools.average_pool, "AveragePool", [_real_input(build, node, 0)], kept)
+    _expand(build, node, "AveragePool", [_real_input(build, node, 0)], kept)
     _code_result(build, node, node.input(3), node.input(4))
 
 
@@ -152,7 +153,7 @@ def qlinear_global_average_pool(build: Builder, node: Node) -> None:
     _channels_first(node)
     activation_type(parameters(build, node.input(3), node.input(4)), None)
     inputs = [_real_input(build, node, 0)]
-    _expand(build, node, convert_pools.global_average_pool, "GlobalAveragePool", inputs)
+    _expand(build, node, "GlobalAveragePool", inputs)
     _code_result(build, node, node.input(3), node.input(4))
 
 
@@ -165,7 +166,7 @@ def qlinear_concat(build: Builder, node: Node) -> None:
     """com.microsoft's ``QLinearConcat``: output scale and zero point, then three inputs an operand."""
     activation_type(parameters(build, node.input(0), node.input(1)), None)
     operands = [_real_input(build, node, position) for position in range(2, len(node.proto.input), 3)]
-    _expand(build, node, convert_pointwise.concat, "Concat", operands, ("axis",))
+    _expand(build, node, "Concat", operands, ("axis",))
     _code_result(build, node, node.input(0), node.input(1))
 
 

@@ -25,6 +25,7 @@ from cimc.frontend.onnx.fold import dense, fold
 from cimc.frontend.onnx.host import constant_to_host, to_host
 from cimc.frontend.onnx.names import node_name
 from cimc.frontend.onnx.node import Node, ToHost
+from cimc.frontend.onnx.real_converters import REAL_CONVERTERS
 from cimc.frontend.onnx.source import STANDARD_DOMAINS, opset_of, read_model
 from cimc.frontend.onnx.structure import graph_inputs, node_inputs, ordered_nodes
 from cimc.frontend.onnx.types import tensor_type
@@ -35,24 +36,14 @@ Converter = Callable[[Builder, Node], None]
 CONVERTERS: Mapping[str, Converter] = MappingProxyType(
     {
         "Conv": convert_products.conv,
-        "Gemm": convert_products.gemm,
-        "MatMul": convert_products.matmul,
         "BatchNormalization": convert_products.batch_norm,
-        "Sub": convert_products.channel_constant,
-        "Mul": convert_products.channel_constant,
-        "Div": convert_products.channel_constant,
-        "Add": convert_pointwise.add,
         "Sum": convert_pointwise.sum_of,
         "Relu": convert_pointwise.relu,
         "Clip": convert_pointwise.clip,
-        "Concat": convert_pointwise.concat,
-        "Softmax": convert_pointwise.softmax,
         "MaxPool": convert_pools.max_pool,
         "AveragePool": convert_pools.average_pool,
         "GlobalAveragePool": convert_pools.global_average_pool,
         "GlobalMaxPool": convert_pools.global_max_pool,
-        "ReduceMean": convert_pools.reduce_mean,
-        "Pad": convert_shapes.pad,
         "Reshape": convert_shapes.reshape,
         "Flatten": convert_shapes.flatten,
         "Squeeze": convert_shapes.squeeze,
@@ -60,6 +51,7 @@ CONVERTERS: Mapping[str, Converter] = MappingProxyType(
         "Identity": convert_shapes.identity,
         "Dropout": convert_shapes.dropout,
         "Cast": convert_shapes.cast,
+        **REAL_CONVERTERS,
     }
 )
 """Operators of the standard domain that are more than a host operator."""

@@ -1,0 +1,206 @@
+"""Operators that only move elements: each becomes the index of where every element comes from.
+
+Where that is, onnxruntime says: it runs the node on the numbers of the elements instead of the elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto
+from xdsl.dialects.builtin import TensorType
+from xdsl.ir import SSAValue
+
+from cimc.dialects.graph import IndexMapOp, QuantType
+from cimc.dialects.graph_types import shape_of, tensor
+from cimc.frontend.onnx.builder import Builder
+from cimc.frontend.onnx.node import Node, ToHost
+from cimc.frontend.onnx.structure import node_inputs
+from cimc.frontend.onnx.submodel import Typed, one_node_model, run_session, session_or_error
+
+Index = npt.NDArray[np.int64]
+
+_WIDE, _SINGLE, _DOUBLE = TensorProto.INT64, TensorProto.INT32, TensorProto.DOUBLE
+
+MOVES: Mapping[str, tuple[tuple[int, ...] | None, int]] = MappingProxyType(
+    {
+        "Transpose": ((0,), _WIDE),
+        "Slice": ((0,), _WIDE),
+        "Split": ((0,), _WIDE),
+        "Concat": (None, _WIDE),
+        "Pad": ((0, 2), _WIDE),
+        "Expand": ((0,), _WIDE),
+        "Tile": ((0,), _WIDE),
+        "Gather": ((0,), _WIDE),
+        "GatherElements": ((0,), _WIDE),
+        "GatherND": ((0,), _WIDE),
+        "Trilu": ((0,), _WIDE),
+        "Where": ((1, 2), _WIDE),
+        "DepthToSpace": ((0,), _DOUBLE),
+        "SpaceToDepth": ((0,), _DOUBLE),
+        "Resize": ((0,), _SINGLE),
+        "Upsample": ((0,), _SINGLE),
+    }
+)
+"""By operator: which inputs are data (``None``: all), and an element type onnxruntime takes for them."""
+
+
+def move(build: Builder, node: Node) -> None:
+    """A node of :data:`MOVES`, its other inputs constant; data may be values or constants."""
+    _check_moves_only(node)
+    positions, code = MOVES[node.op_type]
+    given = range(len(node.proto.input)) if positions is None else positions
+    data = tuple(dict.fromkeys(n for n in map(node.input, given) if n))
+    for name in node_inputs(node.proto):
+        if name not in build.constants and name not in data:
+            raise ToHost(f"its operand {name!r} is computed at run time")
+    values = [name for name in data if name not in build.constants]
+    fixed = [name for name in data if name in build.constants]
+    element = tensor(build.known(values[0])).get_element_type()
+    if any(tensor(build.known(n)).get_element_type() != element for n in values) or (
+        fixed and str(element) != "f32"
+    ):
+        raise ToHost("its operands have different elements, or constants that are not f32")
+    if isinstance(element, QuantType) or any(0 in shape_of(build.values[n]) for n in values):
+        raise ToHost("an operand is empty or holds codes")
+    constants = [build.any_float_constant(name, "operand") for name in fixed]
+    numbers, first = {}, 1  # 0 is what the operator fills in itself
+    for name, shape in [
+        *((n, shape_of(build.values[n])) for n in values),
+        *((n, c.shape) for n, c in zip(fixed, constants, strict=True)),
+    ]:
+        numbers[name] = np.arange(first, first + prod(shape), dtype=np.int64).reshape(shape)
+        first += prod(shape)
+    constant = np.concatenate([c.reshape(-1) for c in constants]) if constants else np.zeros(0, np.float32)
+    for name, index in zip(node.results, _moved(build, node, numbers, code), strict=True):
+        if not index.size:
+            raise ToHost(f"its result {name!r} is empty")
+        add_move(build, node, [build.values[n] for n in values], index - 1, name, constant)
+
+
+def _check_moves_only(node: Node) -> None:
+    """Raise :class:`ToHost` for modes of an operator that compute."""
+    if node.op_type in ("Resize", "Upsample") and node.text("mode", "nearest") != "nearest":
+        raise ToHost(f"it interpolates ({node.text('mode', '')}); only nearest moves elements")
+    if node.op_type == "Pad" and node.number("value", 0.0) != 0.0:
+        raise ToHost("it fills with a value other than 0")
+
+
+def _moved(build: Builder, node: Node, numbers: Mapping[str, Index], code: int) -> list[Index]:
+    """The results of ``node`` on the numbers of the elements."""
+    dtype = np.dtype({_WIDE: np.int64, _SINGLE: np.int32, _DOUBLE: np.float64}[code])
+    if max(int(n.max(initial=0)) for n in numbers.values()) >= 1 << 31 and dtype == np.int32:
+        raise ToHost("it has more elements than 32 bits number")
+    operands = {name: Typed(code, index.shape) for name, index in numbers.items()}
+    constants = {
+        name: build.constants[name].proto
+        for name in node_inputs(node.proto)
+        if name in build.constants and name not in numbers
+    }
+    model = one_node_model(node, build.model, operands, constants)
+    found = run_session(
+        session_or_error(model), {n: i.astype(dtype) for n, i in numbers.items()}, node.results
+    )
+    return [np.asarray(array).astype(np.int64) for array in found]
+
+
+def add_move(
+    build: Builder,
+    node: Node,
+    operands: Sequence[SSAValue],
+    index: Index,
+    name: str,
+    constant: npt.NDArray[np.float32] | None = None,
+) -> SSAValue:
+    """Append ``graph.index_map``: the result ``name`` takes element ``index`` of all ``operands`` and ``constant``.
+
+    An index of -1 is a zero.
+    """
+    held = np.zeros(0, np.float32) if constant is None else constant
+    if np.any(index < 0):
+        total = sum(prod(shape_of(v)) for v in operands) + held.size
+        index, held = np.where(index < 0, total, index), np.append(held, np.float32(0.0))
+    element = tensor(operands[0]).get_element_type()
+    if held.size and str(element) != "f32":
+        raise ToHost(f"it fills in zeros between elements {element}")
+    frame = _frame_index(operands, index)
+    op = IndexMapOp(
+        operands,
+        TensorType(element, index.shape),
+        index=build.put(f"{node.name}.index", index if frame is None else frame),
+        constant=build.put(f"{node.name}.elements", held.astype(np.float32)) if held.size else None,
+        per_frame=frame is not None,
+        tensors=[name],
+    )
+    build.add(op, node, name)
+    return op.result
+
+
+def _frame_index(operands: Sequence[SSAValue], index: Index) -> Index | None:
+    """The index within one entry of axis 0, if that is a batch whose entries stay apart."""
+    batch = index.shape[0] if index.ndim > 1 else 0
+    if not batch or any(shape_of(v)[:1] != (batch,) or len(shape_of(v)) < 2 for v in operands):
+        return None
+    starts = np.cumsum([0, *(prod(shape_of(v)) for v in operands)])
+    own = np.cumsum([0, *(prod(shape_of(v)[1:]) for v in operands)])
+    part = np.searchsorted(starts, index, side="right") - 1
+    inside = part < len(operands)
+    entry = np.arange(batch).reshape(-1, *[1] * (index.ndim - 1))
+    sizes = np.append(own[1:] - own[:-1], 1)
+    local = index - starts[part]
+    frame = own[part] + np.where(inside, local % sizes[part], local)
+    if np.any(inside & (local // sizes[part] != entry)) or np.any(frame != frame[:1]):
+        return None
+    return frame[0]
+
+
+def numbered(x: SSAValue) -> Index:
+    """The numbers of the elements of ``x``, in its shape."""
+    return np.arange(prod(shape_of(x)), dtype=np.int64).reshape(shape_of(x))
+
+
+def rearrange(
+    build: Builder, node: Node, x: SSAValue, how: Callable[[Index], npt.NDArray[Any]], name: str
+) -> SSAValue:
+    """``x`` moved as ``how`` moves an array of its shape; ``x`` itself where that changes nothing."""
+    before = numbered(x)
+    after = np.ascontiguousarray(how(before))
+    if after.shape == before.shape and np.array_equal(after, before):
+        return x
+    return add_move(build, node, [x], after, name)
+
+
+def embed(build: Builder, node: Node) -> bool:
+    """``Gather`` of rows of a constant table by indices of run time; whether the node is one."""
+    from cimc.dialects.graph import LookupOp, ReshapeOp
+    from cimc.frontend.onnx.builder import float_type
+
+    table, ids = build.constant(node.input(0)), build.values.get(node.input(1))
+    if table is None or ids is None:
+        return False
+    if table.dtype != np.float32 or node.integer("axis", 0) or table.ndim < 1 or not table.size:
+        raise ToHost(f"it picks from constants {table.dtype} along axis {node.integer('axis', 0)}")
+    if not shape_of(ids) or str(tensor(ids).get_element_type()) not in ("i32", "i64"):
+        raise ToHost("its indices are a scalar, or not i32 or i64")
+    depth = prod(table.shape[1:])
+    stored = build.put(f"{node.name}.table", table.reshape(len(table), depth))
+    name = node.output if table.ndim == 2 else f"{node.output}/rows"
+    op = LookupOp(ids, depth, table=stored, tensors=[name])
+    build.add(op, node, name)
+    if table.ndim != 2:
+        extents = float_type((*shape_of(ids), *table.shape[1:]))
+        build.add(ReshapeOp(op.result, extents, tensors=[node.output]), node, node.output)
+    return True
+
+
+def gather(build: Builder, node: Node) -> None:
+    """``Gather``: rows of a table by run-time indices, or elements by constant ones."""
+    if not embed(build, node):
+        move(build, node)
+
+

@@ -1,0 +1,39 @@
+"""The index of a move between rows: from elements numbered in ONNX order to elements numbered row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cimc.dialects.row_layout import RowLayout
+
+Index = npt.NDArray[np.int64]
+
+
+def flat_numbers(layout: RowLayout) -> Index:
+    """The ONNX number of every element of the rows, in the rows' shape."""
+    rows, positions, channels = (np.arange(extent, dtype=np.int64) for extent in layout.shape)
+    return (
+        (rows * layout.row_stride)[:, np.newaxis, np.newaxis]
+        + (positions * layout.pos_stride)[:, np.newaxis]
+        + channels * layout.chan_stride
+    )
+
+
+def row_index(index: npt.NDArray[Any], sources: Sequence[RowLayout], target: RowLayout) -> Index:
+    """``index`` of ``graph.index_map`` for one frame, as ``mem.index_map`` takes it."""
+    numbers: list[Index] = []
+    first = 0
+    for layout in sources:
+        onnx = flat_numbers(layout).reshape(-1)
+        place = np.empty(onnx.size, np.int64)
+        place[onnx] = np.arange(first, first + onnx.size)
+        numbers.append(place)
+        first += onnx.size
+    flat = index.reshape(-1)
+    constants = max(0, int(flat.max(initial=0)) + 1 - first)
+    numbers.append(np.arange(first, first + constants, dtype=np.int64))
+    return np.concatenate(numbers)[flat[flat_numbers(target)]]
