@@ -136,4 +136,7 @@ def joined(parts: list[RunResult]) -> RunResult:
         join([p.outputs for p in parts]),
         join([p.integer_outputs for p in parts]),
         join([p.taps for p in parts]),
+        sum(p.array_macs for p in parts),
+        sum(p.total_macs for p in parts),
+        sum(p.executed_instructions for p in parts),
     )

@@ -507,7 +507,20 @@ class ConcatOp(CimOperation):
 
 Cim = Dialect(
     "cim",
-    [WriteXbOp, WriteRowOp, WriteCoreOp, ReadXbOp, ReadRowOp, ReadCoreOp, RequantiseOp, DcomOp, RealOp, YieldOp, StageOp, ConcatOp],
+    [
+        WriteXbOp,
+        WriteRowOp,
+        WriteCoreOp,
+        ReadXbOp,
+        ReadRowOp,
+        ReadCoreOp,
+        RequantiseOp,
+        DcomOp,
+        RealOp,
+        YieldOp,
+        StageOp,
+        ConcatOp,
+    ],
     [FunctionAttr, WindowAttr, CodingAttr, ArraysType],
 )
 
@@ -527,7 +540,18 @@ MAPPED_LEVEL = Level(
         ),
         **{
             op: (Rule("meta-operators stand in a stage", lambda op: isinstance(op.parent_op(), StageOp)),)
-            for op in (WriteXbOp, WriteRowOp, WriteCoreOp, ReadXbOp, ReadRowOp, ReadCoreOp, RequantiseOp, DcomOp, RealOp, YieldOp)
+            for op in (
+                WriteXbOp,
+                WriteRowOp,
+                WriteCoreOp,
+                ReadXbOp,
+                ReadRowOp,
+                ReadCoreOp,
+                RequantiseOp,
+                DcomOp,
+                RealOp,
+                YieldOp,
+            )
         },
     },
 )

@@ -20,7 +20,16 @@ from xdsl.ir import Operation, SSAValue
 from cimc.backends.schema import Architecture
 from cimc.diagnostics import CimError, UnsupportedError, UsageError, raise_all
 from cimc.dialects.base import located
-from cimc.dialects.cim import ConcatOp, DcomOp, ReadCoreOp, ReadRowOp, ReadXbOp, RequantiseOp, StageOp, YieldOp
+from cimc.dialects.cim import (
+    ConcatOp,
+    DcomOp,
+    ReadCoreOp,
+    ReadRowOp,
+    ReadXbOp,
+    RequantiseOp,
+    StageOp,
+    YieldOp,
+)
 from cimc.dialects.cim_real import RealOp
 from cimc.dialects.graph import main_function
 from cimc.dialects.graph_types import quant_of

@@ -34,6 +34,13 @@ from cimc.passes.schedule.sum_bounds import accumulator_bits, largest_sum
 from cimc.runtime.crossbar.coding import Coding, constant_correction, converter_range
 from cimc.runtime.numerics.digital import code_dtype
 
+_META_OPERATORS: dict[str, tuple[type[Write], type[Read]]] = {
+    "core": (WriteCoreOp, ReadCoreOp),
+    "crossbar": (WriteXbOp, ReadXbOp),
+    "wordline": (WriteRowOp, ReadRowOp),
+}
+"""Write and read of each computing mode."""
+
 
 _META_OPERATORS: dict[str, tuple[type[Write], type[Read]]] = {
     "core": (WriteCoreOp, ReadCoreOp),

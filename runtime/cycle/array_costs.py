@@ -77,7 +77,7 @@ class ArrayCosts:
         self._parts: dict[tuple[tuple[Block, ...], bool, int, int], tuple[Part, ...]] = {}
 
     def read(self, array_set: int, by_row: bool, first: int, count: int) -> ArrayCost:
-        """One window of ``read_xb``, ``read_core`` (tiles from ``first``) or ``read_row`` (wordlines from ``first`` of every tile)."""
+        """One window of ``read_xb``, ``read_core`` (tiles from ``first``) or ``read_row`` (wordlines of every tile)."""
         return self._cost(True, array_set, by_row, first, count)
 
     def write(self, array_set: int, by_row: bool, first: int, count: int) -> ArrayCost:

@@ -127,7 +127,9 @@ def _bind(
     if opcode in READS:
         read = shared.reads.read(frame, row)
         action = read_walking(read, frame.counters) if shared.walk else read_once(read, frame.counters)
-        return _always(action, following), (Tally(row.node, read.positions, read.positions * read.reader.macs),)
+        return _always(action, following), (
+            Tally(row.node, read.positions, read.positions * read.reader.macs),
+        )
     return _always(_bind_action(opcode, frame, row, shared), following), _tally(row)
 
 

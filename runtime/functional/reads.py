@@ -55,7 +55,7 @@ class ReadBinder:
         return lambda: arrays.write(array_set, pieces)
 
     def read(self, frame: Frame, row: Row) -> BoundRead:
-        """``read_xb``, ``read_row`` or ``read_core``. BoundsError when window, array set and ``n`` do not fit together."""
+        """``read_xb``, ``read_row`` or ``read_core``. BoundsError when window, set and ``n`` do not fit together."""
         array_set = self.arrays.array_set(row.xb)
         shape = window_shape(frame.program, row.imm)
         if shape.size != array_set.rows:
@@ -98,9 +98,7 @@ def read_walking(read: BoundRead, counters: list[int]) -> Action:
             one(position)
 
     def one(position: int) -> None:
-        window = walk_window(
-            read.source.buffer, row(), col() + position * read.shape.pos_step, read.shape
-        )
+        window = walk_window(read.source.buffer, row(), col() + position * read.shape.pos_step, read.shape)
         sums = read.reader.walk(window)[0].tolist()
         at_row, at_col = dst_row(), dst_col() + position * read.columns
         kind = np.iinfo(read.dst.buffer.data.dtype)

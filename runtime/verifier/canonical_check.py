@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from cimc.runtime.program.opcodes import AluFunction, BufferKind, Opcode
+from cimc.runtime.program.opcodes import READS, AluFunction, BufferKind, Opcode
 from cimc.runtime.program.rows import Row
 from cimc.runtime.program.tables import IMAGES, NONE, Program
 from cimc.runtime.verifier.findings import Finding
@@ -30,8 +30,10 @@ _USED: Mapping[int, frozenset[str]] = MappingProxyType(
         Opcode.LOOP: frozenset(("func", "n")),
         Opcode.WRITE_XB: _RANGE,
         Opcode.WRITE_ROW: _RANGE,
+        Opcode.WRITE_CORE: _RANGE,
         Opcode.READ_XB: _READ,
         Opcode.READ_ROW: _READ,
+        Opcode.READ_CORE: _READ | {"m"},
         Opcode.COPY: _DST | _A | {"imm"},
         Opcode.SEND: _A | _ROW | {"dst", "dst_col", "n", "m", "imm"},
         Opcode.RECV: frozenset(("a", "n")),
@@ -152,11 +154,15 @@ def _buffers(program: Program) -> Iterator[Finding]:
 
 
 def _windows(program: Program) -> Iterator[Finding]:
-    """Steps of an extent of one are neutral; what only reads or only pools use is neutral for the others."""
+    """Steps of an extent of one are neutral; what only some instructions use is neutral for the others.
+
+    ``pos_step`` is used by pools and by reads of more than one window (``read_core``).
+    """
     names = ("kh", "row_step", "kw", "col_step", "c", "lo", "hi", "pos_step")
     windows = [program["windows"][name].tolist() for name in names]
     instructions = program["instructions"]
-    reads = np.isin(instructions["opcode"], (Opcode.READ_XB, Opcode.READ_ROW))
+    reads = np.isin(instructions["opcode"], sorted(READS))
+    sliding = bool((instructions["opcode"] == Opcode.READ_CORE).any())
     read = set(instructions["imm"][reads & (instructions["imm"] >= 0)].tolist())
     # Windows that contexts choose by a parameter belong to reads as well.
     chosen = bool((instructions["imm"][reads] < NONE).any())
@@ -175,7 +181,7 @@ def _windows(program: Program) -> Iterator[Finding]:
             problems.append(
                 f"rows of the window outside its cut [{lo}, {hi}) are not needed; shift or shorten it"
             )
-        if pos_step and index not in pooled and (chosen or index in read):
+        if pos_step and not sliding and index not in pooled and (chosen or index in read):
             problems.append(f"a read takes one position, pos_step must be 0, given {pos_step}")
         for problem in problems:
             yield Finding("P015", "-", NONE, NONE, f"windows[{index}]: {problem}")
