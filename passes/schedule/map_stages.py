@@ -101,9 +101,9 @@ class _Mapper:
                 break
         raise_all(errors)
         for name, value in zip(self.outputs, self.returned, strict=True):
-            source = value
-            if isinstance(value, OpResult) and value.op in self.absorbed:
-                source = value.op.operands[0]
+            # Codes leave with their scale in the I/O table, whether or not the model uses the reals as well.
+            coded = isinstance(value, OpResult) and isinstance(value.op, graph.DequantizeOp)
+            source = value.op.operands[0] if isinstance(value, OpResult) and coded else value
             self._add(OutputOp(name, frame_shape(shape_of(value)), self._rows(source)))
         self.block.add_op(ReturnOp())
         return self.block

@@ -79,6 +79,8 @@ class HostSessions:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
+        # As the interpreters run it: graph optimisation may change the last bit.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = onnxruntime.InferenceSession(
             self._loader(operator.model), options, providers=["CPUExecutionProvider"]
         )
