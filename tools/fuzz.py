@@ -2,8 +2,8 @@
 
     python -m tools.fuzz --count 2000 --seed 0
 
-Every case runs in a process of its own with 30 seconds and 4 GiB. A traceback, a crash, a hang or running out of memory is
-a failure; failing inputs are kept in ``--keep`` and the command exits 1.
+Every case runs in a process of its own with 30 seconds and 4 GiB. A traceback, a crash, a hang or running out of
+memory is a failure; failing inputs are kept in ``--keep`` and the command exits 1.
 """
 
 from __future__ import annotations
