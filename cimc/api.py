@@ -27,6 +27,9 @@ from cimc.runtime.program import Program
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+    from xdsl.dialects.builtin import ModuleOp
+
+    from cimc.dialects.context import CimContext
 
 Array = npt.NDArray[Any]
 
@@ -127,6 +130,13 @@ class Artifact:
     def weights(self) -> Mapping[str, Array]:
         """The weight image: integer matrices (K, N) by name."""
         return self._parts.weights
+
+    def level(self, name: str) -> tuple[ModuleOp, CimContext]:
+        """The module of a level (``graph``, ``quantised``, ``mapped``, ``isa``) and the context with its arrays.
+
+        Raises ``UsageError`` when the artifact does not hold it.
+        """
+        return self._parts.level(name)
 
     def run(
         self,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from xdsl.dialects.builtin import TensorType, i32, i64
 from xdsl.ir import Block, Operation, OpResult, SSAValue
 
-from cimc.diagnostics import UnsupportedError
+from cimc.diagnostics import UnsupportedError, UsageError
 from cimc.dialects import graph, graph_types
 from cimc.dialects.base import located
 from cimc.dialects.cim import (
@@ -82,6 +82,8 @@ def coding_attr(coding: Coding) -> CodingAttr:
 def coding_of(attr: CodingAttr) -> Coding:
     """The coding an attribute carries. Raises ``UsageError`` when it is not legal."""
     fields: dict[str, Any] = dict(attr.fields)
+    if fields["column_flip"] not in (0, 1):
+        raise UsageError(f"column_flip is 0 or 1, not {fields['column_flip']}", where="coding")
     fields["column_flip"] = bool(fields["column_flip"])
     return Coding(**fields)
 

@@ -1,22 +1,33 @@
-"""Checks of array sets: crossbars, tiles, codings, groups, and that the weight image is fully used (P060 to P067)."""
+"""Checks of array sets: crossbars, tiles, codings, groups, and that the weight image is fully used (P060 to P068)."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cimc.diagnostics import CimError
-from cimc.runtime.crossbar.coding import Coding
+from cimc.runtime.crossbar.coding import Coding, converter_range
 from cimc.runtime.program.opcodes import READS
 from cimc.runtime.verifier.code import Decoded
 from cimc.runtime.verifier.tables_check import Machine
 
 Block = tuple[int, int, int, int]
 """k0, k1, n0, n1."""
+
+_MACHINE_FIELDS = (
+    "weight_encoding",
+    "column_flip",
+    "cell_bits",
+    "input_encoding",
+    "dac_bits",
+    "parallel_rows",
+    "subtract",
+)
+"""Fields of a coding that have a key of the same name in the machine's ``crossbar`` section."""
 
 
 def read_codings(decoded: Decoded) -> list[Coding | None]:
@@ -82,6 +93,8 @@ def check_arrays(
                 "P063", f"tiles of array set {number} do not tile its {rows} x {columns} block", node=node
             )
         if coding is not None:
+            for problem in foreign_fields(coding, decoded.program.machine["crossbar"]):
+                decoded.report("P068", f"array set {number}: {problem}", node=node)
             steps = decoded.program["steps"]["h"][sets["step_first"][number] :][: coding.step_count]
             if len(steps) < coding.step_count or (len(steps) and int(steps.min()) < 1):
                 decoded.report(
@@ -93,6 +106,18 @@ def check_arrays(
         if coding is not None and weights is not None:
             _check_weights(decoded, coding, number, weights)
     _check_image(decoded, sets, weights_shapes)
+
+
+def foreign_fields(coding: Coding, crossbar: Mapping[str, Any]) -> Iterator[str]:
+    """Numbers of a coding that are the machine's to decide and differ from it, in words."""
+    given = {name: crossbar[name] for name in _MACHINE_FIELDS if name in crossbar}
+    if "adc_bits" in crossbar:
+        names = ("converter_lo", "converter_hi", "converter_zero")
+        signed = bool(crossbar.get("adc_signed"))
+        given |= dict(zip(names, converter_range(crossbar["adc_bits"], signed), strict=True))
+    for name, value in given.items():
+        if getattr(coding, name) != value:
+            yield f"{name} is {value} on this machine, the coding says {getattr(coding, name)}"
 
 
 def _check_tile(

@@ -58,7 +58,6 @@ class Function:
     extent_b: _Extent | None = None
 
 
-
 def _functions(names: list[str], function: Function) -> dict[AluFunction, Function]:
     return dict.fromkeys((AluFunction[name.upper()] for name in names), function)
 
