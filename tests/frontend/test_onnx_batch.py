@@ -10,7 +10,6 @@ import pytest
 from onnx import ModelProto, helper
 
 from cimc.dialects.context import CimContext
-from cimc.dialects.graph import HostOp
 from cimc.dialects.weights import WeightStore
 from cimc.frontend.onnx import import_onnx
 from cimc.interpreters.graph import run_graph
@@ -102,7 +101,6 @@ def imported(model: Make, case: Any) -> tuple[Any, WeightStore]:
 def test_parallel_operators_give_the_same_image_by_image(model: Make, case: Any) -> None:
     """The model for one image, made by rebinding, computes each image of the batch."""
     module, store = imported(model, case)
-    assert any(isinstance(op, HostOp) for op in module.walk())
     assert is_batch_parallel(module)
     x = np.random.default_rng(2).normal(size=(IMAGES, *case[3])).astype(np.float32)
     whole = run_graph(module, store, {"x": x})
@@ -111,7 +109,7 @@ def test_parallel_operators_give_the_same_image_by_image(model: Make, case: Any)
     for index in range(IMAGES):
         alone = run_graph(module, store, {"x": x[index : index + 1]})
         for name, array in alone.items():
-            np.testing.assert_allclose(array, whole[name][index : index + 1], rtol=0, atol=1e-6)
+            np.testing.assert_allclose(array, whole[name][index : index + 1], rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("case", MIXING, ids=lambda case: case[0])

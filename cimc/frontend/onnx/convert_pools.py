@@ -9,7 +9,7 @@ from cimc.frontend.onnx.builder import Builder, float_type
 from cimc.frontend.onnx.node import Node, ToHost, axis_of
 from cimc.frontend.onnx.windows import fold_ceil, resolve_pads
 
-_Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, int, int, int], tuple[int, ...], tuple[int, ...]]
+_Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 def _window(node: Node, given: tuple[int, ...]) -> tuple[_Window, bool]:

@@ -1,4 +1,4 @@
-"""Conv, Gemm, MatMul by a constant; per-channel factors and terms that fold into them."""
+"""Gemm, MatMul by a constant; per-channel factors and terms that fold into them."""
 
 from __future__ import annotations
 
@@ -8,63 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cimc.dialects.graph import AffineOp, ConvOp, GemmOp
-from cimc.dialects.graph_base import window_extents
 from cimc.dialects.graph_types import shape_of
 from cimc.frontend.onnx.builder import Builder, float_type
 from cimc.frontend.onnx.host import host_model
 from cimc.frontend.onnx.node import Node, ToHost
 from cimc.frontend.onnx.product_weights import as_matrix, codes_of, store_product, swapped, times
 from cimc.frontend.onnx.stored_codes import StoredCodes
-from cimc.frontend.onnx.windows import resolve_pads
-
-
-def conv(build: Builder, node: Node) -> None:
-    """``Conv`` on images with constant weights; groups are kept, a border of zeros before it is its own."""
-    name, border = build.zero_pads.get(node.input(0), (node.input(0), (0, 0, 0, 0)))
-    if node.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        name, border = node.input(0), (0, 0, 0, 0)
-    x = build.image_or_vector(name)
-    given = shape_of(x)
-    if len(given) != 4:
-        raise ToHost(f"a convolution over {len(given) - 2} spatial dimensions, the arrays take 2")
-    weight = build.float_constant(node.input(1), "weight")
-    bias = build.float_constant(node.input(2), "bias") if node.input(2) else None
-    if weight.ndim != 4:
-        raise ToHost(f"weight of shape {weight.shape} does not fit the input {given}")
-    kernel = weight.shape[2:]
-    strides = node.integers("strides", (1, 1))
-    dilations = node.integers("dilations", (1, 1))
-    group = node.integer("group", 1)
-    own = resolve_pads(node, given[2:], kernel, strides, dilations)
-    pads = tuple(mine + theirs for mine, theirs in zip(own, border, strict=True))
-    if min(pads) < 0:
-        raise ToHost(f"negative pads {pads}")
-    extents = window_extents(given[2:], kernel, strides, pads, dilations)
-    if weight.shape[1] * group != given[1] or min(extents) < 1:
-        raise ToHost(f"weight of shape {weight.shape} in {group} groups does not fit the input {given}")
-    stored = store_product(
-        build,
-        node,
-        weight,
-        bias,
-        0,
-        weight_codes=codes_of(build, node.input(1)),
-        bias_codes=codes_of(build, node.input(2)),
-    )
-    op = ConvOp(
-        x,
-        float_type((given[0], weight.shape[0], *extents)),
-        weight=stored.weight,
-        bias=stored.bias,
-        kernel=kernel,
-        strides=strides,
-        pads=pads,
-        dilations=dilations,
-        group=group,
-        tensors=[node.output],
-        codes=stored.codes,
-    )
-    build.add(op, node, node.output)
 
 
 def gemm(build: Builder, node: Node) -> None:

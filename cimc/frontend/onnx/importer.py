@@ -16,7 +16,14 @@ from cimc.diagnostics import CimError, UnsupportedError, raise_all
 from cimc.dialects.graph import main_module
 from cimc.dialects.levels import check_level
 from cimc.dialects.weights import WeightStore
-from cimc.frontend.onnx import convert_pointwise, convert_pools, convert_products, convert_shapes
+from cimc.frontend.onnx import (
+    convert_convolutions,
+    convert_pointwise,
+    convert_pools,
+    convert_products,
+    convert_shapes,
+    convert_transposed,
+)
 from cimc.frontend.onnx.bindings import bind_inputs
 from cimc.frontend.onnx.builder import Builder, Constant, at_node, value_hint
 from cimc.frontend.onnx.convert_qoperators import QUANTISED_CONVERTERS
@@ -35,7 +42,8 @@ Converter = Callable[[Builder, Node], None]
 
 CONVERTERS: Mapping[str, Converter] = MappingProxyType(
     {
-        "Conv": convert_products.conv,
+        "Conv": convert_convolutions.conv,
+        "ConvTranspose": convert_transposed.conv_transpose,
         "BatchNormalization": convert_products.batch_norm,
         "Sum": convert_pointwise.sum_of,
         "Relu": convert_pointwise.relu,
