@@ -34,10 +34,14 @@ from cimc.dialects.weights import WeightRefAttr
 from cimc.interpreters.mapped import execute_mapped
 from cimc.mapping_options import MappingOptions
 from cimc.passes.lower.lower_bodies import LowerBodies
+from cimc.passes.place.network import COLUMNS
 from cimc.runtime.verifier import check_program
 
 FRAMES = 8
 """Frames of a run; those of the calibration, so that clamps are reached."""
+SUBJECTS = (("digits", "isaac", 2), ("resnet-cifar-20", "puma", 1))
+"""Network, machine and copies of what is mutated."""
+
 MUTABLE = (IntegerAttr, IntsAttr, WindowAttr, CodingAttr, WeightRefAttr)
 REJECTIONS = (CimError, VerifyException, ValueError, KeyError, IndexError, AssertionError)
 """How operation verifiers, lowering and interpreters refuse a wrong module."""
@@ -89,7 +93,11 @@ def _changed_array(
     attr: WeightRefAttr, ctx: CimContext, generator: np.random.Generator, delta: int
 ) -> WeightRefAttr:
     array = np.array(ctx.store.array(attr.key.data))
-    index = tuple(int(generator.integers(extent)) for extent in array.shape)
+    extents = list(array.shape)
+    if attr.key.data.endswith(".place"):
+        # Another core or crossbar is another valid placement, unless taken, which tools.mutate tries.
+        extents[1] = COLUMNS.index("core")
+    index = tuple(int(generator.integers(extent)) for extent in extents)
     if array.dtype.kind == "f":
         array[index] *= 1.5
     elif array.dtype == np.int8:
@@ -128,21 +136,21 @@ def judge(
 def main(count: int, seed: int) -> None:
     """Mutate the mapped level and report what became of each change."""
     generator = np.random.default_rng(seed)
-    shape = models.network("digits").shape
-    with tempfile.TemporaryDirectory() as folder:
-        model = models.export_onnx("digits", Path(folder) / "digits.onnx")
-        calibration = {"x": models.images(FRAMES, shape, seed=1)}
-        subjects = [
-            cimc.compile(model, machine, calibration=calibration, mapping=MappingOptions(copies=copies))
-            for machine, copies in (("isaac", 1), ("puma", 2))
-        ]
-    x = models.images(FRAMES, shape, seed=1)
-    levels = [subject.level("mapped") for subject in subjects]
-    expected = [outputs(module, ctx, x) for module, ctx in levels]
+    levels: list[tuple[ModuleOp, CimContext]] = []
+    frames: list[npt.NDArray[Any]] = []
+    for name, machine, copies in SUBJECTS:
+        frames.append(models.images(FRAMES, models.network(name).shape, seed=1))
+        with tempfile.TemporaryDirectory() as folder:
+            model = models.export_onnx(name, Path(folder) / "model.onnx")
+            options = MappingOptions(copies=copies)
+            made = cimc.compile(model, machine, calibration={"x": frames[-1]}, mapping=options)
+        levels.append(made.level("mapped"))
+    expected = [outputs(module, ctx, x) for (module, ctx), x in zip(levels, frames, strict=True)]
     verdicts: Counter[tuple[str, str]] = Counter()
     survivors: list[str] = []
     for number in range(count):
-        module, ctx = levels[number % len(levels)]
+        which = number % len(levels)
+        module, ctx = levels[which]
         mutant = module.clone()
         choices = candidates(mutant)
         op, name = choices[int(generator.integers(len(choices)))]
@@ -152,7 +160,7 @@ def main(count: int, seed: int) -> None:
         except VerifyException:  # of the attribute itself
             verdicts[f"{op.name} {name}", "rejected"] += 1
             continue
-        verdict = judge(mutant, ctx, x, expected[number % len(levels)])
+        verdict = judge(mutant, ctx, frames[which], expected[which])
         verdicts[f"{op.name} {name}", verdict] += 1
         if verdict == "survived":
             stage = op if isinstance(op, StageOp) else op.parent_op()
