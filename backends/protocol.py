@@ -91,7 +91,7 @@ class BaseBackend:
         bits = op.weight_bits.value.data
         crossbar = self.architecture().crossbar
         cells = crossbar.cells_per_weight(bits)
-        if cells > crossbar.columns:
+        if not crossbar.weight_columns(bits):
             return f"a weight of {bits} bits takes {cells} cells of one row, which has {crossbar.columns}"
         return None
 

@@ -126,6 +126,13 @@ class Artifact:
         """What the compiler decided, per stage and in all (docs/artifact.md)."""
         return self._parts.report
 
+    def level(self, name: str) -> tuple[ModuleOp, CimContext]:
+        """The module of a level (``graph``, ``quantised``, ``mapped``) and the context with its arrays.
+
+        Raises ``UsageError`` when it was not kept.
+        """
+        return self._parts.level(name)
+
     @property
     def weights(self) -> Mapping[str, Array]:
         """The weight image: integer matrices (K, N) by name."""

@@ -159,7 +159,7 @@ def _refusal(
     if not options.for_node(node).on_array:
         return "the mapping says on_array: false"
     cells = arch.crossbar.cells_per_weight(weight_bits)
-    if cells > arch.crossbar.columns:
+    if not arch.crossbar.weight_columns(weight_bits):
         return (
             f"a weight of {weight_bits} bits takes {cells} cells of one row, "
             f"which has {arch.crossbar.columns}"
@@ -172,7 +172,7 @@ def _crossbars(op: ProductOperation, arch: Architecture, copies: int, weight_bit
     depth, width = _matrix_shape(op)
     rows, weights_a_row = (
         arch.crossbar.rows,
-        arch.crossbar.columns // arch.crossbar.cells_per_weight(weight_bits),
+        arch.crossbar.weight_columns(weight_bits),
     )
     diagonal = block_diagonal(op, rows, weights_a_row)
     blocks = 1

@@ -13,8 +13,9 @@ from cimc.dialects.graph import OUTPUTS, main_function, main_names, main_return
 from cimc.dialects.graph_types import shape_of
 from cimc.dialects.mem import HostCallOp
 from cimc.passes.place.network import COLUMNS
+from cimc.report_tables import area, physical_crossbars, utilisation, writes
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 
 
 def build_report(made: Compiled) -> dict[str, Any]:
@@ -43,7 +44,19 @@ def build_report(made: Compiled) -> dict[str, Any]:
         "machine": arch.name,
         "batch": batch.value.data if isinstance(batch, IntegerAttr) else 1,
         "output_shapes": outputs,
-        "crossbars": {"used": used, "supply": supply, "utilisation": used / supply},
+        "crossbars": {
+            "used": used,
+            "supply": supply,
+            "utilisation": used / supply,
+            "physical": physical_crossbars(program, arch),
+        },
+        "activations": {
+            "array_groups": sum(s["activations"]["array_groups"] for s in stages),
+            "crossbars": sum(s["activations"]["crossbars"] for s in stages),
+        },
+        "utilisation": utilisation(program, arch),
+        "writes": writes(program, arch),
+        "area": area(program, arch),
         "array_macs": array_macs,
         "total_macs": program.total_macs,
         "host_operators": [
@@ -67,16 +80,36 @@ def _stage(op: StageOp, made: Compiled) -> dict[str, Any]:
     windows = prod(shape_of(read.acc)[:2]) if read is not None else 0
     groups = read.diagonal.groups if read is not None else 1
     used = k * n // groups
-    cells = made.ctx.arch.crossbar.rows * made.ctx.arch.crossbar.columns
-    bits = write.coding.fields["weight_bits"] if write is not None else 0
+    copies = op.copies.value.data
+    bits = int(write.coding.fields["weight_bits"]) if write is not None else 0
+    crossbar = made.ctx.arch.crossbar
+    cells = crossbar.rows * crossbar.columns
+    if bits and crossbar.logical_cells:
+        cells *= crossbar.cells_per_weight(bits)
     return {
         "name": op.label.data,
-        "copies": op.copies.value.data,
+        "copies": copies,
         "contexts": len(table),
         "crossbars": crossbars,
         "rows": list(shape_of(op.result)),
+        "tensors": [name.data for name in op.tensors] if op.tensors is not None else [],
         "weights": [k, n],
         "weight_bits": bits,
         "macs": windows * used,
-        "weights_per_crossbar_cell": used * op.copies.value.data / (crossbars * cells) if crossbars else 0.0,
+        "activations": _activations(op, windows, crossbars // copies),
+        "weights_per_crossbar_cell": used * copies / (crossbars * cells) if crossbars else 0.0,
+        "utilisation": used * copies * crossbar.cells_per_weight(bits) / (crossbars * cells)
+        if crossbars
+        else 0.0,
     }
+
+
+def _activations(op: StageOp, windows: int, crossbars: int) -> dict[str, int]:
+    """Products of one frame by crossbars: ``crossbars`` of a copy work on every window.
+
+    ``array_groups`` counts crossbars that share their wordlines' inputs as one: row tiles of each diagonal block.
+    """
+    if op.read is None or op.write is None:
+        return {"array_groups": 0, "crossbars": 0}
+    blocks = op.write.arrays.type.shape.data[1] // op.read.diagonal.columns
+    return {"array_groups": windows * op.write.grid.data[0] * blocks, "crossbars": windows * crossbars}

@@ -30,9 +30,11 @@ from cimc.cli.arch import arch
 from cimc.cli.backends import backends
 from cimc.cli.check import check
 from cimc.cli.compile import compile
+from cimc.cli.diff import diff
 from cimc.cli.disasm import disasm
 from cimc.cli.models import models
 from cimc.cli.output import Names, error, print_warning
+from cimc.cli.report import report
 from cimc.cli.reproducer import write_reproducer
 from cimc.cli.run import run
 from cimc.cli.simulate import simulate
@@ -64,7 +66,7 @@ def cimc(ctx: click.Context) -> None:
         ctx.exit(ExitCode.USAGE)
 
 
-for _command in (compile, check, run, verify, simulate, disasm, arch, backends, models):
+for _command in (compile, check, run, verify, simulate, report, diff, disasm, arch, backends, models):
     cimc.add_command(_command)
 
 

@@ -147,7 +147,7 @@ def _crossbar_problems(blocks: Iterable[Block], stage: StageOp, arch: Architectu
         return
     diagonal = stage.read.diagonal
     rows = arch.crossbar.rows
-    columns = arch.crossbar.columns // coding_of(stage.write.coding).cells_per_weight
+    columns = arch.crossbar.weight_columns(coding_of(stage.write.coding).weight_bits)
     for b in blocks:
         need = ceil((b.k1 - b.k0) / rows) * ceil((b.n1 - b.n0) / columns)
         if b.xbars != need:

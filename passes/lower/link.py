@@ -274,7 +274,7 @@ class _Linker:
         assert self.ctx.arch is not None
         coding = coding_of(write.coding)
         rows = self.ctx.arch.crossbar.rows
-        columns = self.ctx.arch.crossbar.columns // coding.cells_per_weight
+        columns = self.ctx.arch.crossbar.weight_columns(coding.weight_bits)
         k, n = spec.k1 - spec.k0, spec.n1 - spec.n0
         blocks = [
             (k0, min(k0 + rows, k), n0, min(n0 + columns, n))

@@ -42,14 +42,6 @@ _META_OPERATORS: dict[str, tuple[type[Write], type[Read]]] = {
 """Write and read of each computing mode."""
 
 
-_META_OPERATORS: dict[str, tuple[type[Write], type[Read]]] = {
-    "core": (WriteCoreOp, ReadCoreOp),
-    "crossbar": (WriteXbOp, ReadXbOp),
-    "wordline": (WriteRowOp, ReadRowOp),
-}
-"""Write and read of each computing mode."""
-
-
 @dataclass(frozen=True)
 class ArrayProduct:
     """What a stage needs of its array operator."""
@@ -120,7 +112,7 @@ def build_product(op: graph.ProductOperation, label: str, ctx: CimContext) -> Ar
     weights, bits = stored_weights(op, ctx.store)
     coding = machine_coding(ctx.arch, bits, given, int(np.abs(weights.astype(np.int64)).max()))
     assert ctx.arch is not None
-    columns = ctx.arch.crossbar.columns // coding.cells_per_weight
+    columns = ctx.arch.crossbar.weight_columns(coding.weight_bits)
     if columns < 1:
         raise UnsupportedError(
             located(

@@ -108,7 +108,7 @@ def _array_blocks(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int6
     assert read is not None
     k, n = write.arrays.type.shape.data
     rows, block = arch.crossbar.rows, read.diagonal.columns
-    columns = arch.crossbar.columns // coding_of(write.coding).cells_per_weight
+    columns = arch.crossbar.weight_columns(coding_of(write.coding).weight_bits)
     row_tiles, col_tiles = ceil(k / rows), ceil(block / columns)
     chunks = ceil(row_tiles / arch.core.crossbars)
     height = ceil(row_tiles / chunks)

@@ -100,8 +100,9 @@ class ArrayCosts:
         m = self._machine
         digits = coding.digit_cycles
         conversions = len(coding.conversions)
+        together = coding.cells_per_weight if m.logical_cells else 1
         groups = [_groups(part, coding.parallel_rows) for part in parts]
-        convert = max((ceil_div(p.columns * conversions, Fraction(m.adcs)) for p in parts), default=0)
+        convert = max((ceil_div(p.columns * conversions, Fraction(m.adcs * together)) for p in parts), default=0)
         convert *= m.conversion_cycles
         occupancy = max(1, digits * max(groups, default=0) * max(m.read_cycles, convert))
         pairs = zip(parts, groups, strict=True)
@@ -109,8 +110,8 @@ class ArrayCosts:
         return ArrayCost(
             occupancy=occupancy,
             latency=occupancy + convert,
-            array_pj=digits * sum(groups) * m.read_pj,
-            dac_pj=digits * sum(p.rows for p in parts) * m.dac_pj,
+            array_pj=digits * sum(groups) * together * m.read_pj,
+            dac_pj=digits * sum(p.rows for p in parts) * together * m.dac_pj,
             adc_pj=count * m.conversion_pj,
             conversions=count,
         )

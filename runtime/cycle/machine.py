@@ -77,6 +77,8 @@ class Machine:
     global_node: int
     parallel_rows: int
     adcs: int
+    logical_cells: bool
+    """Whether a crossbar is as many physical ones side by side as a weight has cells, all working at once."""
     read_cycles: int
     conversion_cycles: int
     shift_add_in_unit: bool
@@ -142,6 +144,7 @@ class Machine:
             global_node=int(net["global_buffer_node"]),
             parallel_rows=int(xbar["parallel_rows"]),
             adcs=int(xbar["adcs"]),
+            logical_cells=bool(xbar.get("logical_cells", False)),
             read_cycles=math.ceil(_exact(xbar["read_latency_ns"]) * clock),
             conversion_cycles=int(xbar["conversion_cycles"]),
             shift_add_in_unit=xbar["shift_add"] == "digital_unit",

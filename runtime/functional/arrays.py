@@ -173,11 +173,16 @@ class Arrays:
 
     def _array(self, core: int, xbar: int, coding: Coding) -> CellArray:
         """The crossbar; one that is written with another kind of digits starts empty."""
-        known = self._cells.get((core, xbar))
-        if known and (known.cell_bits, known.parallel_rows) == (coding.cell_bits, coding.parallel_rows):
-            return known
         shape: Mapping[str, int] = self._program.machine["crossbar"]
-        fresh = CellArray(shape["rows"], shape["columns"], coding.cell_bits, coding.parallel_rows)
+        columns = shape["columns"] * (coding.cells_per_weight if shape.get("logical_cells") else 1)
+        known = self._cells.get((core, xbar))
+        if known and (known.cols, known.cell_bits, known.parallel_rows) == (
+            columns,
+            coding.cell_bits,
+            coding.parallel_rows,
+        ):
+            return known
+        fresh = CellArray(shape["rows"], columns, coding.cell_bits, coding.parallel_rows)
         self._cells[core, xbar] = fresh
         return fresh
 

@@ -134,7 +134,7 @@ def _check_tile(
         decoded.report(
             "P060", f"array set {number} uses crossbar {xbar}; a core has {machine.crossbars}", node=node
         )
-    cells = coding.cells_per_weight if coding is not None else 1
+    cells = coding.cells_per_weight if coding is not None and not machine.logical_cells else 1
     if k1 - k0 > machine.rows or (n1 - n0) * cells > machine.columns:
         decoded.report(
             "P062",

@@ -45,11 +45,14 @@ class Machine:
     local_buffer_bytes: int
     rows: int
     columns: int
+    logical_cells: bool = False
+    """Whether ``columns`` counts weights instead of cells."""
 
     @staticmethod
     def of(machine: Mapping[str, Any]) -> Machine:
         """From a resolved architecture that :func:`check_tables` found complete."""
-        return Machine(*(int(machine[section][key]) for section, key in _SIZES))
+        sizes = (int(machine[section][key]) for section, key in _SIZES)
+        return Machine(*sizes, logical_cells=bool(machine["crossbar"].get("logical_cells", False)))
 
 
 def check_tables(program: Program) -> list[Finding]:

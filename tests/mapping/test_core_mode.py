@@ -88,7 +88,10 @@ def test_a_read_of_a_core_takes_its_positions_times_a_read(made: cimc.Artifact) 
     assert timing.executed_reads == FRAMES * windows
     assert timing.busy_cycles["arrays"] == 80 * timing.executed_reads
     assert timing.busy_cycles == timing.attributed_cycles
-    assert timing.executed_instructions == made.run({"x": np.zeros((FRAMES, 1, 8, 8), np.float32)}).executed_instructions
+    assert (
+        timing.executed_instructions
+        == made.run({"x": np.zeros((FRAMES, 1, 8, 8), np.float32)}).executed_instructions
+    )
 
 
 def test_text_reads_back(made: cimc.Artifact) -> None:
@@ -102,7 +105,9 @@ def test_text_reads_back(made: cimc.Artifact) -> None:
             np.testing.assert_array_equal(again[table][column], made.program[table][column])
 
 
-@pytest.mark.parametrize(("field", "change", "rule"), [("m", 1, "P040"), ("m", -8, "P012"), ("m", -1, "P050")])
+@pytest.mark.parametrize(
+    ("field", "change", "rule"), [("m", 1, "P040"), ("m", -8, "P012"), ("m", -1, "P050")]
+)
 def test_wrong_positions_are_found(made: cimc.Artifact, field: str, change: int, rule: str) -> None:
     """A window too many leaves the row, none at all is no read, one too few leaves sums unwritten."""
     broken = assemble(disassemble(made.program))
