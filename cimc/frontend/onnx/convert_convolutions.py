@@ -90,6 +90,10 @@ def conv(build: Builder, node: Node) -> None:
     kernel = read_kernel(build, node)
     if kernel.weight.ndim != rank + 2:
         raise ToHost(f"weight of shape {kernel.weight.shape} does not fit the input {given}")
+    kernel_shape = kernel.weight.shape[2:]
+    if node.integers("kernel_shape", kernel_shape) != kernel_shape:
+        # onnxruntime says what it thinks of it.
+        raise ToHost(f"kernel_shape {node.integers('kernel_shape', ())}, the weight's is {kernel_shape}")
     ones = (1,) * rank
     strides, dilations = node.integers("strides", ones), node.integers("dilations", ones)
     group = node.integer("group", 1)
