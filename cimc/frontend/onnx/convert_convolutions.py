@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from xdsl.ir import SSAValue
 
+from cimc.diagnostics import UnsupportedError
 from cimc.dialects.graph import ConvOp, ReshapeOp
 from cimc.dialects.graph_types import shape_of
 from cimc.frontend.onnx.builder import Builder, float_type
@@ -92,8 +93,8 @@ def conv(build: Builder, node: Node) -> None:
         raise ToHost(f"weight of shape {kernel.weight.shape} does not fit the input {given}")
     kernel_shape = kernel.weight.shape[2:]
     if node.integers("kernel_shape", kernel_shape) != kernel_shape:
-        # onnxruntime says what it thinks of it.
-        raise ToHost(f"kernel_shape {node.integers('kernel_shape', ())}, the weight's is {kernel_shape}")
+        stated = node.integers("kernel_shape", ())
+        raise UnsupportedError(f"kernel_shape is {stated}, the weight's {kernel_shape}; export the model again")
     ones = (1,) * rank
     strides, dilations = node.integers("strides", ones), node.integers("dilations", ones)
     group = node.integer("group", 1)
