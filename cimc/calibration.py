@@ -16,15 +16,29 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import SSAValue
 
 from cimc.diagnostics import CimError, UsageError, raise_all
-from cimc.dialects.graph import INPUTS, main_function, main_names, tensor_names
+from cimc.dialects.graph import (
+    INPUTS,
+    AddOp,
+    BinaryConstantOp,
+    BinaryOp,
+    IndexMapOp,
+    ReshapeOp,
+    main_function,
+    main_names,
+    tensor_names,
+)
 from cimc.dialects.graph_types import is_float, shape_of
 from cimc.dialects.weights import WeightStore
 from cimc.interpreters.graph import numpy_type, run_graph
 from cimc.interpreters.host import HostRunner
 
 Array = npt.NDArray[Any]
+
+_KEEP_MASKS = (AddOp, BinaryConstantOp, BinaryOp, IndexMapOp, ReshapeOp)
+"""Operators behind which a mask is still one."""
 
 
 class CalibrationWarning(UserWarning):
@@ -98,8 +112,13 @@ class _Extent:
     high: float = -np.inf
     ends: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
 
+    masked: bool = False
+    """Whether a constant mask puts infinities there: they are no values of the tensor's range."""
+
     def see(self, values: Array) -> None:
         """Take in one run's values."""
+        if self.masked:
+            values = np.append(values[np.isfinite(values)], np.float32(0.0))
         if self.percentile == 100.0:
             self.low = min(self.low, float(values.min()))
             self.high = max(self.high, float(values.max()))
@@ -133,7 +152,8 @@ def collect_ranges(
     if not 50.0 < percentile <= 100.0:
         raise UsageError(f"percentile lies above 50 and is at most 100, not {percentile}")
     names = [name for name in float_tensors(module) if tensors is None or name in tensors]
-    extents = {name: _Extent(percentile) for name in names}
+    masked = _masked_tensors(module, store)
+    extents = {name: _Extent(percentile, masked=name in masked) for name in names}
     batches = {name: shape_of(argument)[0] for name, argument in _inputs(module).items()}
     host = HostRunner(store)
     for index in range(data.runs):
@@ -145,6 +165,18 @@ def collect_ranges(
     if infinite:
         raise _overflow(infinite, ranges[infinite[0]])
     return ranges
+
+
+def _masked_tensors(module: ModuleOp, store: WeightStore) -> set[str]:
+    """Names of tensors that hold infinities because a constant does: masks before a softmax."""
+    found: set[str] = set()
+    values: set[SSAValue] = set()
+    for op in main_function(module).body.block.ops:
+        own = isinstance(op, BinaryConstantOp) and not np.isfinite(store.array(op.constant.key.data)).all()
+        if own or (isinstance(op, _KEEP_MASKS) and values.intersection(op.operands)):
+            values.update(op.results)
+            found.update(tensor_names(op))
+    return found
 
 
 def float_tensors(module: ModuleOp) -> tuple[str, ...]:

@@ -86,9 +86,7 @@ class UnaryOp(GraphOperation):
         _check_float([self.input, self.result])
         wanted = UNARY.get(self.function.data)
         if wanted is None:
-            raise VerifyException(
-                f"no function {self.function.data!r}; there are {', '.join(UNARY)}"
-            )
+            raise VerifyException(f"no function {self.function.data!r}; there are {', '.join(UNARY)}")
         if len(self.parameters) != wanted:
             raise VerifyException(
                 f"{self.function.data} takes {wanted} parameters, got {len(self.parameters)}"
@@ -142,10 +140,12 @@ class BinaryConstantOp(GraphOperation):
     constant = prop_def(WeightRefAttr)
     """float32, the rank of the input, each extent 1 or the input's."""
     swapped = opt_prop_def(UnitAttr)
+    per_frame = opt_prop_def(UnitAttr)
+    """The constant is the same for every entry of axis 0."""
     result = result_def(TensorType)
     assembly_format = (
-        "$function $input `constant` $constant (`swapped` $swapped^)? `tensors` $tensors attr-dict "
-        "`:` functional-type(operands, results)"
+        "$function $input `constant` $constant (`swapped` $swapped^)? (`per_frame` $per_frame^)? "
+        "`tensors` $tensors attr-dict `:` functional-type(operands, results)"
     )
 
     def __init__(
@@ -155,6 +155,7 @@ class BinaryConstantOp(GraphOperation):
         *,
         constant: str,
         swapped: bool = False,
+        per_frame: bool = False,
         tensors: Sequence[str],
     ):
         super().__init__(
@@ -164,6 +165,7 @@ class BinaryConstantOp(GraphOperation):
                 "function": StringAttr(function),
                 "constant": ref(constant),
                 "swapped": UnitAttr() if swapped else None,
+                "per_frame": UnitAttr() if per_frame else None,
                 "tensors": names(tensors),
             },
         )

@@ -77,7 +77,9 @@ class NormOp(GraphOperation):
                 f"takes and gives one f32 tensor, got {self.input.type} to {self.result.type}"
             )
         if NORMS.get(function) != len(self.parameters):
-            raise VerifyException(f"no norm {function!r} of {len(self.parameters)} parameters; norms: {NORMS}")
+            raise VerifyException(
+                f"no norm {function!r} of {len(self.parameters)} parameters; norms: {NORMS}"
+            )
         if (function == "local_response_norm") != (self.constant is None):
             raise VerifyException(f"{function} {'needs' if self.constant is None else 'has no'} constant")
 
@@ -107,9 +109,7 @@ class ReduceOp(GraphOperation):
 
     def verify_operator(self) -> None:
         if self.function.data not in REDUCTIONS:
-            raise VerifyException(
-                f"no reduction {self.function.data!r}; there are {', '.join(REDUCTIONS)}"
-            )
+            raise VerifyException(f"no reduction {self.function.data!r}; there are {', '.join(REDUCTIONS)}")
         if not is_float(self.input) or not is_float(self.result):
             raise VerifyException("is computed in f32; dequantise codes first")
         if shape_of(self.result) != (*shape_of(self.input)[:-1], 1):
@@ -130,7 +130,9 @@ class LookupOp(GraphOperation):
     input = operand_def(TensorType)
     table = prop_def(WeightRefAttr)
     result = result_def(TensorType)
-    assembly_format = "$input `table` $table `tensors` $tensors attr-dict `:` functional-type(operands, results)"
+    assembly_format = (
+        "$input `table` $table `tensors` $tensors attr-dict `:` functional-type(operands, results)"
+    )
 
     def __init__(self, input: SSAValue, depth: int, *, table: str, tensors: Sequence[str]):
         super().__init__(

@@ -46,8 +46,8 @@ from cimc.dialects.locations import describe
 from cimc.dialects.weights import WeightStore
 from cimc.interpreters.graph import check_inputs
 from cimc.interpreters.host import HostRunner
-from cimc.interpreters.real_operators import REAL_OPERATORS, Kernel
 from cimc.interpreters.integer_products import accumulate_conv, accumulate_gemm, product_weights
+from cimc.interpreters.real_operators import REAL_OPERATORS, Kernel
 from cimc.runtime.numerics import digital
 
 Array = npt.NDArray[Any]

@@ -64,9 +64,7 @@ def _lookup(op: LookupOp, store: WeightStore, operands: Sequence[Array]) -> Arra
         raise UnsupportedError(located(op, str(error))) from error
 
 
-def take_elements(
-    operands: Sequence[Array], index: npt.NDArray[np.int64], constant: Array | None
-) -> Array:
+def take_elements(operands: Sequence[Array], index: npt.NDArray[np.int64], constant: Array | None) -> Array:
     """Elements of flat ``operands`` and ``constant``, one after the other, at ``index``."""
     parts = [np.ascontiguousarray(x).reshape(-1) for x in operands]
     return np.concatenate([*parts, constant] if constant is not None else parts)[index]

@@ -95,9 +95,7 @@ class _MoveOfMove(RewritePattern):
             if inner is not None:
                 names = [name.data for name in op.tensors]
                 composed = move.replacing(number, inner)
-                rewriter.replace(
-                    op, composed.build(tensor(op.result), names, self.store, op.index.key.data)
-                )
+                rewriter.replace(op, composed.build(tensor(op.result), names, self.store, op.index.key.data))
                 return
 
 

@@ -13,8 +13,8 @@ from xdsl.passes import ModulePass
 from cimc.diagnostics import UnsupportedError
 from cimc.dialects.base import located
 from cimc.dialects.context import CimContext
-from cimc.dialects.graph import AffineOp, ConvOp, GemmOp, HostOp
-from cimc.dialects.graph_types import shape_of, tensor
+from cimc.dialects.graph import AffineOp, BinaryConstantOp, ConvOp, GemmOp
+from cimc.dialects.graph_types import shape_of
 from cimc.dialects.weights import WeightRefAttr, WeightStore
 
 
@@ -23,7 +23,7 @@ class FoldBatchNorm(ModulePass):
     """Folds each ``graph.affine`` into the convolution or product whose only use it is.
 
     ``W' = W * scale`` and ``b' = b * scale + shift``, in float64 with one rounding each. An affine map
-    with nothing to fold into becomes the host operator it came from. Raises ``UnsupportedError`` when a
+    with nothing to fold into becomes a factor and a term on the digital unit. Raises ``UnsupportedError`` when a
     folded weight is not finite. Before:
 
     ```mlir
@@ -45,7 +45,7 @@ class FoldBatchNorm(ModulePass):
         for affine in [found for found in op.walk() if isinstance(found, AffineOp)]:
             product = _foldable(affine, ctx.store)
             if product is None:
-                _to_host(affine)
+                _to_digital(affine, ctx.store)
             else:
                 _fold(product, affine, ctx.store)
 
@@ -121,21 +121,35 @@ def _rounded(values: npt.NDArray[np.float64], product: ConvOp | GemmOp) -> npt.N
     return rounded
 
 
-def _to_host(affine: AffineOp) -> None:
-    host = HostOp(
-        [affine.input],
-        [tensor(affine.result)],
-        op_type=affine.op_type.data,
-        model=affine.model.key.data,
-        reason="no convolution or product before it whose only use it is",
-        batch_parallel=True,
-        tensors=[name.data for name in affine.tensors],
-    )
-    host.location = affine.location
-    host.outputs[0].name_hint = affine.result.name_hint
-    block = affine.parent_block()
+def _to_digital(affine: AffineOp, store: WeightStore) -> None:
+    """``x * scale + shift`` as two functions of each element, float32 with a rounding each; 1 and 0 vanish."""
+    shape = [1] * len(shape_of(affine.input))
+    shape[affine.axis.value.data] = -1
+    parts = [("mul", affine.scale, 1.0), ("add", affine.shift, 0.0)]
+    names = [name.data for name in affine.tensors]
+    steps = [
+        (function, store.array(ref.key.data))
+        for function, ref, nothing in parts
+        if np.any(store.array(ref.key.data) != nothing)
+    ]
+    value, block = affine.input, affine.parent_block()
     assert block is not None, "an operation found by walk() of a module is in a block"
-    block.insert_op_before(host, affine)
-    affine.result.replace_all_uses_with(host.outputs[0])
+    for number, (function, values) in enumerate(steps):
+        last = number == len(steps) - 1
+        key = store.put(store.fresh(f"{names[0]}.{function}"), values.reshape(shape).astype(np.float32))
+        framed = affine.axis.value.data != 0
+        op = BinaryConstantOp(
+            function,
+            value,
+            constant=key,
+            per_frame=framed,
+            tensors=names if last else [f"{names[0]}/{function}"],
+        )
+        op.location = affine.location
+        block.insert_op_before(op, affine)
+        value = op.result
+    if value is not affine.input:
+        value.name_hint = affine.result.name_hint
+    affine.result.replace_all_uses_with(value)
     affine.detach()
     affine.erase()

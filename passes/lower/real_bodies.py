@@ -56,7 +56,9 @@ def index_map_body(op: IndexMapOp, ctx: CimContext, builder: ProgramBuilder, tap
         count += len(loops.copies) + 2 * len(loops.extents) + 1
         if count > MAX_INSTRUCTIONS:
             raise UnsupportedError(
-                located(op, f"its elements take more than {MAX_INSTRUCTIONS} copies to move; they have no order")
+                located(
+                    op, f"its elements take more than {MAX_INSTRUCTIONS} copies to move; they have no order"
+                )
             )
     buffers.append(ChipBuffer("row", element_of(op.result.type), 2, width * depth, depth))
     return ChipBody([*before, LoopOp(None, steps)], buffers)

@@ -33,9 +33,7 @@ def real_step(
                 ctx.store.array(op.constant.key.data), shape_of(op.result), result.get_shape()
             )
             key = ctx.store.put(ctx.store.fresh(f"{op.constant.key.data}.rows"), rows)
-            return RealOp(
-                op.function.data, operands, result, constant=key, swapped=op.swapped is not None
-            )
+            return RealOp(op.function.data, operands, result, constant=key, swapped=op.swapped is not None)
         case graph.NormOp():
             constant = None if op.constant is None else op.constant.key.data
             return RealOp(op.function.data, operands, result, parameters=op.values, constant=constant)

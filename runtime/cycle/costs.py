@@ -245,6 +245,7 @@ class CostBuilder:
         m, fields, rows = self._machine, self._resolved.fields, self._rows
         windows = self._resolved.window(self._program)
         taps = column(self._program, "windows", "kh") * column(self._program, "windows", "kw")
+        first, depths = column(self._program, "records", "i_first"), column(self._program, "const_i", "value")
         for row in self._where(y.ALU).tolist():
             core, function = int(rows[row, y.CORE]), int(fields["func"][row])
             unit = m.chip_vector if core < 0 else m.vector
@@ -257,6 +258,8 @@ class CostBuilder:
             elements = int(fields["n"][row] * fields["m"][row])
             if windows[row] >= 0:
                 elements *= int(taps[windows[row]])
+            if function == AluFunction.MATMUL:  # one product a step of the inner extent, the record's first integer
+                elements *= int(depths[first[fields["imm"][row]]])
             cycles = unit.duration(function, elements)
             rows[row, y.UNIT] = m.vector_unit(core)
             rows[row, [y.OCCUPANCY, y.LATENCY, y.PORT]] = cycles

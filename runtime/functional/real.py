@@ -88,7 +88,9 @@ def _row_constants(op: AluRow) -> Access:
         start = row() * row_step + first() * chan_step
         if start < 0 or start + span > size:
             raise BoundsError(f"constants {start} … {start + span - 1} of {size} are used")
-        return np.ndarray((m, n), floats.dtype, np.ascontiguousarray(floats[start : start + span]), 0, strides)
+        return np.ndarray(
+            (m, n), floats.dtype, np.ascontiguousarray(floats[start : start + span]), 0, strides
+        )
 
     return values
 

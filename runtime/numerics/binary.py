@@ -35,6 +35,4 @@ BINARY: Mapping[str, Callable[[Real, Real], npt.NDArray[Any]]] = MappingProxyTyp
 def binary(function: str, a: Real, b: Real) -> Real:
     """``function`` of ``a`` and ``b``, whose shapes broadcast. Raises KeyError for one that does not exist."""
     with np.errstate(all="ignore"):  # infinities and NaN are results like others
-        return np.asarray(
-            BINARY[function](np.asarray(a, np.float32), np.asarray(b, np.float32)), np.float32
-        )
+        return np.asarray(BINARY[function](np.asarray(a, np.float32), np.asarray(b, np.float32)), np.float32)

@@ -49,7 +49,7 @@ class Function:
     more_floats: Callable[[list[int]], int] | None = None
     """Floats of the record beyond ``floats``, by its integers."""
     broadcast: bool = False
-    """The record begins with N and the steps of row (``b_row``), position and channel (from ``b_col``) in its N floats."""
+    """The record begins with N and the steps in its N floats of row (``b_row``), position, channel (from ``b_col``)."""
     whole_at: int = -1
     """Index of the number of channels, which n must be."""
     extent_dst: _Extent | None = None

@@ -42,9 +42,7 @@ def attention(build: Builder, node: Node) -> None:
         build, node, value, lambda i: np.repeat(i, group, axis=1), f"{node.output}/value_repeated"
     )
     scale = node.number("scale", 1.0 / math.sqrt(shape_of(query)[-1]))
-    scaled = with_constant(
-        build, node, "mul", query, np.array([scale], np.float32), f"{node.output}/scaled"
-    )
+    scaled = with_constant(build, node, "mul", query, np.array([scale], np.float32), f"{node.output}/scaled")
     scores = product(build, node, scaled, turned, f"{node.output}/scores")
     scores = _capped(build, node, scores)
     scores = _masked(build, node, scores)

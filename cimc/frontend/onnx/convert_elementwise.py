@@ -70,7 +70,10 @@ def _folded(build: Builder, node: Node) -> bool:
 def pair(build: Builder, node: Node, name: str, a: SSAValue, b: SSAValue, output: str) -> SSAValue:
     """A function of two values, each expanded to their common shape."""
     shape = _common_shape(shape_of(a), shape_of(b))
-    a, b = expanded(build, node, a, shape, f"{output}/left"), expanded(build, node, b, shape, f"{output}/right")
+    a, b = (
+        expanded(build, node, a, shape, f"{output}/left"),
+        expanded(build, node, b, shape, f"{output}/right"),
+    )
     # Only what enters the block may be built: an operation keeps its operands in use.
     op: BinaryOp | AddOp
     if name == "add":
@@ -108,7 +111,8 @@ def with_constant(
     x = expanded(build, node, x, shape, f"{output}/operand")
     full = constant.reshape((1,) * (len(shape) - constant.ndim) + constant.shape)
     stored = build.put(f"{node.name}.operand", full)
-    op = BinaryConstantOp(name, x, constant=stored, swapped=swapped, tensors=[output])
+    framed = len(shape) > 1 and full.shape[0] == 1
+    op = BinaryConstantOp(name, x, constant=stored, swapped=swapped, per_frame=framed, tensors=[output])
     build.add(op, node, output)
     return op.result
 
@@ -186,9 +190,7 @@ def _never_all_masked(build: Builder, value: SSAValue) -> bool:
     match op:
         case BinaryConstantOp(function=kind) if kind.data in ("add", "min"):
             masked = np.isneginf(build.store.array(op.constant.key.data))
-            return not masked.all(axis=-1).any() and (
-                not masked.any() or _finite(build, op.input)
-            )
+            return not masked.all(axis=-1).any() and (not masked.any() or _finite(build, op.input))
         case _:
             return _finite(build, value)
 
@@ -198,7 +200,9 @@ def _finite(build: Builder, value: SSAValue) -> bool:
     op = value.owner
     match op:
         case BinaryConstantOp():
-            return bool(np.isfinite(build.store.array(op.constant.key.data)).all()) and _finite(build, op.input)
+            return bool(np.isfinite(build.store.array(op.constant.key.data)).all()) and _finite(
+                build, op.input
+            )
         case UnaryOp() | ReshapeOp():
             return _finite(build, op.input)
         case IndexMapOp():

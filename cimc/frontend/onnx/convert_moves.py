@@ -16,44 +16,42 @@ from onnx import TensorProto
 from xdsl.dialects.builtin import TensorType
 from xdsl.ir import SSAValue
 
-from cimc.dialects.graph import IndexMapOp, QuantType
+from cimc.diagnostics import UnsupportedError
+from cimc.dialects.graph import IndexMapOp, LookupOp, QuantType, ReshapeOp
 from cimc.dialects.graph_types import shape_of, tensor
-from cimc.frontend.onnx.builder import Builder
+from cimc.frontend.onnx.builder import Builder, float_type
 from cimc.frontend.onnx.node import Node, ToHost
 from cimc.frontend.onnx.structure import node_inputs
 from cimc.frontend.onnx.submodel import Typed, one_node_model, run_session, session_or_error
 
 Index = npt.NDArray[np.int64]
 
-_WIDE, _SINGLE, _DOUBLE = TensorProto.INT64, TensorProto.INT32, TensorProto.DOUBLE
-
-MOVES: Mapping[str, tuple[tuple[int, ...] | None, int]] = MappingProxyType(
+MOVES: Mapping[str, tuple[int, ...] | None] = MappingProxyType(
     {
-        "Transpose": ((0,), _WIDE),
-        "Slice": ((0,), _WIDE),
-        "Split": ((0,), _WIDE),
-        "Concat": (None, _WIDE),
-        "Pad": ((0, 2), _WIDE),
-        "Expand": ((0,), _WIDE),
-        "Tile": ((0,), _WIDE),
-        "Gather": ((0,), _WIDE),
-        "GatherElements": ((0,), _WIDE),
-        "GatherND": ((0,), _WIDE),
-        "Trilu": ((0,), _WIDE),
-        "Where": ((1, 2), _WIDE),
-        "DepthToSpace": ((0,), _DOUBLE),
-        "SpaceToDepth": ((0,), _DOUBLE),
-        "Resize": ((0,), _SINGLE),
-        "Upsample": ((0,), _SINGLE),
+        **dict.fromkeys(
+            ("Transpose", "Slice", "Split", "Expand", "Tile", "Trilu", "Upsample", "Resize"), (0,)
+        ),
+        **dict.fromkeys(("Gather", "GatherElements", "GatherND", "DepthToSpace", "SpaceToDepth"), (0,)),
+        "Pad": (0, 2),
+        "Where": (1, 2),
+        "Concat": None,
     }
 )
-"""By operator: which inputs are data (``None``: all), and an element type onnxruntime takes for them."""
+"""By operator: which inputs are data (``None``: all)."""
+
+_NUMBERS: tuple[tuple[int, Any, int], ...] = (
+    (TensorProto.INT64, np.int64, 1 << 62),
+    (TensorProto.INT32, np.int32, 1 << 31),
+    (TensorProto.DOUBLE, np.float64, 1 << 53),
+    (TensorProto.FLOAT, np.float32, 1 << 24),
+)
+"""Elements that numbers may be for onnxruntime to take them, and below which they are exact."""
 
 
 def move(build: Builder, node: Node) -> None:
     """A node of :data:`MOVES`, its other inputs constant; data may be values or constants."""
     _check_moves_only(node)
-    positions, code = MOVES[node.op_type]
+    positions = MOVES[node.op_type]
     given = range(len(node.proto.input)) if positions is None else positions
     data = tuple(dict.fromkeys(n for n in map(node.input, given) if n))
     for name in node_inputs(node.proto):
@@ -77,7 +75,7 @@ def move(build: Builder, node: Node) -> None:
         numbers[name] = np.arange(first, first + prod(shape), dtype=np.int64).reshape(shape)
         first += prod(shape)
     constant = np.concatenate([c.reshape(-1) for c in constants]) if constants else np.zeros(0, np.float32)
-    for name, index in zip(node.results, _moved(build, node, numbers, code), strict=True):
+    for name, index in zip(node.results, _moved(build, node, numbers), strict=True):
         if not index.size:
             raise ToHost(f"its result {name!r} is empty")
         add_move(build, node, [build.values[n] for n in values], index - 1, name, constant)
@@ -91,22 +89,28 @@ def _check_moves_only(node: Node) -> None:
         raise ToHost("it fills with a value other than 0")
 
 
-def _moved(build: Builder, node: Node, numbers: Mapping[str, Index], code: int) -> list[Index]:
-    """The results of ``node`` on the numbers of the elements."""
-    dtype = np.dtype({_WIDE: np.int64, _SINGLE: np.int32, _DOUBLE: np.float64}[code])
-    if max(int(n.max(initial=0)) for n in numbers.values()) >= 1 << 31 and dtype == np.int32:
-        raise ToHost("it has more elements than 32 bits number")
-    operands = {name: Typed(code, index.shape) for name, index in numbers.items()}
+def _moved(build: Builder, node: Node, numbers: Mapping[str, Index]) -> list[Index]:
+    """The results of ``node`` on the numbers of the elements, in the first element type it takes."""
+    most = max(int(n.max(initial=0)) for n in numbers.values())
     constants = {
         name: build.constants[name].proto
         for name in node_inputs(node.proto)
         if name in build.constants and name not in numbers
     }
-    model = one_node_model(node, build.model, operands, constants)
-    found = run_session(
-        session_or_error(model), {n: i.astype(dtype) for n, i in numbers.items()}, node.results
-    )
-    return [np.asarray(array).astype(np.int64) for array in found]
+    refusal = ToHost("its elements are too many to be numbered")
+    for code, dtype, limit in _NUMBERS:
+        if most >= limit:
+            continue
+        operands = {name: Typed(code, index.shape) for name, index in numbers.items()}
+        try:
+            session = session_or_error(one_node_model(node, build.model, operands, constants))
+            given = {name: index.astype(dtype) for name, index in numbers.items()}
+            found = run_session(session, given, node.results)
+        except UnsupportedError as error:
+            refusal = ToHost(str(error))
+            continue
+        return [np.asarray(array).astype(np.int64) for array in found]
+    raise refusal
 
 
 def add_move(
@@ -177,9 +181,6 @@ def rearrange(
 
 def embed(build: Builder, node: Node) -> bool:
     """``Gather`` of rows of a constant table by indices of run time; whether the node is one."""
-    from cimc.dialects.graph import LookupOp, ReshapeOp
-    from cimc.frontend.onnx.builder import float_type
-
     table, ids = build.constant(node.input(0)), build.values.get(node.input(1))
     if table is None or ids is None:
         return False
@@ -202,5 +203,3 @@ def gather(build: Builder, node: Node) -> None:
     """``Gather``: rows of a table by run-time indices, or elements by constant ones."""
     if not embed(build, node):
         move(build, node)
-
-

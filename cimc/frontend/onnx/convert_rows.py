@@ -74,9 +74,7 @@ def local_response_norm(build: Builder, node: Node) -> None:
         raise ToHost(f"its input of shape {shape_of(x)} is not an image")
     size = node.integer("size", 1)
     factors = [node.number(n, d) for n, d in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))]
-    op = NormOp(
-        "local_response_norm", x, constant=None, parameters=[*factors, size], tensors=[node.output]
-    )
+    op = NormOp("local_response_norm", x, constant=None, parameters=[*factors, size], tensors=[node.output])
     build.add(op, node, node.output)
 
 
@@ -110,9 +108,7 @@ def _reduce(build: Builder, node: Node, name: str) -> None:
     kept = [axis for axis in range(len(shape)) if axis not in axes]
     moved = rearrange(build, node, x, lambda i: i.transpose(*kept, *axes), f"{node.output}/moved")
     extents = tuple(shape[a] for a in kept)
-    flat = reshaped(
-        build, node, moved, (*extents, prod(shape[a] for a in axes)), f"{node.output}/flat_input"
-    )
+    flat = reshaped(build, node, moved, (*extents, prod(shape[a] for a in axes)), f"{node.output}/flat_input")
     final = tuple(1 if a in axes else d for a, d in enumerate(shape))
     final = final if node.integer("keepdims", 1) else extents
     done = final == (*extents, 1)

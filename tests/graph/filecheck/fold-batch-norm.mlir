@@ -1,5 +1,5 @@
 // RUN: graph-fold-batch-norm
-// WEIGHTS: w=f32:4x3x3x3 b=f32:4 s=f64:4 t=f64:4 v=f32:6x5 s5=f64:5 t5=f64:5
+// WEIGHTS: w=f32:4x3x3x3 b=f32:4 s=f64:4 t=f64:4 v=f32:6x5 s5=f64:5 t5=f64:5 s6=f64:6 t6=f64:6
 
 builtin.module {
   func.func @main(%x: tensor<1x3x8x8xf32>, %u: tensor<2x6xf32>) -> (tensor<1x4x8x8xf32>, tensor<1x4x8x8xf32>, tensor<1x4x8x8xf32>, tensor<2x5xf32>, tensor<2x6xf32>) attributes {"graph.inputs" = ["x", "u"], "graph.outputs" = ["y", "c2", "n2", "z", "o"]} {
@@ -9,9 +9,10 @@ builtin.module {
     %c = graph.conv %x weight <"w"> bias <"b"> kernel <3, 3> strides <1, 1> pads <1, 1, 1, 1> dilations <1, 1> group 1 tensors ["c"] : (tensor<1x3x8x8xf32>) -> tensor<1x4x8x8xf32> loc("conv1"("m.onnx":0:0))
     %n = graph.affine %c scale <"s"> shift <"t"> axis 1 host "BatchNormalization" <"m"> tensors ["n"] : (tensor<1x4x8x8xf32>) -> tensor<1x4x8x8xf32> loc("bn1"("m.onnx":1:0))
 
-    // A convolution whose own result is returned too must stay as it is: the map goes to the host, at its location.
+    // A convolution whose own result is returned too must stay as it is: the map goes to the digital unit, at its location.
     // CHECK: [[C2:%.*]] = graph.conv %x weight <"w"> kernel
-    // CHECK: [[N2:%.*]] = graph.host "BatchNormalization"([[C2]]) model <"m"> reason "no convolution or product before it whose only use it is" batch_parallel tensors ["n2"] {{.*}} loc("bn2"("m.onnx":3:0))
+    // CHECK: [[M2:%.*]] = graph.binary_constant "mul" [[C2]] constant <"n2.mul"> per_frame tensors ["n2/mul"] {{.*}} loc("bn2"("m.onnx":3:0))
+    // CHECK-NEXT: [[N2:%.*]] = graph.binary_constant "add" [[M2]] constant <"n2.add"> per_frame tensors ["n2"] {{.*}} loc("bn2"("m.onnx":3:0))
     %c2 = graph.conv %x weight <"w"> kernel <3, 3> strides <1, 1> pads <1, 1, 1, 1> dilations <1, 1> group 1 tensors ["c2"] : (tensor<1x3x8x8xf32>) -> tensor<1x4x8x8xf32>
     %n2 = graph.affine %c2 scale <"s"> shift <"t"> axis 1 host "BatchNormalization" <"m"> tensors ["n2"] : (tensor<1x4x8x8xf32>) -> tensor<1x4x8x8xf32> loc("bn2"("m.onnx":3:0))
 
@@ -21,8 +22,9 @@ builtin.module {
     %h = graph.affine %g scale <"s5"> shift <"t5"> axis 1 host "Mul" <"m"> tensors ["h"] : (tensor<2x5xf32>) -> tensor<2x5xf32>
     %z = graph.affine %h scale <"s5"> shift <"t5"> axis 1 host "Add" <"m"> tensors ["z"] : (tensor<2x5xf32>) -> tensor<2x5xf32>
 
-    // With no product before it, the host does it.
-    // CHECK: [[O:%.*]] = graph.host "Mul"(%u)
+    // With no product before it, the digital unit does it.
+    // CHECK: [[P:%.*]] = graph.binary_constant "mul" %u
+    // CHECK-NEXT: [[O:%.*]] = graph.binary_constant "add" [[P]]
     // CHECK: func.return [[Y]], [[C2]], [[N2]], [[Z]], [[O]]
     %o = graph.affine %u scale <"s6"> shift <"t6"> axis 1 host "Mul" <"m"> tensors ["o"] : (tensor<2x6xf32>) -> tensor<2x6xf32>
     func.return %n, %c2, %n2, %z, %o : tensor<1x4x8x8xf32>, tensor<1x4x8x8xf32>, tensor<1x4x8x8xf32>, tensor<2x5xf32>, tensor<2x6xf32>

@@ -1,0 +1,29 @@
+"""Exported transformers, one export and one compile for all tests of a form."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import cimc
+from tests.transformers.networks import export, inputs
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], tuple[Path, cimc.Artifact]]:
+    """``made(name, opset)``: path of the model and its artifact for isaac."""
+    known: dict[tuple[str, int], tuple[Path, cimc.Artifact]] = {}
+    folder = tmp_path_factory.mktemp("transformers")
+
+    def make(name: str, opset: int) -> tuple[Path, cimc.Artifact]:
+        if (name, opset) not in known:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the exporter's own
+                path = export(name, opset, folder / f"{name}{opset}.onnx")
+            known[name, opset] = path, cimc.compile(path, arch="isaac", calibration=inputs(name, 8, 1))
+        return known[name, opset]
+
+    return make
