@@ -1,0 +1,1 @@
+"""Closed-form scheduling: copies of convolutions, latencies and bounds from formulas (docs/scheduling.md)."""
