@@ -18,6 +18,7 @@ from cimc.mapping_options import MappingOptions
 from cimc.passes.graph.canonicalise import Canonicalise
 from cimc.passes.graph.compose_moves import ComposeMoves
 from cimc.passes.graph.fold_batch_norm import FoldBatchNorm
+from cimc.passes.graph.hoist_pointwise import HoistPointwise
 from cimc.passes.graph.keep_off_arrays import KeepOffArrays
 from cimc.passes.place.place_contexts import PlaceContextsPass
 from cimc.passes.quantise.options import QuantOptions
@@ -50,7 +51,7 @@ def pipeline(
 ) -> tuple[PipelineStep, ...]:
     """The passes from an imported module to a placed one. ``extra``: the backend's own."""
     passes: dict[Stage, list[ModulePass]] = {
-        "graph": [FoldBatchNorm(), Canonicalise(), ComposeMoves(), KeepOffArrays()],
+        "graph": [HoistPointwise(), FoldBatchNorm(), Canonicalise(), ComposeMoves(), KeepOffArrays()],
         "quantise": [*quantise_passes(mapping)],
         "schedule": [
             MapStagesPass(),

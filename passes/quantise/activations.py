@@ -45,7 +45,14 @@ from cimc.passes.quantise.overrides import (
     parse_overrides,
 )
 from cimc.passes.quantise.ranges import range_of
-from cimc.passes.quantise.values import PASS_THROUGH, insert_after, operations, sole_user, value_names
+from cimc.passes.quantise.values import (
+    PASS_THROUGH,
+    insert_after,
+    operations,
+    passes_codes,
+    sole_user,
+    value_names,
+)
 
 _MAKES_CODES = (ProductOperation, AddOp, AveragePoolOp, GlobalAveragePoolOp, *PASS_THROUGH)
 """Operators that exist on codes: what else makes an edge (input, host, softmax) makes real values."""
@@ -60,7 +67,7 @@ _DYNAMIC_PRODUCTS = frozenset({"Attention", "Einsum", "Gemm", "MatMul", "MultiHe
 class QuantiseActivations(ModulePass):
     """Insert quantize and dequantize pairs on edges, with scales from the calibrated ranges.
 
-    ``activations=all`` puts a pair on every float edge; MaxPool, Relu, Clip, Reshape and Concat get one
+    ``activations=all`` puts a pair on every float edge; MaxPool, Relu, Clip, Reshape, Concat and moves get one
     (scale, zero point) on all sides, whose range is the union. ``activations=arrays`` puts a pair on
     the inputs of Conv and Gemm only. ``auto`` is ``arrays`` for models that multiply two activations,
     where quantising every edge costs several times the error, and ``all`` otherwise. An edge that only
@@ -235,6 +242,8 @@ class _Edges:
             return False
         if isinstance(value.owner, _MAKES_CODES):
             return True
+        if passes_codes(value.owner) and all(self.carries_codes(v) for v in value.owner.operands):
+            return True
         return any(isinstance(use.operation, _MAKES_CODES) for use in value.uses)
 
     def wish(self, layer: ProductOperation) -> Encoding:
@@ -316,7 +325,7 @@ def _classes(edges: Sequence[SSAValue]) -> dict[SSAValue, list[SSAValue]]:
     sets = DisjointSet(edges)
     coded = set(edges)
     for value in edges:
-        if isinstance(value.owner, PASS_THROUGH):
+        if passes_codes(value.owner):
             for operand in dict.fromkeys(o for o in value.owner.operands if o in coded):
                 sets.union(value, operand)
     classes: dict[SSAValue, list[SSAValue]] = {}

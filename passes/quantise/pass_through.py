@@ -12,7 +12,6 @@ from xdsl.passes import ModulePass
 from cimc.dialects.graph import DequantizeOp, QuantizeOp, RequantizeOp, tensor_names
 from cimc.dialects.graph_types import retyped, tensor
 from cimc.passes.quantise.values import (
-    PASS_THROUGH,
     bounds,
     code_type,
     coded_as,
@@ -20,6 +19,7 @@ from cimc.passes.quantise.values import (
     erase_unused_conversions,
     insert_before,
     operations,
+    passes_codes,
     replace,
     value_names,
 )
@@ -27,7 +27,7 @@ from cimc.passes.quantise.values import (
 
 @dataclass(frozen=True)
 class QuantisePassThrough(ModulePass):
-    """Hoist ``graph.quantize`` above MaxPool, Relu, Clip, Reshape and Concat; cancel it against a dequantize.
+    """Hoist ``graph.quantize`` above MaxPool, Relu, Clip, Reshape, Concat and moves; cancel it against a dequantize.
 
     Quantisation is monotone and element-wise, so it commutes with these operators (docs/numerics.md
     section 0 rules 5 and 8). A quantize behind a dequantize of another type becomes ``graph.requantize``.
@@ -53,7 +53,7 @@ class QuantisePassThrough(ModulePass):
             producer = quantize.input.owner
             if isinstance(producer, DequantizeOp):
                 _cancel(quantize, producer)
-            elif isinstance(producer, PASS_THROUGH) and _keeps_clamp(quantize):
+            elif passes_codes(producer) and _keeps_clamp(quantize):
                 users = coded_as(quantize.input)
                 if not users:
                     continue

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TypeGuard
 
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import BlockArgument, Operation, OpResult, SSAValue
+from xdsl.ir import Block, BlockArgument, Operation, OpResult, SSAValue
 
 from cimc.dialects.graph import (
     INPUTS,
     ClipOp,
     ConcatOp,
     DequantizeOp,
+    IndexMapOp,
     MaxPoolOp,
     QuantizeOp,
     QuantType,
@@ -26,6 +28,16 @@ from cimc.dialects.graph_types import quant_of
 
 PASS_THROUGH = (ReluOp, ClipOp, MaxPoolOp, ReshapeOp, ConcatOp)
 """Operators that move or select codes and never make new ones (docs/numerics.md section 0 rule 8)."""
+
+
+def passes_codes(owner: Operation | Block) -> TypeGuard[Operation]:
+    """Whether ``owner`` gives out codes that it was given and no others: :data:`PASS_THROUGH`, and a move.
+
+    A move that puts constants between the elements works on real values.
+    """
+    if isinstance(owner, IndexMapOp):
+        return owner.constant is None
+    return isinstance(owner, PASS_THROUGH)
 
 
 def value_names(module: ModuleOp) -> Mapping[SSAValue, str]:

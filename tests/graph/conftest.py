@@ -22,9 +22,12 @@ from xdsl.utils.arg_spec import parse_pipeline
 from cimc.dialects.context import CimContext
 from cimc.passes.graph.canonicalise import Canonicalise
 from cimc.passes.graph.fold_batch_norm import FoldBatchNorm
+from cimc.passes.graph.hoist_pointwise import HoistPointwise
 from cimc.passes.graph.rebind_batch import RebindBatch
 
-PASSES: dict[str, type[ModulePass]] = {p.name: p for p in (FoldBatchNorm, Canonicalise, RebindBatch)}
+PASSES: dict[str, type[ModulePass]] = {
+    p.name: p for p in (HoistPointwise, FoldBatchNorm, Canonicalise, RebindBatch)
+}
 
 
 def _parse(text: str, ctx: CimContext | None = None) -> ModuleOp:
