@@ -42,7 +42,7 @@ VVM_PLAIN = Column("wordline", whole_input=True, whole_windows=True, wordline=Tr
 
 
 def serial(ops: Sequence[Operator], machine: Machine, copies: Sequence[int] | None = None) -> int:
-    """One operator after the other. Without ``copies`` one each, loading one window; else each loads its input whole."""
+    """One operator after the other. No ``copies``: one each that loads one window; else each loads its whole input."""
     total, channels, last = 0, (0, 0), 1
     chip, core = machine.chip_bus, machine.core_bus
     for i, op in enumerate(ops):
