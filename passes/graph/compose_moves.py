@@ -25,6 +25,7 @@ from cimc.dialects.graph import IndexMapOp, ReshapeOp
 from cimc.dialects.graph_types import AnyTensor, shape_of, tensor
 from cimc.dialects.locations import keeping_locations
 from cimc.dialects.weights import WeightStore
+from cimc.passes.graph.canonicalise import DropIdentityReshape, MergeReshapes
 from cimc.passes.graph.whole_index import whole_index
 
 
@@ -155,7 +156,13 @@ class ComposeMoves(ModulePass):
         """Rewrites in place; new indices go into the store."""
         assert isinstance(ctx, CimContext)
         patterns = GreedyRewritePatternApplier(
-            [_NoMove(ctx.store), _MoveOfMove(ctx.store), _ReshapeOfMove(ctx.store)]
+            [
+                _NoMove(ctx.store),
+                _MoveOfMove(ctx.store),
+                _ReshapeOfMove(ctx.store),
+                MergeReshapes(),
+                DropIdentityReshape(),
+            ]
         )
         PatternRewriteWalker(patterns, listener=keeping_locations()).rewrite_module(op)
         dce(op)
