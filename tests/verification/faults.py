@@ -243,6 +243,7 @@ _NO_CORE = table("conv5", at((0, column("core")), lambda c: 5000))
 
 FAULTS = (
     Fault("imported weights transposed", "import", "conv2", weights_of("graph.conv", "conv2", transposed_kernel)),
+    Fault("bias negated", "graph-hoist-pointwise", "conv3", bias_of("graph.conv", "conv3", lambda b: -b)),
     Fault("bias folded wrongly", "graph-fold-batch-norm", "conv1", _ONE_BIAS),
     Fault("weights of one column negated", "graph-canonicalise", "fc1", _FC1_COLUMN),
     Fault("kernel transposed", "graph-compose-moves", "conv4", weights_of("graph.conv", "conv4", transposed_kernel)),
