@@ -46,6 +46,8 @@ _CALIBRATION_SEED = 0xCA11
 _TEST_SEED = 0x7E57
 _LOGIT_STD = 3.0
 _SHIFT_STD = 0.1
+_BRANCH_WEIGHT = 0.25
+"""Of a BatchNorm that ends a residual branch, as in ``cimc.models.resnet``."""
 
 
 def reseeded(name: str, seed: int = 0) -> ModelProto:
@@ -140,12 +142,14 @@ class _Drawing:
         nodes = [n for n in graph.node if n.op_type != "ConstantOfShape"]
         last = next(n for n in reversed(nodes) if n.op_type in ("Conv", "Gemm"))
         uses = Counter(name for n in nodes for name in n.input)
+        summed = {name for n in nodes if n.op_type == "Sum" for name in n.input}
         self.values[image_input(self.model)] = [x[None] for x in images(8, SHAPE, _CALIBRATION_SEED)]
         for node in nodes:
             if node.input[0] in shapes and node.op_type in ("Unsqueeze", "Reshape"):
                 continue  # a weight in another shape: it is drawn where it is used
             for position, name in enumerate(node.input[1:], 1):
-                self._draw(node, position, name, makers, shapes)
+                gain = _BRANCH_WEIGHT if node.output[0] in summed else 1.0
+                self._draw(node, position, name, makers, shapes, gain)
             constants = {n: self._weight(n, makers, stored) for n in node.input if n not in self.values}
             outputs = self._execute(node, constants)
             if node.op_type in ("Conv", "Gemm") and len(node.input) > 2:
@@ -179,8 +183,9 @@ class _Drawing:
         name: str,
         makers: Mapping[str, NodeProto],
         shapes: Mapping[str, tuple[int, ...]],
+        gain: float,
     ) -> None:
-        """Draw the weight ``name``, operand ``position`` of ``node``, unless it is none."""
+        """Draw the weight ``name``, operand ``position`` of ``node``, unless it is none; scales around ``gain``."""
         origin = self._origin(name, makers)
         if name in self.values or origin not in shapes or origin in self.weights:
             return
@@ -195,7 +200,7 @@ class _Drawing:
                 axes = (0, *range(2, stacked.ndim))
                 drawn = stacked.mean(axes) if position == 3 else stacked.var(axes)
             case ("BatchNormalization", 1) | ("Mul", _):
-                drawn = self.rng.uniform(0.5, 1.5, shape)
+                drawn = gain * self.rng.uniform(0.5, 1.5, shape)
             case ("BatchNormalization", 2) | ("Add", _):
                 drawn = self.rng.normal(0.0, 0.2, shape)
             case _:
@@ -205,8 +210,10 @@ class _Drawing:
     def _kaiming(self, shape: Sequence[int], fan_in: int) -> Array:
         return self.rng.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(2.0 / fan_in))
 
-    def _centre(self, node: NodeProto, outputs: list[Array], makers: Mapping[str, NodeProto], std: float) -> None:
-        """Scale and shift a product with a bias, and its ``outputs`` in place, so that each channel varies by ``std``."""
+    def _centre(
+        self, node: NodeProto, outputs: list[Array], makers: Mapping[str, NodeProto], std: float
+    ) -> None:
+        """Scale and shift a product with a bias, and its ``outputs`` in place: each channel varies by ``std``."""
         stacked = np.concatenate(outputs).astype(np.float64)
         axes = (0, *range(2, stacked.ndim))
         mean = stacked.mean(axes)

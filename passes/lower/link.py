@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil
 from typing import Any
 
@@ -110,7 +111,7 @@ class _Linker:
 
     def _order_phases(self) -> None:
         """Between two phases a chip context waits for all contexts of the first and lets those of the second go."""
-        phases = self.network.phases
+        phases = self.phases
         if phases == 1:
             return
         counts = np.bincount([c.phase for c in self.network.contexts], minlength=phases)
@@ -141,7 +142,12 @@ class _Linker:
 
     def _edges(self, phase: int) -> tuple[bool, bool]:
         """Whether a context of ``phase`` waits at its start and signals at its end: part of a body's key."""
-        return phase > 0, phase < self.network.phases - 1
+        return phase > 0, phase < self.phases - 1
+
+    @cached_property
+    def phases(self) -> int:
+        """Phases of the network, which does not change while it is linked."""
+        return self.network.phases
 
     def _body(
         self, key: tuple[Any, ...], label: str, node: Node, ops: list[Operation]

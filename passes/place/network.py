@@ -391,16 +391,18 @@ class _Builder:
         spec = self.network.contexts[part.context]
         if spec.phase == phase:
             return part
-        rows, positions, _ = shape_of(value)
-        same = [
-            i
-            for i in self.network.nodes[spec.node].contexts
-            for c in [self.network.contexts[i]]
-            if (c.role, c.n0, c.phase) == (spec.role, spec.n0, spec.phase)
-        ]
         key = (spec.node, part.result, spec.n0, spec.phase)
-        block = (rows, positions, part.channels)
-        spill = self._spill(key, same, part.result, block, element_of(value.type), (0, 1))
+        spill = self.spills.get(key)
+        if spill is None:
+            rows, positions, _ = shape_of(value)
+            same = [
+                i
+                for i in self.network.nodes[spec.node].contexts
+                for c in [self.network.contexts[i]]
+                if (c.role, c.n0, c.phase) == (spec.role, spec.n0, spec.phase)
+            ]
+            block = (rows, positions, part.channels)
+            spill = self._spill(key, same, part.result, block, element_of(value.type), (0, 1))
         return Part(self._reader(spill, phase), 0, part.chan0, part.channels)
 
     def _add_ring(self, ring: Ring) -> None:

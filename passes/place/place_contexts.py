@@ -9,15 +9,17 @@ import numpy as np
 import numpy.typing as npt
 from xdsl.context import Context
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp
+from xdsl.ir import Operation
 from xdsl.passes import ModulePass
 
 from cimc.diagnostics import DoesNotFitError
+from cimc.dialects.cim_real import takes_whole_rows
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph import main_function
 from cimc.dialects.weights import WeightRefAttr
 from cimc.passes.place.cores import Cores
 from cimc.passes.place.depths import required_slots
-from cimc.passes.place.network import CHIP, ContextSpec, Network, build_network, table_of
+from cimc.passes.place.network import CHIP, COLUMNS, ContextSpec, Network, Node, build_network, table_of
 
 SLOTS = "cim.ring_slots"
 """Attribute of ``@main`` that names the table of slots of every ring, in the network's order."""
@@ -49,10 +51,9 @@ class PlaceContextsPass(ModulePass):
         """Fill in cores. Raises ``DoesNotFitError`` with resource, need and supply."""
         assert isinstance(ctx, CimContext)
         main = main_function(op)
-        network = build_network(list(main.body.block.ops), ctx)
         batch = main.attributes.get(BATCH)
         frames = max(1, batch.value.data) if isinstance(batch, IntegerAttr) else 1
-        slots, taken = required_slots(network, ctx, frames)
+        network, slots, taken = _sized(list(main.body.block.ops), ctx, frames)
         spare = _spare_global_bytes(taken, ctx.arch)
         left = _first_fit(network, slots, ctx.arch)
         slots = _deepen(network, slots, left, spare)
@@ -61,6 +62,51 @@ class PlaceContextsPass(ModulePass):
                 key = ctx.store.fresh(f"{node.label}.place")
                 node.stage.placement = WeightRefAttr.of(ctx.store.put(key, table_of(network, node)))
         main.attributes[SLOTS] = WeightRefAttr.of(ctx.store.put(ctx.store.fresh("ring_slots"), slots))
+
+
+def _sized(ops: list[Operation], ctx: CimContext, frames: int) -> tuple[Network, npt.NDArray[np.int64], int]:
+    """The network, slots of its rings and bytes of the global buffer, with digital stages cut until they fit.
+
+    How many rows wait in a ring is known only now; a digital stage whose rings outgrow a core gets half as many
+    channels a context.
+    """
+    while True:
+        network = build_network(ops, ctx)
+        slots, taken = required_slots(network, ctx, frames)
+        narrower = False
+        for node in network.nodes:
+            needs = [context_bytes(network, network.contexts[i], slots) for i in node.contexts]
+            if node.stage is None or max(needs) <= ctx.arch.core.local_buffer_bytes:
+                continue
+            table = halved(network, node)
+            if table is not None:
+                key = ctx.store.put(ctx.store.fresh(f"{node.label}.narrow"), table)
+                node.stage.placement = WeightRefAttr.of(key)
+                narrower = True
+        if not narrower:
+            return network, slots, taken
+
+
+def halved(network: Network, node: Node) -> npt.NDArray[np.int64] | None:
+    """The table of a digital stage with twice as many blocks of channels; ``None`` where that cannot be."""
+    stage = node.stage
+    if stage is None or stage.read is not None or takes_whole_rows(stage):
+        return None
+    table = table_of(network, node)
+    n0, n1 = COLUMNS.index("n0"), COLUMNS.index("n1")
+    if int((table[:, n1] - table[:, n0]).max()) < 2:
+        return None
+    middle = (table[:, n0] + table[:, n1] + 1) // 2
+    lower, upper = table.copy(), table.copy()
+    lower[:, n1] = upper[:, n0] = middle
+    both = np.stack([lower, upper], 1).reshape(-1, table.shape[1])
+    return both[both[:, n0] < both[:, n1]]
+
+
+def context_bytes(network: Network, context: ContextSpec, slots: npt.NDArray[np.int64]) -> int:
+    """Local memory of a context: its rings with ``slots``, and its other buffers."""
+    rings = sum(int(slots[r]) * network.rings[r].slot_bytes for r in context.rings.values())
+    return local_bytes(network, context) + rings
 
 
 def _spare_global_bytes(taken: int, arch: Any) -> int:
@@ -93,8 +139,7 @@ def _first_fit(network: Network, slots: npt.NDArray[np.int64], arch: Any) -> dic
         if node.stage is None:
             continue
         cores = left.setdefault(context.phase, Cores.empty(arch))
-        need = local_bytes(network, context)
-        need += sum(int(slots[r]) * network.rings[r].slot_bytes for r in context.rings.values())
+        need = context_bytes(network, context, slots)
         free = cores.crossbars.copy()
         core = cores.take(context.xbars, need)
         if core is None:

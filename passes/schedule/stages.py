@@ -65,12 +65,24 @@ def group_stages(ops: Sequence[Operation], *, absorbed: set[Operation]) -> dict[
         if op in absorbed:
             continue
         if isinstance(op, HEADS):
-            groups[op] = Group([op])
+            groups[op] = Group([*_own_dequantiser(op, groups), op])
+            groups |= dict.fromkeys(groups[op].ops, groups[op])
         elif isinstance(op, ELEMENTWISE):
             group = _joinable(op, groups, position) or Group()
             group.ops.append(op)
             groups[op] = group
     return groups
+
+
+def _own_dequantiser(op: Operation, groups: dict[Operation, Group]) -> list[Operation]:
+    """The dequantiser that a normalisation over channels takes over: codes in its ring are a quarter of the reals."""
+    source = op.operands[0].owner
+    if not isinstance(op, NormOp) or op.constant is not None or not isinstance(source, DequantizeOp):
+        return []
+    if source not in groups or groups[source].last is not source or users(source.result) != 1:
+        return []
+    groups[source].ops.remove(source)
+    return [source]
 
 
 def _joinable(op: Operation, groups: dict[Operation, Group], position: dict[Operation, int]) -> Group | None:

@@ -24,8 +24,9 @@ def ring_depths(
 
     ``window`` (one entry per buffer): the least slots of each ring, the places its turn reads; for other
     buffers it is returned as it is. The contexts run on row counts; on a stop with contexts left, the ring
-    with the least growth among those that block a ``send`` gets one slot more, and the run goes on. Bodies
-    and references must be sound; ``buffers.slots`` is not looked at. Raises
+    among those that block a ``send`` that has grown least in bytes gets one slot more, and the run goes on: where rows
+    of a wide concatenation wait, they wait where they take the least room. Bodies and references must be sound;
+    ``buffers.slots`` is not looked at. Raises
     :class:`~cimc.diagnostics.CimError` with the node if a row is missing (nothing blocks a send), or
     arrives twice, and ``ValueError`` for a body that is malformed.
     """

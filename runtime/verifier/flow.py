@@ -14,7 +14,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from cimc.runtime.program.opcodes import BufferKind, Opcode
+from cimc.runtime.program.opcodes import BufferKind, Element, Opcode
 from cimc.runtime.program.tables import IMAGES, NONE, Program
 from cimc.runtime.verifier.code import Decoded, Step
 from cimc.runtime.verifier.operands import Tables
@@ -28,9 +28,10 @@ CODE_WIDTH = 7
 
 # Columns of a ring.
 R_FIRST, R_LAST, R_PERIOD, R_ADVANCE, R_PLACES, R_TOP, R_BOTTOM, R_FILL, R_SLOTS, R_BASE = range(10)
-R_RECEIVED, R_FREED, R_CONSUMER, R_SENDERS = range(10, 14)
-"""R_BASE: its first counter in ``filled``; R_CONSUMER, R_SENDERS: heads of the lists of those that wait."""
-RING_WIDTH = 14
+R_RECEIVED, R_FREED, R_CONSUMER, R_SENDERS, R_BYTES = range(10, 15)
+"""R_BASE: its first counter in ``filled``; R_CONSUMER, R_SENDERS: heads of the lists of those that wait; R_BYTES: of a
+slot."""
+RING_WIDTH = 15
 
 # Columns of a context.
 C_PC, C_STATE, C_FOLLOWER, C_LINK = range(4)
@@ -90,6 +91,8 @@ def build_network(decoded: Decoded, tables: Tables, slots: npt.NDArray[np.intege
     for column, name in enumerate(fields):
         rings[:, column] = columns[name]
     rings[:, R_SLOTS] = slots
+    sizes = np.array([Element(e).size_bytes for e in columns["element"]], np.int64)
+    rings[:, R_BYTES] = np.array(columns["pitch"], np.int64) * sizes
     rings[:, (R_RECEIVED, R_FREED)] = 0
     places = np.where(np.array(columns["kind"]) == BufferKind.RING, rings[:, R_PLACES] * images, 0)
     rings[:, R_BASE] = np.cumsum(places) - places
@@ -152,8 +155,8 @@ def _link_phases(program: Program, contexts: Int) -> None:
 def run(network: Network, images: int, grow: bool = False) -> tuple[int, int, int]:
     """Run until nothing moves: (DONE | STUCK | TWICE, context, ring).
 
-    ``grow``: on a stop with contexts left, add one slot to the ring with the least growth among those that
-    block a send, and go on; the slots are in ``network.rings``.
+    ``grow``: on a stop with contexts left, add one slot to the ring that has grown by the fewest bytes with it, among
+    those that block a send, and go on; the slots are in ``network.rings``.
     """
     status, context, ring = _run(*network, images, grow)
     return int(status), int(context), int(ring)
@@ -203,8 +206,9 @@ def _widen(
     counters: Int,
     growth: Int,
 ) -> int:
-    """The ring with the least growth that blocks a send, one slot larger; -1 if none blocks one."""
+    """One slot more for a ring that blocks a send, the one that has then grown least in bytes; -1 if none does."""
     best = -1
+    least = 0
     for context in range(len(contexts)):
         if contexts[context, C_STATE] != ON_ROOM:
             continue
@@ -217,8 +221,10 @@ def _widen(
             place = wanted_place(rings, ring, row, image)
             if place < rings[ring, R_FREED] + rings[ring, R_SLOTS]:
                 continue
-            if best < 0 or growth[ring] < growth[best] or (growth[ring] == growth[best] and ring < best):
+            grown = (growth[ring] + 1) * rings[ring, R_BYTES]
+            if best < 0 or grown < least or (grown == least and ring < best):
                 best = ring
+                least = grown
     if best >= 0:
         growth[best] += 1
         rings[best, R_SLOTS] += 1
