@@ -16,7 +16,9 @@ _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 def total_macs(module: ModuleOp, store: WeightStore) -> int:
     """Multiply-accumulates per run of ``@main`` in Conv, ConvTranspose, Gemm and MatMul by a constant.
 
-    Operators that were left to the host count too: the share done on the arrays is measured against this.
+    Operators that were left to the host count too: the share done on the arrays is measured against this. Groups
+    count their own inputs, a ConvTranspose the taps that an output meets. Windows that are computed and dropped
+    count as any others: those between two slices of a volume, and those over a cropped end of a ConvTranspose.
     """
     total = 0
     for op in module.walk():

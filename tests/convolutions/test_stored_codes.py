@@ -44,7 +44,7 @@ def quantised(form: str, per_channel: bool) -> onnx.ModelProto:
         "sy": np.array(0.06, np.float32),
         "zy": np.array(131, np.uint8),
     }
-    along = {"axis": axis} if per_channel else {}
+    along: dict[str, Any] = {"axis": axis} if per_channel else {}
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "sx", "zx"], ["xq"], "q"),
         helper.make_node("DequantizeLinear", ["xq", "sx", "zx"], ["xd"], "d"),
