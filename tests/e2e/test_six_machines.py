@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 import cimc
 from cimc import models
 from cimc.backends.loader import load_architecture
+from cimc.cli import main
 from cimc.diagnostics import DoesNotFitError
 
 MACHINES = ("isaac", "isaac-ce", "jain", "jia", "pimcomp", "puma")
@@ -121,7 +122,7 @@ def test_a_network_that_does_not_fit_exits_with_3(
         cimc.compile(network, small)
     assert f"{need} crossbars" in str(caught.value)
     assert f"{supply} crossbars" in str(caught.value)
-    from cimc.cli.entry import _run
-
-    assert _run(["compile", str(network), "--arch", str(small), "-o", str(tmp_path / "out")]) == 3
+    with pytest.raises(SystemExit) as left:
+        main(["compile", str(network), "--arch", str(small), "-o", str(tmp_path / "out")])
+    assert left.value.code == 3
     assert not (tmp_path / "out").exists()

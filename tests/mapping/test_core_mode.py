@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +117,7 @@ def test_wrong_positions_are_found(made: cimc.Artifact, field: str, change: int,
     columns = {name: np.array(column) for name, column in rows.items()}
     columns[field][at] += change
     tables = {**broken.tables, "instructions": columns}
-    found = verify_program(type(broken)(**{**vars(broken), "tables": tables}))
+    found = verify_program(replace(broken, tables=tables))
     assert rule in {finding.rule for finding in found}
 
 

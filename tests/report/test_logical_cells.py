@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def test_a_tile_of_weights_does_not_fit_a_crossbar_of_cells(made: cimc.Artifact)
         **made.program.machine,
         "crossbar": {**made.program.machine["crossbar"], "logical_cells": False},
     }
-    program = type(made.program)(**{**vars(made.program), "machine": machine})
+    program = replace(made.program, machine=machine)
     assert "P062" in {finding.rule for finding in verify_program(program)}
 
 
