@@ -232,7 +232,7 @@ class _Drawing:
     def _execute(self, node: NodeProto, constants: Mapping[str, Array]) -> list[Array]:
         varying = [n for n in dict.fromkeys(node.input) if n in self.values]
         first = {n: self.values[n][0] for n in varying}
-        session = _session(_alone(self.model, node, first | constants))
+        session = _session(_alone(self.model, node, {**first, **constants}))
         return [
             session.run([node.output[0]], {**constants, **{n: self.values[n][i] for n in varying}})[0]
             for i in range(len(self.values[varying[0]]))

@@ -70,6 +70,7 @@ def _sized(ops: list[Operation], ctx: CimContext, frames: int) -> tuple[Network,
     How many rows wait in a ring is known only now; a digital stage whose rings outgrow a core gets half as many
     channels a context.
     """
+    assert ctx.arch is not None
     while True:
         network = build_network(ops, ctx)
         slots, taken = required_slots(network, ctx, frames)

@@ -68,7 +68,7 @@ def group_stages(ops: Sequence[Operation], *, absorbed: set[Operation]) -> dict[
             groups[op] = Group([*_own_dequantiser(op, groups), op])
             groups |= dict.fromkeys(groups[op].ops, groups[op])
         elif isinstance(op, ELEMENTWISE):
-            group = _joinable(op, groups, position) or Group()
+            group = (None if _is_output(op) else _joinable(op, groups, position)) or Group()
             group.ops.append(op)
             groups[op] = group
     return groups
@@ -96,6 +96,11 @@ def _joinable(op: Operation, groups: dict[Operation, Group], position: dict[Oper
         if found is None or position[group.last] > position[found.last]:
             found = group
     return found
+
+
+def _is_output(op: Operation) -> bool:
+    """Whether ``op`` makes reals that an output has too: it leaves as the codes, so their stage must end with them."""
+    return isinstance(op, DequantizeOp) and any(isinstance(u.operation, ReturnOp) for u in op.result.uses)
 
 
 def users(value: SSAValue) -> int:

@@ -91,8 +91,8 @@ def test_a_seed_decides_the_weights() -> None:
     """One seed gives one model, bit for bit; another gives other weights."""
     first, again, other = (reseeded("squeezenet", seed) for seed in (0, 0, 1))
     assert first.SerializeToString(deterministic=True) == again.SerializeToString(deterministic=True)
-    weights = [onnx.numpy_helper.to_array(m.graph.initializer[0]) for m in (first, other)]
-    assert not np.array_equal(*weights)
+    one, another = (onnx.numpy_helper.to_array(m.graph.initializer[0]) for m in (first, other))
+    assert not np.array_equal(one, another)
 
 
 def test_unknown_name() -> None:
