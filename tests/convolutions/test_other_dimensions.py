@@ -78,6 +78,21 @@ def upsampling(seed: int = 0) -> ModelProto:
     )
 
 
+def pooled_sequences(seed: int = 0) -> ModelProto:
+    """A small classifier of sequences: convolutions, overlapping and ragged pools, a global average."""
+    rng = np.random.default_rng(seed)
+    return chain(
+        (1, 3, 30),
+        node("Conv", normal(rng, 6, 3, 5, fan_in=15), normal(rng, 6), pads=[2, 2]),
+        node("Relu"),
+        node("MaxPool", kernel_shape=[3], strides=[2], ceil_mode=1),
+        node("Conv", normal(rng, 8, 6, 3, fan_in=18)),
+        node("AveragePool", kernel_shape=[3], pads=[1, 1], count_include_pad=0),
+        node("Conv", normal(rng, 5, 8, 1, fan_in=8)),
+        node("GlobalAveragePool"),
+    )
+
+
 def sequences_up(seed: int = 0) -> ModelProto:
     """Transposed convolutions over a sequence, the second dilated."""
     rng = np.random.default_rng(seed)
@@ -89,7 +104,13 @@ def sequences_up(seed: int = 0) -> ModelProto:
     )
 
 
-MODELS = {"1-D": sequences, "3-D": volumes, "transposed": upsampling, "transposed 1-D": sequences_up}
+MODELS = {
+    "1-D": sequences,
+    "1-D with pools": pooled_sequences,
+    "3-D": volumes,
+    "transposed": upsampling,
+    "transposed 1-D": sequences_up,
+}
 
 
 @pytest.mark.parametrize("machine", MACHINES)

@@ -45,7 +45,7 @@ def random(*shape: int, seed: int = 1) -> np.ndarray:
             [node("MaxPool", ["x"], ["p", "i"], kernel_shape=[2, 2]), node("Cast", ["i"], ["y"], to=1)],
             {}, (1, 2, 6, 6), "its output Indices is used",
         ),
-        ([node("MaxPool", ["x"], ["y"], kernel_shape=[2])], {}, (1, 2, 6), "1 spatial dimensions"),
+        ([node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2, 2])], {}, (1, 2, 6, 6, 6), "3 spatial dimensions"),
         ([node("Cast", ["x"], ["d"], to=11), node("Relu", ["d"], ["y"])], {}, (2, 3), "elements f64"),
     ],
 )  # fmt: skip
