@@ -74,6 +74,19 @@ def test_depthwise_convolutions_share_arrays(artifact: Callable[[str, str], cimc
     assert report["crossbars"]["used"] == 1606 < 7579 / 2
 
 
+@pytest.mark.slow
+def test_vgg_16_is_larger_than_the_chip(artifact: Callable[[str, str], cimc.Artifact], images: Images) -> None:
+    """VGG-16's 33,804 crossbars take four phases on isaac's 12,288: exact, every product on the arrays."""
+    made = artifact("vgg-16", "isaac")
+    assert made.report["crossbars"]["used"] == 33_804
+    assert int(made.program["contexts"]["phase"].max()) == 3
+    x = {"x": images("vgg-16", 1, 1)}
+    stream, reference = made.run(x, engine="program"), made.run(x, engine="quantised")
+    np.testing.assert_array_equal(stream.integer_outputs["logits"], reference.integer_outputs["logits"])
+    assert stream.array_macs == stream.total_macs == 15_470_264_320
+    assert made.report["host_operators"] == []
+
+
 @pytest.mark.parametrize("machine", ["isaac", "puma"])
 def test_sizes_of_the_program(machine: str, artifact: Callable[[str, str], cimc.Artifact]) -> None:
     """ResNet-18 is at most 50,000 instruction rows and 5,000 IR operations (PIMCOMP: 3.1 million instructions)."""
