@@ -29,7 +29,7 @@ from cimc.dialects.row_layout import RowLayout, frame_shape, row_layout, scalar_
 from cimc.passes.graph.whole_index import whole_index
 from cimc.passes.schedule.array_product import ArrayProduct, build_product, flattened_image
 from cimc.passes.schedule.moves import row_index
-from cimc.passes.schedule.stages import ELEMENTWISE, Group, absorbed_borders, group_stages
+from cimc.passes.schedule.stages import CONVERSIONS, ELEMENTWISE, Group, absorbed_borders, group_stages
 from cimc.passes.schedule.tails import add_tail, head_layout
 
 
@@ -267,7 +267,7 @@ class _Mapper:
 
     def _stage(self, group: Group) -> None:
         head = group.ops[0]
-        label = self._label(head)
+        label = self._label(next((o for o in group.ops if not isinstance(o, CONVERSIONS)), head))
         product = build_product(head, label, self.ctx) if isinstance(head, graph.ProductOperation) else None
         result = group.last.results[0]
         layout = self._layout(head, result)

@@ -36,7 +36,10 @@ HEADS = (ConvOp, GemmOp, MaxPoolOp, AveragePoolOp, GlobalAveragePoolOp, SoftmaxO
 REAL = (UnaryOp, BinaryOp, BinaryConstantOp)
 """Float32 functions of each element."""
 
-ELEMENTWISE = (AddOp, ReluOp, ClipOp, QuantizeOp, DequantizeOp, RequantizeOp, *REAL)
+CONVERSIONS = (QuantizeOp, DequantizeOp, RequantizeOp)
+"""Between codes and reals: no operator of the model, so that a stage is named after another of its operations."""
+
+ELEMENTWISE = (AddOp, ReluOp, ClipOp, *CONVERSIONS, *REAL)
 """Operators that work on each element alone: they join the stage that produces their operand."""
 
 
