@@ -28,16 +28,18 @@ class IndexMapOp(CimOperation):
     """Rows whose elements are those of other rows, through the global buffer.
 
     ``index`` (int64, the result's shape) numbers the elements of all operands in the order of their rows, one
-    operand after the other, then those of ``constant``. ``target`` is the ONNX shape of the result's frame.
+    operand after the other, then those of ``constant``. Of every operand only a range of channels takes part:
+    ``channels`` holds begin and end of each. ``target`` is the ONNX shape of the result's frame.
 
     ```mlir
-    %y = mem.index_map(%x) index <"rows"> to <4, 8> : (tensor<8x1x4xf32>) -> tensor<4x1x8xf32>
+    %y = mem.index_map(%x) channels <0, 4> index <"rows"> to <4, 8> : (tensor<8x1x4xf32>) -> tensor<4x1x8xf32>
     ```
     """
 
     name = "mem.index_map"
 
     args = var_operand_def(TensorType)
+    channels = prop_def(IntsAttr)
     index = prop_def(WeightRefAttr)
     constant = opt_prop_def(WeightRefAttr)
     target = prop_def(IntsAttr)
@@ -46,8 +48,8 @@ class IndexMapOp(CimOperation):
 
     traits = traits_def(Pure())
     assembly_format = (
-        "`(` $args `)` `index` $index (`constant` $constant^)? `to` $target (`tensors` $tensors^)? attr-dict "
-        "`:` functional-type($args, $result)"
+        "`(` $args `)` `channels` $channels `index` $index (`constant` $constant^)? `to` $target "
+        "(`tensors` $tensors^)? attr-dict `:` functional-type($args, $result)"
     )
 
     def __init__(
@@ -55,6 +57,7 @@ class IndexMapOp(CimOperation):
         args: Sequence[SSAValue],
         result: Attribute,
         *,
+        channels: Sequence[tuple[int, int]],
         index: str,
         constant: str | None,
         target: Sequence[int],
@@ -63,6 +66,7 @@ class IndexMapOp(CimOperation):
         super().__init__(
             operands=[list(args)],
             properties={
+                "channels": IntsAttr.of([end for pair in channels for end in pair]),
                 "index": WeightRefAttr.of(index),
                 "constant": None if constant is None else WeightRefAttr.of(constant),
                 "target": IntsAttr.of(target),
@@ -71,9 +75,24 @@ class IndexMapOp(CimOperation):
             result_types=[result],
         )
 
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """The channels [begin, end) of each operand that take part."""
+        ends = self.channels.data
+        return list(zip(ends[::2], ends[1::2], strict=True))
+
+    @property
+    def taken(self) -> list[tuple[int, int, int]]:
+        """Rows, positions and channels of each operand that take part."""
+        pairs = zip(self.args, self.ranges, strict=True)
+        return [(*shape_of(value)[:2], end - begin) for value, (begin, end) in pairs]
+
     def verify_(self) -> None:
-        if not self.args:
-            raise VerifyException("needs at least one operand")
+        if not self.args or len(self.channels.data) != 2 * len(self.args):
+            raise VerifyException("needs at least one operand, and a range of channels for each")
+        for value, (begin, end) in zip(self.args, self.ranges, strict=True):
+            if not 0 <= begin < end <= shape_of(value)[2]:
+                raise VerifyException(f"channels {begin} … {end - 1} of {shape_of(value)[2]}")
         if len({tensor(v).get_element_type() for v in (*self.args, self.result)}) > 1:
             raise VerifyException("elements move unchanged, but the element types differ")
 

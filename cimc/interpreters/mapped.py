@@ -234,7 +234,8 @@ class _Machine:
         """Elements of the operands' rows by number."""
         index = self.store.array(op.index.key.data)
         constant = None if op.constant is None else self.store.array(op.constant.key.data)
-        frames = zip(*(self.values[v] for v in op.args), strict=True)
+        pairs = zip(op.args, op.ranges, strict=True)
+        frames = zip(*(self.values[v][..., begin:end] for v, (begin, end) in pairs), strict=True)
         self.values[op.result] = np.stack([take_elements(frame, index, constant) for frame in frames])
 
     def matmul(self, op: MatmulOp) -> None:

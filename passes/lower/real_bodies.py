@@ -36,10 +36,10 @@ def index_map_body(op: IndexMapOp, ctx: CimContext, builder: ProgramBuilder, tap
     before: list[Operation] = []
     buffers: list[ChipBuffer] = []
     for number, value in enumerate(op.args):
-        loop, held = _collected(number, value, builder)
+        loop, held = _collected(number, value, op.taken[number], builder)
         steps.append(loop)
         buffers.append(held)
-    sizes = [prod(shape_of(v)) for v in op.args]
+    sizes = [prod(taken) for taken in op.taken]
     names = [f"whole{number}" for number in range(len(sizes))]
     if op.constant is not None:
         values = ctx.store.array(op.constant.key.data)
@@ -64,9 +64,11 @@ def index_map_body(op: IndexMapOp, ctx: CimContext, builder: ProgramBuilder, tap
     return ChipBody([*before, LoopOp(None, steps)], buffers)
 
 
-def _collected(number: int, value: SSAValue, builder: ProgramBuilder) -> tuple[LoopOp, ChipBuffer]:
-    """All rows of operand ``number`` into a whole buffer, one after the other."""
-    rows, width, depth = shape_of(value)
+def _collected(
+    number: int, value: SSAValue, extents: tuple[int, int, int], builder: ProgramBuilder
+) -> tuple[LoopOp, ChipBuffer]:
+    """All rows of operand ``number``, of these extents, into a whole buffer, one after the other."""
+    rows, width, depth = extents
     row, volume = width * depth, rows * width * depth
     name, ring = f"whole{number}", f"in{number}"
     pattern = builder.add_copy(1, 0, 0, row, 1, 1)
@@ -98,16 +100,17 @@ def _made_rows(
         turn.append(CopyOp(Address("row", 0, copy.to, at.row_steps), source, pattern))
     number = Address(-1, loops.first, 0, (0, *loops.row_steps))
     turn.append(SendOp(at, number, "routes0", n=depth, m=width, tap=tap))
-    for extent in reversed(loops.extents):
-        nest = LoopOp(extent, turn)
-        turn = [nest]
+    *outer, innermost = loops.extents
+    nest = LoopOp(innermost, turn)
+    for extent in reversed(outer):
+        nest = LoopOp(extent, [nest])
     return nest
 
 
 def matmul_body(op: MatmulOp, builder: ProgramBuilder, tap: int) -> ChipBody:
     """Collect the second operand, then a row of the first at a time through the digital unit."""
     batch, rows, depth, columns = op.extents
-    gather, held = _collected(1, op.rhs, builder)
+    gather, held = _collected(1, op.rhs, (batch * depth, 1, columns), builder)
     record = builder.add_record([depth, columns, 1])
     at = Address("row", 0, 0, (0, 0, 1))
     matrix = Address("whole1", 0, 0, (), (0, depth * columns))

@@ -73,7 +73,7 @@ def real_record(op: RealOp, ctx: CimContext, builder: ProgramBuilder) -> tuple[s
     constant = None if op.constant is None else ctx.store.array(op.constant.key.data)
     match op.kind:
         case "layer_norm" | "rms_norm" if constant is not None:
-            floats = np.concatenate([np.float32(op.values), constant.reshape(-1)])
+            floats = np.concatenate([np.array(op.values, np.float32), constant.reshape(-1)])
             return op.kind, builder.add_record([constant.shape[1]], floats)
         case "local_response_norm":
             *factors, size = op.values

@@ -265,8 +265,9 @@ class _Builder:
         context = self._context(node, ContextSpec(index, MAIN, phase=phase, targets=[[] for _ in op.results]))
         for number, value in enumerate(op.operands):
             rows, _, channels = shape_of(value)
+            wanted = op.ranges[number] if isinstance(op, IndexMapOp) else (0, channels)
             geometry = ring_geometry(1, 1, 1, 0, rows, rows)
-            self._ring(context, ring_name(number), value, geometry, (0, channels), (0, 0), 0)
+            self._ring(context, ring_name(number), value, geometry, wanted, (0, 0), 0)
         for number, value in enumerate(op.results):
             self.parts[value] = [Part(context, number, 0, shape_of(value)[2])]
 

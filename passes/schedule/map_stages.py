@@ -27,8 +27,9 @@ from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
 from cimc.dialects.mem_real import IndexMapOp, MatmulOp
 from cimc.dialects.row_layout import RowLayout, frame_shape, row_layout, scalar_layout, token_layout
 from cimc.passes.graph.whole_index import whole_index
+from cimc.passes.place.tail_plan import element_of
 from cimc.passes.schedule.array_product import ArrayProduct, build_product, flattened_image
-from cimc.passes.schedule.moves import row_index
+from cimc.passes.schedule.moves import row_index, used_channels
 from cimc.passes.schedule.stages import CONVERSIONS, ELEMENTWISE, Group, absorbed_borders, group_stages
 from cimc.passes.schedule.tails import add_tail, head_layout
 
@@ -87,6 +88,7 @@ class _Mapper:
         self.values: dict[SSAValue, SSAValue] = {}
         self.layouts: dict[SSAValue, RowLayout] = {}
         self.labels: set[str] = set()
+        self.waits = _whole_frames_before(self.ops)
 
     def run(self) -> Block:
         """The mapped body of ``@main``."""
@@ -201,18 +203,24 @@ class _Mapper:
         self._record(op.result, concat.result, layout)
 
     def _move(
-        self, op: Operation, operands: Sequence[SSAValue], index: npt.NDArray[Any], constant: str | None = None
+        self,
+        op: Operation,
+        operands: Sequence[SSAValue],
+        index: npt.NDArray[Any],
+        constant: str | None = None,
     ) -> None:
         """Elements by their number, through the global buffer; operands come in whatever rows they have."""
         (result,) = op.results
         frame = frame_shape(shape_of(result))
         layout = self._preferred(result)
-        rows = row_index(index, [self.layouts[v] for v in operands], layout)
+        sources = [self.layouts[v] for v in operands]
+        rows, channels = used_channels(row_index(index, sources, layout), sources)
         key = self.ctx.store.put(self.ctx.store.fresh(f"{tensor_names(op)[0]}.rows"), rows)
         tensors = ArrayAttr([StringAttr(t) for t in tensor_names(op)])
         moved = IndexMapOp(
             [self.values[v] for v in operands],
             self._type(result, layout),
+            channels=channels,
             index=key,
             constant=constant,
             target=frame,
@@ -312,8 +320,39 @@ class _Mapper:
                 if op is head and product is not None:
                     found.append(self._rows(product.source, product.layout))
                 else:
-                    found.append(self._rows(operand, self._layout(head, operand)))
+                    found.append(
+                        self._waiting(operand, group, self._rows(operand, self._layout(head, operand)))
+                    )
         return found
+
+    def _waiting(self, operand: SSAValue, group: Group, rows: SSAValue) -> SSAValue:
+        """``rows`` of an operand whose companions come through whole frames: those wait in the global buffer.
+
+        A core's ring would have to hold the frame; one that takes little of its memory does.
+        """
+        arch = self.ctx.arch
+        deepest = max(self.waits.get(v, 0) for op in group.ops for v in op.operands)
+        size = prod(shape_of(rows)) * element_of(rows.type).size_bytes
+        if arch is None or self.waits.get(operand, 0) == deepest or 8 * size <= arch.core.local_buffer_bytes:
+            return rows
+        frame = frame_shape(shape_of(operand))
+        index = np.arange(prod(shape_of(rows)), dtype=np.int64).reshape(shape_of(rows))
+        key = self.ctx.store.put(self.ctx.store.fresh("waiting.rows"), index)
+        held = IndexMapOp(
+            [rows], rows.type, channels=[(0, shape_of(rows)[2])], index=key, constant=None, target=frame
+        )
+        self._add(held, operand.op if isinstance(operand, OpResult) else None)
+        return held.result
+
+
+def _whole_frames_before(ops: Sequence[Operation]) -> dict[SSAValue, int]:
+    """How many operators that need a whole frame before they give a row stand on the longest way to each value."""
+    counts: dict[SSAValue, int] = {}
+    for op in ops:
+        own = isinstance(op, graph.IndexMapOp | graph.MatmulOp | graph.HostOp)
+        before = max((counts.get(v, 0) for v in op.operands), default=0)
+        counts |= dict.fromkeys(op.results, before + own)
+    return counts
 
 
 def _joined(op: graph.ConcatOp) -> npt.NDArray[Any]:

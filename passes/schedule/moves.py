@@ -23,6 +23,23 @@ def flat_numbers(layout: RowLayout) -> Index:
     )
 
 
+def used_channels(rows: Index, sources: Sequence[RowLayout]) -> tuple[Index, list[tuple[int, int]]]:
+    """``rows`` over the channels of each source that it uses alone, and those: [begin, end)."""
+    starts = np.cumsum([0, *(layout.rows * layout.positions * layout.channels for layout in sources)])
+    renumbered, ranges, first = rows.copy(), [(0, layout.channels) for layout in sources], 0
+    for number, layout in enumerate(sources):
+        mine = (rows >= starts[number]) & (rows < starts[number + 1])
+        local = rows[mine] - starts[number]
+        place, channel = local // layout.channels, local % layout.channels
+        begin, end = (int(channel.min()), int(channel.max()) + 1) if channel.size else (0, 1)
+        ranges[number] = begin, end
+        renumbered[mine] = first + place * (end - begin) + channel - begin
+        first += layout.rows * layout.positions * (end - begin)
+    constants = rows >= starts[-1]
+    renumbered[constants] = rows[constants] - starts[-1] + first
+    return renumbered, ranges
+
+
 def row_index(index: npt.NDArray[Any], sources: Sequence[RowLayout], target: RowLayout) -> Index:
     """``index`` of ``graph.index_map`` for one frame, as ``mem.index_map`` takes it."""
     numbers: list[Index] = []

@@ -33,37 +33,39 @@ def _gelu_tanh(x: Wide) -> Wide:
     return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
-_EXACT: Mapping[str, Callable[..., npt.NDArray[Any]]] = MappingProxyType(
+Parameters = tuple[float, ...]
+
+_EXACT: Mapping[str, Callable[[Real, Parameters], npt.NDArray[Any]]] = MappingProxyType(
     {
-        "neg": np.negative,
-        "abs": np.abs,
-        "sqrt": np.sqrt,
-        "reciprocal": lambda x: np.float32(1.0) / x,
-        "floor": np.floor,
-        "ceil": np.ceil,
-        "round": np.rint,
-        "sign": np.sign,
-        "leaky_relu": lambda x, slope: np.where(x < 0, np.float32(slope) * x, x),
+        "neg": lambda x, p: np.negative(x),
+        "abs": lambda x, p: np.abs(x),
+        "sqrt": lambda x, p: np.sqrt(x),
+        "reciprocal": lambda x, p: np.divide(np.float32(1.0), x),
+        "floor": lambda x, p: np.floor(x),
+        "ceil": lambda x, p: np.ceil(x),
+        "round": lambda x, p: np.rint(x),
+        "sign": lambda x, p: np.sign(x),
+        "leaky_relu": lambda x, p: np.where(x < 0, np.float32(p[0]) * x, x),
     }
 )
 """One float32 operation each."""
 
-_WIDE: Mapping[str, Callable[..., npt.NDArray[Any]]] = MappingProxyType(
+_WIDE: Mapping[str, Callable[[Wide, Parameters], npt.NDArray[Any]]] = MappingProxyType(
     {
-        "exp": np.exp,
-        "log": np.log,
-        "erf": erf_wide,
-        "tanh": np.tanh,
-        "sigmoid": _sigmoid,
-        "silu": lambda x: x * _sigmoid(x),
-        "gelu": lambda x: 0.5 * x * (1.0 + erf_wide(x / math.sqrt(2.0))),
-        "gelu_tanh": _gelu_tanh,
-        "hard_sigmoid": lambda x, slope, offset: np.clip(slope * x + offset, 0.0, 1.0),
-        "hard_swish": lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
-        "elu": lambda x, alpha: np.where(x < 0, alpha * np.expm1(np.minimum(x, 0.0)), x),
-        "softplus": lambda x: np.logaddexp(0.0, x),
-        "sin": np.sin,
-        "cos": np.cos,
+        "exp": lambda x, p: np.exp(x),
+        "log": lambda x, p: np.log(x),
+        "erf": lambda x, p: erf_wide(x),
+        "tanh": lambda x, p: np.tanh(x),
+        "sigmoid": lambda x, p: _sigmoid(x),
+        "silu": lambda x, p: x * _sigmoid(x),
+        "gelu": lambda x, p: 0.5 * x * (1.0 + erf_wide(x / math.sqrt(2.0))),
+        "gelu_tanh": lambda x, p: _gelu_tanh(x),
+        "hard_sigmoid": lambda x, p: np.clip(p[0] * x + p[1], 0.0, 1.0),
+        "hard_swish": lambda x, p: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
+        "elu": lambda x, p: np.where(x < 0, p[0] * np.expm1(np.minimum(x, 0.0)), x),
+        "softplus": lambda x, p: np.logaddexp(0.0, x),
+        "sin": lambda x, p: np.sin(x),
+        "cos": lambda x, p: np.cos(x),
     }
 )
 """Evaluated in float64."""
@@ -82,8 +84,8 @@ def unary(function: str, x: Real, parameters: tuple[float, ...] = ()) -> Real:
 
     Raises KeyError for a function that does not exist.
     """
-    rounded = [float(np.float32(p)) for p in parameters]
+    rounded = tuple(float(np.float32(p)) for p in parameters)
     with np.errstate(all="ignore"):  # infinities and NaN are results like others
         if function in _EXACT:
-            return np.asarray(_EXACT[function](np.asarray(x, np.float32), *rounded), np.float32)
-        return np.asarray(_WIDE[function](np.asarray(x, np.float64), *rounded)).astype(np.float32)
+            return np.asarray(_EXACT[function](np.asarray(x, np.float32), rounded), np.float32)
+        return np.asarray(_WIDE[function](np.asarray(x, np.float64), rounded)).astype(np.float32)

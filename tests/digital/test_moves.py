@@ -18,7 +18,7 @@ from cimc.frontend.onnx import import_onnx
 from cimc.interpreters.graph import run_graph
 from cimc.passes.graph.compose_moves import ComposeMoves
 from cimc.passes.lower.copy_patterns import MAX_LOOPS, row_loops
-from cimc.passes.schedule.moves import flat_numbers, row_index
+from cimc.passes.schedule.moves import flat_numbers, row_index, used_channels
 
 Ints = npt.NDArray[np.int64]
 
@@ -87,6 +87,19 @@ def test_an_index_over_rows_is_the_index_over_onnx_order() -> None:
     for target in (row_layout((3, 4, 5)), token_layout((3, 4, 5))):
         found = np.concatenate([*rows, constant])[row_index(index, sources, target)]
         np.testing.assert_array_equal(found, wanted.reshape(-1)[flat_numbers(target)])
+
+
+def test_only_the_channels_used_are_taken() -> None:
+    """A slice of one source and the constants beside it, numbered over what is left of each source."""
+    sources = [token_layout((5, 6)), token_layout((4, 3))]
+    values = [np.arange(30).reshape(5, 6), 100 + np.arange(12).reshape(4, 3)]
+    constant = np.array([7, 8])
+    rows = np.array([[2, 3, 9], [26, 27, 30 + 1], [30 + 4, 42, 43]])
+    wanted = np.concatenate([*(v.reshape(-1) for v in values), constant])[rows]
+    renumbered, ranges = used_channels(rows, sources)
+    assert ranges == [(2, 4), (1, 2)]
+    left = [v[:, begin:end].reshape(-1) for v, (begin, end) in zip(values, ranges, strict=True)]
+    np.testing.assert_array_equal(np.concatenate([*left, constant])[renumbered], wanted)
 
 
 def chain(kinds: list[str]) -> tuple[Any, dict[str, Any]]:
