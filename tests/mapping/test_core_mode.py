@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 import cimc
 from cimc import models
@@ -133,3 +135,49 @@ def test_a_converter_that_loses_is_the_same_in_the_stream_and_at_the_mapped_leve
     assert (stream.integer_outputs["logits"] != exact.integer_outputs["logits"]).any()
     error = np.linalg.norm(stream.outputs["logits"] - exact.outputs["logits"])
     assert error < 0.5 * np.linalg.norm(exact.outputs["logits"])
+
+
+def _convolutions() -> onnx.ModelProto:
+    """Stride, groups, depthwise, dilation, a transposed convolution and a product."""
+    rng = np.random.default_rng(0)
+
+    def weight(name: str, *shape: int) -> onnx.TensorProto:
+        return numpy_helper.from_array((0.2 * rng.normal(size=shape)).astype(np.float32), name)
+
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Conv", ["r", "w2"], ["b"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], group=16),
+        helper.make_node(
+            "Conv", ["b", "w3"], ["c"], kernel_shape=[3, 3], pads=[2, 2, 2, 2], dilations=[2, 2], group=4
+        ),
+        helper.make_node("ConvTranspose", ["c", "w4"], ["d"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("GlobalAveragePool", ["d"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "w5"], ["y"]),
+    ]
+    weights = [
+        weight("w1", 16, 3, 3, 3),
+        weight("w2", 16, 1, 3, 3),
+        weight("w3", 32, 4, 3, 3),
+        weight("w4", 32, 8, 2, 2),
+        weight("w5", 8, 10),
+    ]
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 16, 16])
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 10])
+    graph = helper.make_graph(nodes, "convolutions", [x], [y], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_all_kinds_of_convolution_in_core_mode() -> None:
+    """Every kind runs on the cores, equal to the mapped level and to level 2, also element by element."""
+    x = {"x": np.random.default_rng(1).normal(size=(4, 3, 16, 16)).astype(np.float32)}
+    made = cimc.compile(_convolutions(), "jia", calibration=x, require_arrays=True)
+    stream = made.run(x)
+    reference = made.run(x, engine="quantised").integer_outputs["y"]
+    np.testing.assert_array_equal(stream.integer_outputs["y"], reference)
+    np.testing.assert_array_equal(made.run(x, engine="mapped").integer_outputs["y"], reference)
+    walked = made.run({"x": x["x"][:1]}, walk=True)
+    np.testing.assert_array_equal(walked.integer_outputs["y"], reference[:1])
+    assert stream.array_macs == stream.total_macs > 0
+    assert len(np.unique(reference)) > 8
