@@ -138,13 +138,6 @@ class Artifact:
         """The weight image: integer matrices (K, N) by name."""
         return self._parts.weights
 
-    def level(self, name: str) -> tuple[ModuleOp, CimContext]:
-        """The module of a level (``graph``, ``quantised``, ``mapped``, ``isa``) and the context with its arrays.
-
-        Raises ``UsageError`` when the artifact does not hold it.
-        """
-        return self._parts.level(name)
-
     def run(
         self,
         inputs: Mapping[str, Array],
