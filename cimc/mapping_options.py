@@ -86,8 +86,10 @@ class MappingOptions(Section):
     """whether activation codes have zero point 0"""
     calibration: Calibration = Field(default_factory=Calibration)
     """section of the calibration"""
+    scheduler: Literal["none", "polyxb", "cim-mlc", "minmax"] = "none"
+    """who chooses the copies of array operators: none (`copies` says), two published baselines, or minmax"""
     copies: Copies = 1
-    """copies of the weights of every array operator"""
+    """copies of the weights of every array operator; with scheduler: none"""
     converter: Literal["full", "calibrated"] = "calibrated"
     """steps of converters that can lose information: the full range of sums, or calibrated"""
     network: Literal["mesh", "bus"] | None = None
@@ -95,6 +97,17 @@ class MappingOptions(Section):
     # A list in Python is as good as the tuple that a file gives; the items stay strict.
     overrides: Annotated[tuple[Override, ...], Strict(False)] = ()
     """exceptions by node name; of several that match, the last wins key by key"""
+
+    def broken_rules(self) -> Iterator[BrokenRule]:
+        """A number of copies for all and a scheduler exclude each other."""
+        if self.scheduler != "none" and self.copies != 1:
+            message = f"belongs to scheduler: none, given scheduler: {self.scheduler}; remove one of the two"
+            yield BrokenRule(("copies",), message)
+
+    def named_copies(self, name: str) -> int | None:
+        """The copies that the last matching override names for the node called ``name``; ``None`` without one."""
+        named = [o.copies for o in self.overrides if o.copies is not None and fnmatchcase(name, o.match)]
+        return named[-1] if named else None
 
     def for_node(self, name: str) -> NodeOptions:
         """The options of the node called ``name`` (its ONNX name)."""

@@ -13,6 +13,7 @@ from cimc.dialects.graph import OUTPUTS, main_function, main_names, main_return
 from cimc.dialects.graph_types import shape_of
 from cimc.dialects.mem import HostCallOp
 from cimc.passes.place.network import COLUMNS
+from cimc.passes.schedule.copies.bounds import bounds
 from cimc.report_tables import area, physical_crossbars, utilisation, writes
 
 REPORT_VERSION = 2
@@ -65,6 +66,7 @@ def build_report(made: Compiled) -> dict[str, Any]:
         "instruction_rows": program.count("instructions"),
         "contexts": program.count("contexts"),
         "ir_operations": sum(1 for _ in mapped.walk()),
+        "bounds": bounds(mapped, arch).to_dict(),
         "stages": stages,
     }
 

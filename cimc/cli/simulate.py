@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -46,15 +47,18 @@ def simulate(
 
         check_writable(trace)
     import cimc
+    from cimc.achieved import over_bounds
 
-    timing = cimc.load(artifact, arch=arch).simulate(images=images, trace=trace, window_cycles=window_cycles)
+    loaded = cimc.load(artifact, arch=arch)
+    timing = loaded.simulate(images=images, trace=trace, window_cycles=window_cycles)
+    achieved = over_bounds(loaded.report, timing)
     if as_json:
-        print_json(timing.to_dict())
+        print_json({**timing.to_dict(), "achieved": achieved})
         return
-    _print(timing)
+    _print(timing, achieved or {})
 
 
-def _print(timing: Timing) -> None:
+def _print(timing: Timing, achieved: Mapping[str, Any]) -> None:
     total = sum(timing.energy_pj.values())
     print_table(
         ("figure", "value", "unit"),
@@ -64,6 +68,7 @@ def _print(timing: Timing) -> None:
             ("latency of the first image", timing.latency_cycles, "cycles"),
             ("latency of the first image", timing.latency_ns, "ns"),
             ("interval of the last two images", timing.interval_cycles, "cycles"),
+            *((name.replace("_", " "), value, "") for name, value in achieved.items() if value is not None),
             ("array writes done at", timing.setup_cycles, "cycles"),
             ("peak power", timing.peak_power_mw, f"mW over {timing.window_cycles} cycles"),
             ("energy", total, "pJ"),

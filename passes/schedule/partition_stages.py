@@ -48,7 +48,7 @@ class PartitionStagesPass(ModulePass):
             if not isinstance(stage, StageOp):
                 continue
             try:
-                table = _blocks(stage, ctx.arch)
+                table = partition(stage, ctx.arch)
             except DoesNotFitError as error:
                 errors.append(error)
                 continue
@@ -83,8 +83,11 @@ def context_bytes(stage: StageOp, chunks: int, k0: int, k1: int, channels: int, 
     return total + plan_tail(stage).bytes(channels)
 
 
-def _blocks(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The table of a stage, chunks of a block together and the chunk that ends it first."""
+def partition(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The table of a stage, chunks of a block together and the chunk that ends it first.
+
+    Raises ``DoesNotFitError`` for a stage that no core can hold.
+    """
     return _array_blocks(stage, arch) if stage.read is not None else _digital_blocks(stage, arch)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +66,12 @@ class SegmentStagesPass(ModulePass):
             stage.placement = WeightRefAttr.of(ctx.store.put(key, table))
 
 
+def fit_together(tables: Sequence[tuple[StageOp, npt.NDArray[np.int64]]], arch: Any) -> bool:
+    """Whether the contexts of all stages fit the chip in one phase, by their crossbars and estimated memory."""
+    cut = _Segments(arch, Cores.empty(arch))
+    return all(cut.join(stage, table) for stage, table in tables)
+
+
 def _placement(stage: StageOp) -> str:
     assert stage.placement is not None
     return stage.placement.key.data
@@ -92,6 +99,10 @@ class _Segments:
                 done = done[done[:, COPY] < copies]
         done[:, PHASE] = self.phase
         return done
+
+    def join(self, stage: StageOp, table: npt.NDArray[np.int64]) -> bool:
+        """Take room for a stage in the current phase, if there is enough."""
+        return self._all_fit(self._needs(stage, table))
 
     def _needs(self, stage: StageOp, table: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
         """Crossbars and bytes of every context of a stage."""

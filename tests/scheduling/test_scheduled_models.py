@@ -1,0 +1,208 @@
+"""Schedulers on compiled models: copies, exactness, predicted and measured intervals, bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cimc
+from cimc import models
+from cimc.achieved import over_bounds
+from cimc.diagnostics import UsageError
+from cimc.mapping_options import MappingOptions, load_mapping
+from cimc.passes.schedule.closed_form.copies import Product, min_max_turns, used
+from cimc.passes.schedule.copies.bounds import bounds
+from cimc.passes.schedule.copies.choose import Problem, choose
+from cimc.passes.schedule.copies.stage_costs import StageCost, stage_cost, stages_of
+from cimc.runtime.verifier import verify_program
+from tests.mapping.small_machine import small_machine
+
+NETWORK = "resnet-cifar-20"
+SCHEDULERS = ("none", "polyxb", "cim-mlc", "minmax")
+IMAGES = {"x": models.images(2, models.network(NETWORK).shape, seed=1)}
+
+Compile = Callable[..., cimc.Artifact]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compile:
+    """The network compiled for a machine with mapping options; every combination once."""
+    path = models.export_onnx(NETWORK, tmp_path_factory.mktemp("models") / f"{NETWORK}.onnx")
+    made: dict[tuple[Any, str], cimc.Artifact] = {}
+
+    def get(arch: Any, **options: Any) -> cimc.Artifact:
+        key = (arch if isinstance(arch, str) else arch.model_dump_json(), repr(options))
+        if key not in made:
+            mapping = MappingOptions.model_validate(options)
+            made[key] = cimc.compile(path, arch, calibration=IMAGES, mapping=mapping)
+        return made[key]
+
+    return get
+
+
+def copies_and_costs(artifact: cimc.Artifact) -> list[tuple[int, StageCost]]:
+    """Copies and cost of the array stages."""
+    module, ctx = artifact.level("mapped")
+    found = [(s.copies.value.data, stage_cost(s, ctx.arch)) for s in stages_of(module)]
+    return [(n, cost) for n, cost in found if cost is not None]
+
+
+def predicted(artifact: cimc.Artifact) -> int:
+    """The interval that the arrays of the slowest stage allow."""
+    return max(cost.interval(n) for n, cost in copies_and_costs(artifact))
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_schedules_are_exact_and_legal(compiled: Compile, scheduler: str) -> None:
+    """The stream of every scheduler verifies and gives the integers of level 2; at most one copy a row."""
+    artifact = compiled("isaac", scheduler=scheduler)
+    verify_program(artifact.program)
+    one = {"x": IMAGES["x"][:1]}
+    stream, level = artifact.run(one), artifact.run(one, engine="quantised")
+    for name, codes in level.integer_outputs.items():
+        assert np.array_equal(stream.integer_outputs[name], codes)
+    assert all(1 <= n <= cost.rows for n, cost in copies_and_costs(artifact))
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("machine", ["isaac", "puma"])
+def test_no_run_beats_its_bounds(compiled: Compile, machine: str, scheduler: str) -> None:
+    """Interval and latency of the engine, contention on, are never below the bounds of the report."""
+    artifact = compiled(machine, scheduler=scheduler)
+    achieved = over_bounds(artifact.report, artifact.simulate(images=6))
+    assert achieved is not None
+    assert achieved["interval_over_bound"] >= 1
+    assert achieved["interval_over_arrays"] >= 1
+    assert achieved["latency_over_bound"] >= 1
+
+
+def test_bounds_do_not_depend_on_the_schedule(compiled: Compile) -> None:
+    """Copies and placement are not read: all schedulers have the same bounds."""
+    assert len({repr(compiled("isaac", scheduler=s).report["bounds"]) for s in SCHEDULERS}) == 1
+
+
+def test_the_interval_drops_as_predicted(compiled: Compile) -> None:
+    """Where neither network nor vector units bind, the measured interval is the predicted one within 2 %."""
+    before, after = compiled("isaac"), compiled("isaac", scheduler="minmax")
+    assert predicted(before) == 32 * predicted(after)
+    for artifact in (before, after):
+        timing = artifact.simulate(images=8)
+        assert predicted(artifact) <= timing.interval_cycles <= 1.02 * predicted(artifact)
+        per_image = {kind: busy / 8 for kind, busy in timing.busiest_cycles.items()}
+        assert max(per_image, key=lambda kind: per_image[kind]) == "arrays"
+        assert per_image["arrays"] == pytest.approx(predicted(artifact))
+
+
+def test_minmax_is_never_behind_the_baselines(compiled: Compile) -> None:
+    """The predicted interval is the smallest of all schedulers'."""
+    ours = predicted(compiled("isaac", scheduler="minmax"))
+    assert all(ours <= predicted(compiled("isaac", scheduler=s)) for s in SCHEDULERS)
+
+
+def test_named_copies_stay(compiled: Compile) -> None:
+    """An override's copies are kept, and nobody gets copies that could not run faster than it."""
+    pins = [{"match": "*stages.0.0/conv1*", "copies": 2}]
+    made = copies_and_costs(compiled("isaac", scheduler="minmax", overrides=pins))
+    pinned = [(n, cost) for n, cost in made if "stages.0.0/conv1" in cost.label]
+    assert [n for n, _ in pinned] == [2]
+    slowest = pinned[0][1].interval(2)
+    assert max(cost.interval(n) for n, cost in made) == slowest
+    free = copies_and_costs(compiled("isaac", scheduler="minmax"))
+    assert sum(n * c.tiles for n, c in made) < sum(n * c.tiles for n, c in free)
+
+
+def test_smaller_chips_get_fewer_copies(compiled: Compile) -> None:
+    """Contexts that leave cores partly empty make the scheduler take fewer crossbars, never phases."""
+    tight = small_machine(
+        cores=40, crossbars=16, contexts=64, rows=128, columns=128, parallel_rows=8, adcs=128
+    )
+    artifact = compiled(tight, scheduler="minmax")
+    assert artifact.report["crossbars"]["used"] <= 640
+    assert int(artifact.program["contexts"]["phase"].max()) == 0
+    assert (
+        predicted(compiled("isaac", scheduler="minmax")) <= predicted(artifact) < predicted(compiled("isaac"))
+    )
+
+
+def test_copies_and_scheduler_exclude_each_other(tmp_path: Path) -> None:
+    """The error names line, rule, value and remedy."""
+    (tmp_path / "m.yaml").write_text("scheduler: minmax\ncopies: 4\n")
+    with pytest.raises(
+        UsageError, match=r"m.yaml:2:\d+: copies: belongs to scheduler: none, given .*minmax; remove"
+    ):
+        load_mapping(tmp_path / "m.yaml")
+
+
+@st.composite
+def turned(draw: st.DrawFn) -> tuple[list[Product], int]:
+    """Products whose copies take whole rows, and a number of crossbars for at least one copy each."""
+    sizes = st.tuples(st.integers(1, 9), st.integers(1, 12), st.integers(1, 4))
+    kinds = [
+        Product(rows, rows * turn, tiles, rows)
+        for rows, turn, tiles in draw(st.lists(sizes, min_size=1, max_size=4))
+    ]
+    return kinds, used(kinds, [1] * len(kinds)) + draw(st.integers(0, 20))
+
+
+@given(turned(), st.integers(0, 40))
+@settings(max_examples=150, deadline=None)
+def test_whole_rows_are_optimal(case: tuple[list[Product], int], floor: int) -> None:
+    """Against enumeration: the smallest interval above the floor, with the fewest crossbars."""
+    kinds, crossbars = case
+
+    def slowest(copies: tuple[int, ...]) -> Fraction:
+        turns = (
+            -(-k.windows // n) * Fraction(k.cycles, k.windows) for k, n in zip(kinds, copies, strict=True)
+        )
+        return max(*turns, Fraction(floor))
+
+    choices = [n for n in product(*(range(1, k.windows + 1) for k in kinds)) if used(kinds, n) <= crossbars]
+    best = min(map(slowest, choices))
+    found = min_max_turns(kinds, crossbars, Fraction(floor))
+    assert slowest(found) == best
+    assert used(kinds, found) == min(used(kinds, n) for n in choices if slowest(n) == best)
+
+
+def test_a_share_at_a_time_until_it_fits() -> None:
+    """The scheduler retries with fewer crossbars while ``fits`` refuses, and gives up below one copy each."""
+    arch = small_machine(cores=25, crossbars=4)
+    stage = StageCost("s", rows=64, positions=8, window_cycles=10, tiles=1, stride=1)
+    problem = Problem((stage, None), (1, 2), {}, Fraction(0))
+    assert choose(problem, "minmax", arch, lambda _: True) == (64, 1)
+    assert choose(problem, "minmax", arch, lambda copies: copies[0] <= 20) == (16, 1)
+    assert choose(problem, "minmax", arch, lambda _: False) is None
+    assert choose(problem, "polyxb", arch, lambda copies: copies[0] <= 20) == (20, 1)
+
+
+def test_one_stage_reaches_its_bound() -> None:
+    """A single product whose rows deal evenly and whose copies fill the chip works at the bound of the arrays."""
+    arch = small_machine(cores=4, crossbars=4)
+    stage = StageCost("s", rows=16, positions=1, window_cycles=10, tiles=1, stride=1)
+    chosen = choose(Problem((stage,), (1,), {}, Fraction(0)), "minmax", arch, lambda _: True)
+    assert chosen == (16,)
+    assert Fraction(stage.interval(16)) == Fraction(stage.cycles * stage.tiles, 16)
+
+
+def test_bounds_see_the_machine(compiled: Compile) -> None:
+    """Half the host link doubles its term; fewer cores raise that of the arrays to the fluid one at the least."""
+    module, ctx = compiled("isaac").level("mapped")
+    arch = ctx.arch
+    assert arch is not None
+    wide = bounds(module, arch)
+    half = arch.chip.host_link.model_copy(update={"bytes_per_cycle": arch.chip.host_link.bytes_per_cycle / 2})
+    slow = arch.model_copy(update={"chip": arch.chip.model_copy(update={"host_link": half, "cores": 4})})
+    tight = bounds(module, slow)
+    assert tight.interval["host_link"] == 2 * wide.interval["host_link"]
+    costs = [cost for _, cost in copies_and_costs(compiled("isaac"))]
+    work = sum(c.cycles * c.tiles for c in costs)
+    assert tight.interval["arrays"] == Fraction(work, 4 * arch.core.crossbars), "one copy each does not fit"
+    assert wide.interval["arrays"] >= Fraction(work, arch.chip.cores * arch.core.crossbars)
+    assert wide.critical_path >= max(c.window_cycles for c in costs)
