@@ -10,6 +10,7 @@ import onnxruntime as ort
 import pytest
 from onnx import ModelProto
 
+from cimc.backends.registry import resolve_backend
 from cimc.dialects.graph import ConvOp, IndexMapOp, ReshapeOp, main_function
 from cimc.dialects.graph_types import quant_of
 from cimc.dialects.weights import WeightStore
@@ -238,3 +239,11 @@ def test_drawn_operators_are_those_of_onnxruntime(start: int) -> None:
 def test_drawn_operators_on_an_odd_machine(seed: int) -> None:
     """The same operators compiled: all levels agree, on arrays of 21 x 45 cells."""
     check(drawn(seed), MACHINES["odd"], within=0.2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("machine", ["jia", "jain"])
+def test_core_and_wordline_machines(machine: str, name: str) -> None:
+    """One operator a core on jia, whose converters lose: the stream is the mapped level; small arrays on jain."""
+    arch = resolve_backend(machine).architecture()
+    assert check(MODELS[name](), arch, frames=1, within=0.1).hosts == []
