@@ -85,7 +85,8 @@ class IndexMapOp(CimOperation):
     def taken(self) -> list[tuple[int, int, int]]:
         """Rows, positions and channels of each operand that take part."""
         pairs = zip(self.args, self.ranges, strict=True)
-        return [(*shape_of(value)[:2], end - begin) for value, (begin, end) in pairs]
+        shapes = [(shape_of(value), end - begin) for value, (begin, end) in pairs]
+        return [(shape[0], shape[1], width) for shape, width in shapes]
 
     def verify_(self) -> None:
         if not self.args or len(self.channels.data) != 2 * len(self.args):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from cimc.dialects.context import CimContext
 from cimc.dialects.row_layout import row_layout, token_layout
@@ -102,9 +102,11 @@ def test_only_the_channels_used_are_taken() -> None:
     np.testing.assert_array_equal(np.concatenate([*left, constant])[renumbered], wanted)
 
 
-def chain(kinds: list[str]) -> tuple[Any, dict[str, Any]]:
+def chain(kinds: list[str]) -> tuple[ModelProto, str]:
     """A model of moves one after the other on (1, 4, 6), the result flattened."""
-    nodes, constants, given = [], {}, "x"
+    nodes: list[Any] = []
+    constants: dict[str, Any] = {}
+    given = "x"
     for number, kind in enumerate(kinds):
         out, name = f"v{number}", f"k{number}"
         match kind:
@@ -116,8 +118,8 @@ def chain(kinds: list[str]) -> tuple[Any, dict[str, Any]]:
             case "reshape":
                 constants[name] = np.array([1, -1, 1])
                 nodes.append(helper.make_node("Reshape", [given, name], [out]))
-            case "join":
-                constants[name] = np.float32([[[1.5]]])
+            case _:
+                constants[name] = np.full((1, 1, 1), 1.5, np.float32)
                 nodes.append(helper.make_node("Flatten", [given], [f"{out}.f"]))
                 constants[f"{name}.s"] = np.array([1, 1, -1])
                 nodes.append(helper.make_node("Reshape", [f"{out}.f", f"{name}.s"], [f"{out}.r"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime as ort
@@ -20,6 +20,10 @@ def random(*shape: int, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+def reals(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
 def ints(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
@@ -28,7 +32,7 @@ IMAGE, TOKENS = (1, 4, 6, 8), (1, 6, 8)
 CONVOLUTION = node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1])
 LINEAR = node("MatMul", ["x", "w"], ["c"])
 
-ON_IMAGES: list[tuple[str, list[Any], dict[str, np.ndarray]]] = [
+ON_IMAGES: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("hard_swish", [node("HardSwish", ["c"], ["y"])], {}),
     ("silu", [node("Sigmoid", ["c"], ["s"]), node("Mul", ["c", "s"], ["y"])], {}),
     ("leaky", [node("LeakyRelu", ["c"], ["y"], alpha=0.2)], {}),
@@ -61,23 +65,23 @@ ON_IMAGES: list[tuple[str, list[Any], dict[str, np.ndarray]]] = [
 ]  # fmt: skip
 """What follows a convolution ``c`` of an image."""
 
-ON_TOKENS: list[tuple[str, list[Any], dict[str, np.ndarray]]] = [
+ON_TOKENS: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("gelu", [node("Gelu", ["c"], ["y"])], {}),
     ("erf form", [node("Div", ["c", "r"], ["d"]), node("Erf", ["d"], ["e"]), node("Add", ["e", "one"], ["f"]),
                   node("Mul", ["c", "f"], ["g"]), node("Mul", ["g", "h"], ["y"])],
-     {"r": np.float32([1.4142135]), "one": np.float32([1]), "h": np.float32([0.5])}),
+     {"r": reals(1.4142135), "one": reals(1), "h": reals(0.5)}),
     ("layer norm", [node("LayerNormalization", ["c", "g", "b"], ["y"])], {"g": random(8), "b": random(8, seed=2)}),
     ("rms norm", [node("RMSNormalization", ["c", "g"], ["y"])], {"g": random(8)}),
     ("rms norm in parts",
      [node("Pow", ["c", "two"], ["p"]), node("ReduceMean", ["p", "a"], ["m"]), node("Add", ["m", "e"], ["v"]),
       node("Sqrt", ["v"], ["s"]), node("Reciprocal", ["s"], ["r"]), node("Mul", ["c", "r"], ["y"])],
-     {"two": np.float32([2]), "a": ints(-1), "e": np.float32([1e-5])}),
+     {"two": reals(2), "a": ints(-1), "e": reals(1e-5)}),
     ("norm of all", [node("LayerNormalization", ["c", "g"], ["y"], axis=1)], {"g": random(6, 8)}),
     ("greatest and sum",
      [node("ReduceMax", ["c", "a"], ["m"]), node("Sub", ["c", "m"], ["d"]), node("Exp", ["d"], ["e"]),
       node("ReduceSum", ["e", "a"], ["s"]), node("Div", ["e", "s"], ["y"])], {"a": ints(-1)}),
     ("sum of tokens", [node("ReduceSum", ["c", "a"], ["y"], keepdims=0)], {"a": ints(1)}),
-    ("masked", [node("Where", ["m", "c", "k"], ["y"])], {"m": np.tri(6, 8) > 0, "k": np.float32([-7])}),
+    ("masked", [node("Where", ["m", "c", "k"], ["y"])], {"m": np.tri(6, 8) > 0, "k": reals(-7)}),
     ("one of two", [node("Where", ["m", "c", "x"], ["y"])], {"m": np.tri(6, 8) > 0}),
     ("rotated",
      [node("Split", ["c"], ["l", "r"], axis=-1, num_outputs=2), node("Neg", ["r"], ["n"]),
@@ -86,7 +90,7 @@ ON_TOKENS: list[tuple[str, list[Any], dict[str, np.ndarray]]] = [
                              node("Softmax", ["s"], ["a"]), node("MatMul", ["a", "c"], ["y"])], {}),
     ("guarded softmax",
      [node("Softmax", ["c"], ["s"]), node("IsNaN", ["s"], ["n"]), node("Where", ["n", "k", "s"], ["y"])],
-     {"k": np.float32([0])}),
+     {"k": reals(0)}),
     ("softmax of tokens", [node("Softmax", ["c"], ["y"], axis=1)], {}),
     ("repeated", [node("Expand", ["c", "s"], ["y"])], {"s": ints(1, 3, 6, 8)}),
     ("tiled", [node("Tile", ["c", "s"], ["y"])], {"s": ints(1, 2, 1)}),
@@ -117,7 +121,10 @@ def cases() -> list[Any]:
 @pytest.mark.parametrize("activations", ["arrays", "all"])
 @pytest.mark.parametrize(("shape", "nodes", "constants"), cases())
 def test_every_level_computes_the_same(
-    shape: tuple[int, ...], nodes: list[Any], constants: dict[str, np.ndarray], activations: str
+    shape: tuple[int, ...],
+    nodes: list[Any],
+    constants: dict[str, np.ndarray],
+    activations: Literal["arrays", "all"],
 ) -> None:
     """No host operator; level 2, mapped level and program agree to the bit, onnxruntime to 8 bits; verified."""
     model = build(nodes, constants, shape)

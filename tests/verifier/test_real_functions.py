@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -70,10 +71,10 @@ def norm(builder: ProgramBuilder, channels: int) -> list[Row]:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda b: constants(b, 12),
-        lambda b: product(b, 5, 3),
-        lambda b: table(b, Element.I64, 3),
-        lambda b: norm(b, 5),
+        partial(constants, size=12),
+        partial(product, depth=5, columns=3),
+        partial(table, element=Element.I64, depth=3),
+        partial(norm, channels=5),
     ],
 )
 def test_right_ones_are_clean(make: Make) -> None:
@@ -84,13 +85,13 @@ def test_right_ones_are_clean(make: Make) -> None:
 @pytest.mark.parametrize(
     ("make", "rule"),
     [
-        (lambda b: constants(b, 11), "P010"),  # twelve floats where eleven are stated
-        (lambda b: constants(b, 12, first=1), "P045"),
-        (lambda b: product(b, 6, 3), "P040"),  # a row of six beyond the buffer
-        (lambda b: product(b, 5, 4), "P040"),  # a step beyond the matrix
-        (lambda b: table(b, Element.F32, 3), "P011"),
-        (lambda b: table(b, Element.I64, 4), "P045"),
-        (lambda b: norm(b, 4), "P045"),
+        (partial(constants, size=11), "P010"),  # twelve floats where eleven are stated
+        (partial(constants, size=12, first=1), "P045"),
+        (partial(product, depth=6, columns=3), "P040"),  # a row of six beyond the buffer
+        (partial(product, depth=5, columns=4), "P040"),  # a step beyond the matrix
+        (partial(table, element=Element.F32, depth=3), "P011"),
+        (partial(table, element=Element.I64, depth=4), "P045"),
+        (partial(norm, channels=4), "P045"),
     ],
 )
 def test_wrong_ones_are_found(make: Make, rule: str) -> None:
