@@ -132,6 +132,30 @@ def test_smaller_chips_get_fewer_copies(compiled: Compile) -> None:
     )
 
 
+def test_models_larger_than_the_chip_keep_one_copy(compiled: Compile) -> None:
+    """Without room for one copy each the scheduler does nothing, and the model runs in phases, exactly."""
+    tiny = small_machine(
+        cores=4,
+        crossbars=16,
+        contexts=64,
+        rows=128,
+        columns=128,
+        parallel_rows=8,
+        adcs=128,
+        allow_writes=True,
+    )
+    artifact = compiled(tiny, scheduler="minmax")
+    assert int(artifact.program["contexts"]["phase"].max()) > 0
+    assert {n for n, _ in copies_and_costs(artifact)} == {1}
+    one = {"x": IMAGES["x"][:1]}
+    stream, level = artifact.run(one), artifact.run(one, engine="quantised")
+    for name, codes in level.integer_outputs.items():
+        assert np.array_equal(stream.integer_outputs[name], codes)
+    achieved = over_bounds(artifact.report, artifact.simulate(images=1))
+    assert achieved is not None
+    assert achieved["interval_over_bound"] >= 1
+
+
 def test_copies_and_scheduler_exclude_each_other(tmp_path: Path) -> None:
     """The error names line, rule, value and remedy."""
     (tmp_path / "m.yaml").write_text("scheduler: minmax\ncopies: 4\n")
