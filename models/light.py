@@ -142,13 +142,13 @@ class _Drawing:
         nodes = [n for n in graph.node if n.op_type != "ConstantOfShape"]
         last = next(n for n in reversed(nodes) if n.op_type in ("Conv", "Gemm"))
         uses = Counter(name for n in nodes for name in n.input)
-        summed = {name for n in nodes if n.op_type == "Sum" for name in n.input}
+        branches = {n.input[0] for n in nodes if n.op_type == "Sum"}  # the shortcut comes second
         self.values[image_input(self.model)] = [x[None] for x in images(8, SHAPE, _CALIBRATION_SEED)]
         for node in nodes:
             if node.input[0] in shapes and node.op_type in ("Unsqueeze", "Reshape"):
                 continue  # a weight in another shape: it is drawn where it is used
             for position, name in enumerate(node.input[1:], 1):
-                gain = _BRANCH_WEIGHT if node.output[0] in summed else 1.0
+                gain = _BRANCH_WEIGHT if node.output[0] in branches else 1.0
                 self._draw(node, position, name, makers, shapes, gain)
             constants = {n: self._weight(n, makers, stored) for n in node.input if n not in self.values}
             outputs = self._execute(node, constants)
