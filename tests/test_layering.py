@@ -34,7 +34,11 @@ ALLOWED = {
 # Slow to import (torch 2 s, scikit-learn 2 s, scipy 0.5 s, onnx 0.2 s): inside functions only, except
 # where the folder is about nothing else.
 HEAVY = ("matplotlib", "onnx", "onnxruntime", "onnxscript", "scipy", "sklearn", "torch", "transformers")
-AT_MODULE_LEVEL = {"models": ("torch",), "cimc/frontend": ("onnx",)}
+AT_MODULE_LEVEL = {
+    "models": ("torch",),
+    "models/light.py": ("onnx", "onnxruntime"),
+    "cimc/frontend": ("onnx",),
+}
 
 
 def is_within(module: str, packages: tuple[str, ...]) -> bool:

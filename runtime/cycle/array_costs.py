@@ -102,7 +102,9 @@ class ArrayCosts:
         conversions = len(coding.conversions)
         together = coding.cells_per_weight if m.logical_cells else 1
         groups = [_groups(part, coding.parallel_rows) for part in parts]
-        convert = max((ceil_div(p.columns * conversions, Fraction(m.adcs * together)) for p in parts), default=0)
+        convert = max(
+            (ceil_div(p.columns * conversions, Fraction(m.adcs * together)) for p in parts), default=0
+        )
         convert *= m.conversion_cycles
         occupancy = max(1, digits * max(groups, default=0) * max(m.read_cycles, convert))
         pairs = zip(parts, groups, strict=True)

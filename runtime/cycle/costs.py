@@ -258,7 +258,9 @@ class CostBuilder:
             elements = int(fields["n"][row] * fields["m"][row])
             if windows[row] >= 0:
                 elements *= int(taps[windows[row]])
-            if function == AluFunction.MATMUL:  # one product a step of the inner extent, the record's first integer
+            if (
+                function == AluFunction.MATMUL
+            ):  # one product a step of the inner extent, the record's first integer
                 elements *= int(depths[first[fields["imm"][row]]])
             cycles = unit.duration(function, elements)
             rows[row, y.UNIT] = m.vector_unit(core)

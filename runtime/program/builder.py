@@ -208,7 +208,8 @@ class ProgramBuilder:
         index = len(self._rows["array_sets"])
         self._rows["tiles"].extend((index, *tile) for tile in tiles)
         return self._append(
-            "array_sets", (context, core, coding, tensor, *block, first, len(tiles), step_first, phase, groups)
+            "array_sets",
+            (context, core, coding, tensor, *block, first, len(tiles), step_first, phase, groups),
         )
 
     # -- tables instructions name ------------------------------------------------------------

@@ -91,7 +91,9 @@ def test_isaac_ce_has_the_published_peak_throughput_power_and_area() -> None:
     assert arch.chip.area_mm2 is not None
     assert 2 * macs_per_second / 1e9 / arch.chip.area_mm2 == pytest.approx(479, rel=1e-2)
     unit_mw = arch.core.crossbars * _product_pj(arch, 1) / bar.read_latency_ns
-    assert unit_mw == pytest.approx(8 * 0.3 + 8 * 2 + 4)  # of 24.1 mW; the rest is registers and shift-and-add
+    assert unit_mw == pytest.approx(
+        8 * 0.3 + 8 * 2 + 4
+    )  # of 24.1 mW; the rest is registers and shift-and-add
     assert not arch.chip.allow_writes
 
 

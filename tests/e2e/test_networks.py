@@ -21,7 +21,13 @@ NETWORKS = ("resnet-cifar-20", "squeezenet", "resnet-18", "resnet-50", "mobilene
 STREAMED = {"resnet-50": 2, "mobilenet-v2": 3}
 """Frames through the stream where 8 would take too long; level 2 sees all of them."""
 
-WITHIN = {"resnet-cifar-20": 0.35, "squeezenet": 0.15, "resnet-18": 0.15, "resnet-50": 0.2, "mobilenet-v2": 0.2}
+WITHIN = {
+    "resnet-cifar-20": 0.35,
+    "squeezenet": 0.15,
+    "resnet-18": 0.15,
+    "resnet-50": 0.2,
+    "mobilenet-v2": 0.2,
+}
 """Relative error (2-norm) of 8-bit level 2 against float; calibration on 8 images clips the small network's
 outputs on others. onnxruntime's own static quantiser, calibrated alike, is at 0.34, 0.09, 0.09 and 0.13."""
 
@@ -75,7 +81,9 @@ def test_depthwise_convolutions_share_arrays(artifact: Callable[[str, str], cimc
 
 
 @pytest.mark.slow
-def test_vgg_16_is_larger_than_the_chip(artifact: Callable[[str, str], cimc.Artifact], images: Images) -> None:
+def test_vgg_16_is_larger_than_the_chip(
+    artifact: Callable[[str, str], cimc.Artifact], images: Images
+) -> None:
     """VGG-16's 33,804 crossbars take four phases on isaac's 12,288: exact, every product on the arrays."""
     made = artifact("vgg-16", "isaac")
     assert made.report["crossbars"]["used"] == 33_804

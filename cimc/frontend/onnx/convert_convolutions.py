@@ -94,7 +94,9 @@ def conv(build: Builder, node: Node) -> None:
     kernel_shape = kernel.weight.shape[2:]
     if node.integers("kernel_shape", kernel_shape) != kernel_shape:
         stated = node.integers("kernel_shape", ())
-        raise UnsupportedError(f"kernel_shape is {stated}, the weight's {kernel_shape}; export the model again")
+        raise UnsupportedError(
+            f"kernel_shape is {stated}, the weight's {kernel_shape}; export the model again"
+        )
     ones = (1,) * rank
     strides, dilations = node.integers("strides", ones), node.integers("dilations", ones)
     group = node.integer("group", 1)
