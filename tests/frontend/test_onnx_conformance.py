@@ -22,8 +22,6 @@ from cimc.frontend.onnx.importer import CONVERTERS
 from cimc.frontend.onnx.source import MAX_IR_VERSION
 from cimc.interpreters.graph import run_graph
 
-pytestmark = pytest.mark.slow  # minutes and many gigabytes: `make test-slow`
-
 AT_RUN_TIME = "depend on data of run time"
 EMPTY = "has an extent below 1"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,23 @@ def test_extents_beyond_any_machine(model: Make) -> None:
         UnsupportedError, match=r"^p \(model:0\): MaxPool: its result 'y' would have the extents"
     ):
         import_onnx(made, store=WeightStore())
+
+
+@pytest.mark.parametrize("far", [1 << 12, 1 << 20])
+def test_moves_too_large_to_number(model: Make, far: int) -> None:
+    """A damaged pad of gigabytes is left to the host, or refused, before anything of its size is allocated."""
+    pads = np.array([0, 0, far, 0, 0, 0, far, far])
+    made = model([node("Pad", ["x", "pads"], ["y"])], {"x": [1, 3, 6, 6]}, ["y"], {"pads": pads})
+    tracemalloc.start()
+    try:
+        if far == 1 << 12:
+            assert "graph.host" in str(import_onnx(made, store=WeightStore()))
+        else:
+            with pytest.raises(UnsupportedError, match="an attribute must be wrong"):
+                import_onnx(made, store=WeightStore())
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
 
 
 def test_names_that_are_not_text(model: Make, tmp_path: Path) -> None:

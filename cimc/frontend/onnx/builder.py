@@ -22,8 +22,8 @@ from cimc.frontend.onnx.stored_codes import StoredCodes
 from cimc.frontend.onnx.submodel import Typed
 from cimc.frontend.onnx.types import element_code
 
-MAX_ELEMENTS = 1 << 40
-"""More elements in one tensor than any machine described here could hold; damaged pads ask for them."""
+MAX_ELEMENTS = 1 << 29
+"""More elements in one tensor (2 GiB of float32) than calibration could compute; damaged pads ask for them."""
 
 
 class Constant:

@@ -13,7 +13,7 @@ from cimc.diagnostics import UnsupportedError
 from cimc.dialects.graph import ConvOp, ReshapeOp
 from cimc.dialects.graph_types import shape_of
 from cimc.frontend.onnx.builder import Builder, float_type
-from cimc.frontend.onnx.convert_moves import add_move, numbered
+from cimc.frontend.onnx.convert_moves import add_move, check_countable, numbered
 from cimc.frontend.onnx.node import Node, ToHost
 from cimc.frontend.onnx.product_weights import codes_of, store_product
 from cimc.frontend.onnx.stored_codes import StoredCodes
@@ -182,9 +182,10 @@ def _conv_3d(
     filters, per_group, taps, kh, kw = kernel.weight.shape
     rows = max((extents[1] - 1) * strides[1] + (kh - 1) * dilations[1] + 1, 1)
     band = -(-rows // strides[1]) * strides[1]
-    padded = np.full(
-        (n, channels, depth + pads[0] + pads[3], max(band, pads[1] + height), width), -1, np.int64
-    )
+    bordered = (n, channels, depth + pads[0] + pads[3], max(band, pads[1] + height), width)
+    check_countable("its padded input", bordered)
+    check_countable("its image of bands", (n, channels, extents[0], taps, band, width))
+    padded = np.full(bordered, -1, np.int64)
     padded[:, :, pads[0] : pads[0] + depth, pads[1] : pads[1] + height] = numbered(x)
     slices = np.arange(extents[0])[:, None] * strides[0] + np.arange(taps) * dilations[0]
     # N, C, OD, taps, band, W to N, (group, channel, tap), (OD, band), W: a group's channels stay together.

@@ -22,7 +22,7 @@ from cimc.dialects.graph_types import shape_of, tensor
 from cimc.frontend.onnx.builder import Builder, float_type
 from cimc.frontend.onnx.node import Node, ToHost
 from cimc.frontend.onnx.structure import node_inputs
-from cimc.frontend.onnx.submodel import Typed, one_node_model, run_session, session_or_error
+from cimc.frontend.onnx.submodel import Typed, one_node_model, result_types, run_session, session_or_error
 
 Index = npt.NDArray[np.int64]
 
@@ -46,6 +46,9 @@ _NUMBERS: tuple[tuple[int, Any, int], ...] = (
     (TensorProto.FLOAT, np.float32, 1 << 24),
 )
 """Elements that numbers may be for onnxruntime to take them, and below which they are exact."""
+
+MAX_MOVED = 1 << 26
+"""Elements of a result whose sources are written down one by one: 512 MiB of int64, checked before allocating."""
 
 
 def move(build: Builder, node: Node) -> None:
@@ -72,6 +75,7 @@ def move(build: Builder, node: Node) -> None:
         *((n, shape_of(build.values[n])) for n in values),
         *((n, c.shape) for n, c in zip(fixed, constants, strict=True)),
     ]:
+        check_countable(f"its operand {name!r}", shape)
         numbers[name] = np.arange(first, first + prod(shape), dtype=np.int64).reshape(shape)
         first += prod(shape)
     constant = np.concatenate([c.reshape(-1) for c in constants]) if constants else np.zeros(0, np.float32)
@@ -89,6 +93,14 @@ def _check_moves_only(node: Node) -> None:
         raise ToHost("it fills with a value other than 0")
 
 
+def check_countable(what: str, shape: tuple[int, ...] | None) -> None:
+    """Raise :class:`ToHost` for tensors whose elements are too many to number, or whose extents no one knows."""
+    if shape is None:
+        raise ToHost(f"{what} has extents known only at run time")
+    if prod(shape) > MAX_MOVED:
+        raise ToHost(f"{what} has the extents {shape}, more than {MAX_MOVED} elements to number")
+
+
 def _moved(build: Builder, node: Node, numbers: Mapping[str, Index]) -> list[Index]:
     """The results of ``node`` on the numbers of the elements, in the first element type it takes."""
     most = max(int(n.max(initial=0)) for n in numbers.values())
@@ -103,7 +115,10 @@ def _moved(build: Builder, node: Node, numbers: Mapping[str, Index]) -> list[Ind
             continue
         operands = {name: Typed(code, index.shape) for name, index in numbers.items()}
         try:
-            session = session_or_error(one_node_model(node, build.model, operands, constants))
+            model = one_node_model(node, build.model, operands, constants)
+            session = session_or_error(model)
+            for name, typed in result_types(model, session).items():
+                check_countable(f"its result {name!r}", typed.shape)
             given = {name: index.astype(dtype) for name, index in numbers.items()}
             found = run_session(session, given, node.results)
         except UnsupportedError as error:
@@ -164,7 +179,8 @@ def _frame_index(operands: Sequence[SSAValue], index: Index) -> Index | None:
 
 
 def numbered(x: SSAValue) -> Index:
-    """The numbers of the elements of ``x``, in its shape."""
+    """The numbers of the elements of ``x``, in its shape. Raises :class:`ToHost` beyond :data:`MAX_MOVED`."""
+    check_countable("its operand", shape_of(x))
     return np.arange(prod(shape_of(x)), dtype=np.int64).reshape(shape_of(x))
 
 
@@ -173,7 +189,9 @@ def rearrange(
 ) -> SSAValue:
     """``x`` moved as ``how`` moves an array of its shape; ``x`` itself where that changes nothing."""
     before = numbered(x)
-    after = np.ascontiguousarray(how(before))
+    moved = how(before)
+    check_countable("its result", moved.shape)
+    after = np.ascontiguousarray(moved)
     if after.shape == before.shape and np.array_equal(after, before):
         return x
     return add_move(build, node, [x], after, name)
