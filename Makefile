@@ -23,19 +23,14 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/python tools/check_types.py
 
-# A process pool a folder: one pool for all of them grew to 22 GB (onnxruntime, torch and numba keep what they
-# allocate) and was killed. Exit 5 is a folder without a test of the kind.
-SUITES = tests/test_layout.py tests/test_layering.py $(sort $(filter-out tests/__pycache__/,$(wildcard tests/*/)))
-define run_suites
-@set -e; for suite in $(SUITES); do echo "$$suite"; \
-  $(BIN)/python -m pytest -q -m "$(1)" -n $(WORKERS) --dist loadfile $$suite || [ $$? -eq 5 ]; done
-endef
+# `slow` suites take minutes each: `make test-slow`.
+PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile tests
 
 unit: $(READY)
-	$(call run_suites,not slow)
+	$(PYTEST) -m "not slow"
 
 test-slow: $(READY)
-	$(call run_suites,slow)
+	$(PYTEST) -m slow
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
