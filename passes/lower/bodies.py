@@ -25,7 +25,8 @@ from cimc.dialects.isa import (
     parameters_of,
 )
 from cimc.passes.lower.records import dcom_record, mean_record, real_record, requantise_record
-from cimc.passes.place.network import PARTIAL, ContextSpec, Node, head_window, holds_image, is_global_pool
+from cimc.passes.place.network import PARTIAL, ContextSpec, Node
+from cimc.passes.place.source_rows import head_window, holds_image, is_global_pool
 from cimc.passes.place.tail_plan import ACC, SUM, TailStep
 from cimc.runtime.program.builder import ProgramBuilder
 

@@ -10,7 +10,7 @@ from cimc.dialects.context import CimContext
 from cimc.dialects.graph import main_function
 from cimc.dialects.weights import WeightRefAttr
 from cimc.passes.lower.link import Linked, link
-from cimc.passes.place.network import build_network
+from cimc.passes.place.build_network import build_network
 from cimc.passes.place.place_contexts import SLOTS
 
 

@@ -17,9 +17,10 @@ from cimc.dialects.cim_real import takes_whole_rows
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph import main_function
 from cimc.dialects.weights import WeightRefAttr
+from cimc.passes.place.build_network import build_network
 from cimc.passes.place.cores import Cores
 from cimc.passes.place.depths import required_slots
-from cimc.passes.place.network import CHIP, COLUMNS, ContextSpec, Network, Node, build_network, table_of
+from cimc.passes.place.network import CHIP, COLUMNS, ContextSpec, Network, Node, table_of
 
 SLOTS = "cim.ring_slots"
 """Attribute of ``@main`` that names the table of slots of every ring, in the network's order."""

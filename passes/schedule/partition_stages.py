@@ -18,7 +18,8 @@ from cimc.dialects.cim_real import takes_whole_rows
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph_types import shape_of
 from cimc.dialects.weights import WeightRefAttr
-from cimc.passes.place.network import COLUMNS, head_window, is_global_pool, kernel_rows, source_geometry
+from cimc.passes.place.network import COLUMNS
+from cimc.passes.place.source_rows import head_window, is_global_pool, kernel_rows, source_geometry
 from cimc.passes.place.tail_plan import element_of, plan_tail
 from cimc.passes.schedule.array_product import coding_of
 

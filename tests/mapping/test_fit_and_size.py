@@ -21,7 +21,7 @@ from cimc.dialects.cim import StageOp
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph_types import shape_of
 from cimc.mapping_options import MappingOptions
-from cimc.passes.place.network import build_network
+from cimc.passes.place.build_network import build_network
 from cimc.passes.place.place_contexts import SLOTS
 from cimc.runtime.program import BufferKind, Element
 from cimc.runtime.verifier import verify_program

@@ -11,7 +11,7 @@ from xdsl.dialects.builtin import ModuleOp
 
 from cimc.dialects.cim import StageOp
 from cimc.dialects.graph_types import shape_of
-from cimc.passes.place.network import head_window
+from cimc.passes.place.source_rows import head_window
 from cimc.passes.schedule.array_product import coding_of
 from cimc.runtime.crossbar.coding import Coding
 

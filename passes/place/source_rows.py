@@ -1,0 +1,74 @@
+"""Which rows of its first source a context takes: window, kernel rows, ring geometry and padding."""
+
+from __future__ import annotations
+
+from xdsl.ir import SSAValue
+
+from cimc.dialects.cim import StageOp
+from cimc.dialects.cim_types import Function, WindowAttr
+from cimc.dialects.graph_types import quant_of, shape_of
+from cimc.runtime.program.builder import float_bits
+from cimc.runtime.program.geometry import RingGeometry, ring_geometry
+
+
+def head_window(stage: StageOp) -> WindowAttr | None:
+    """The window of a stage over its first source; ``None`` for one that works row by row."""
+    if stage.read is not None:
+        return stage.read.window
+    first = next(iter(stage.body.block.ops))
+    window = getattr(first, "window", None)
+    if isinstance(window, WindowAttr):
+        return window
+    if holds_image(stage):
+        height, width, _ = shape_of(stage.sources[0])
+        return WindowAttr.of((height, width))
+    return None
+
+
+def holds_image(stage: StageOp) -> bool:
+    """Whether the stage is a global pool of float32 rows, which needs the whole image at once."""
+    return is_global_pool(stage) and quant_of(stage.sources[0]) is None
+
+
+def is_global_pool(stage: StageOp) -> bool:
+    """Whether the stage's head is a global average pool."""
+    first = next(iter(stage.body.block.ops))
+    function = getattr(first, "function", None)
+    return function is not None and function.data is Function.GLOBAL_AVERAGE_POOL
+
+
+def source_geometry(stage: StageOp, kernel: tuple[int, int], copy: int, copies: int) -> RingGeometry:
+    """The ring of the stage's first source; ``kernel`` is the range of kernel rows the context needs."""
+    rows_in = shape_of(stage.sources[0])[0]
+    window = head_window(stage)
+    if window is None:  # row by row; a streaming global pool takes every row in turn
+        turns = rows_in if is_global_pool(stage) else shape_of(stage.result)[0]
+        return ring_geometry(1, 1, 1, 0, rows_in, turns, copy, copies)
+    dilation = window.dilations[0]
+    above = window.pads[0] - kernel[0] * dilation
+    turns = shape_of(stage.result)[0]
+    return ring_geometry(
+        kernel[1] - kernel[0], window.strides[0], dilation, above, rows_in, turns, copy, copies
+    )
+
+
+def kernel_rows(stage: StageOp, k0: int, k1: int) -> tuple[int, int]:
+    """The kernel rows [first, last) that weight rows [k0, k1) of an array stage need; all of them for others."""
+    window = head_window(stage)
+    if window is None:
+        return 0, 1
+    if stage.read is None:
+        return 0, window.kernel[0]
+    row = window.kernel[1] * stage.read.diagonal.channels
+    return k0 // row, -(-k1 // row)
+
+
+def pad_value(value: SSAValue, stage: StageOp | None) -> int:
+    """What padding holds: the zero point, the least code for a max pool, or the bits of a float."""
+    first = next(iter(stage.body.block.ops)) if stage is not None else None
+    function = getattr(first, "function", None)
+    is_max = function is not None and function.data is Function.MAX_POOL
+    codes = quant_of(value)
+    if codes is None:
+        return float_bits(float("-inf") if is_max else 0.0)
+    return codes.qmin if is_max else codes.zero_point
