@@ -15,8 +15,8 @@ from typing import Literal, Protocol, get_args
 from xdsl.ir import Operation
 from xdsl.passes import ModulePass
 
-from cimc.backends.located import load_located
 from cimc.backends.schema import Architecture
+from cimc.configuration.located import load_located
 from cimc.dialects.graph import HostOp, ProductOperation
 
 Stage = Literal["graph", "quantise", "schedule", "place", "lower"]

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
-from cimc.backends.located import BrokenRule, Section
+from cimc.configuration.located import BrokenRule, Section
 from cimc.diagnostics import UsageError
 from cimc.runtime.program.opcodes import AluFunction
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Strict
 
-from cimc.backends.located import BrokenRule, Section, load_located
+from cimc.configuration.located import BrokenRule, Section, load_located
 from cimc.diagnostics import UsageError
 
 Bits = Annotated[int, Field(ge=2, le=16)]

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("backends", "cimc", "dialects", "models", "passes", "runtime")
 
 # What each folder may import of ours. `cimc` itself, the face, knows everything.
-_SHARED = ("cimc.diagnostics",)
+_SHARED = ("cimc.diagnostics", "cimc.configuration")
 _FORMAT = (
     "cimc.runtime.numerics",
     "cimc.runtime.program",
@@ -38,6 +38,7 @@ AT_MODULE_LEVEL = {
     "models": ("torch",),
     "models/light.py": ("onnx", "onnxruntime"),
     "cimc/frontend": ("onnx",),
+    "runtime/device": ("torch",),
 }
 
 

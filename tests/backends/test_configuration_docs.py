@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cimc.backends.located import parse_located
 from cimc.backends.protocol import Backend
 from cimc.backends.schema import Architecture, Chip, Core, Crossbar, DigitalUnit, Host, HostLink, Network
+from cimc.configuration.located import parse_located
 from cimc.mapping_options import Calibration, MappingOptions, Override
 
 DOCS = Path(__file__).parents[2] / "docs"

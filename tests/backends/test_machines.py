@@ -11,8 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from cimc.backends.loader import json_schema, load_architecture, resolved_yaml
-from cimc.backends.located import parse_located
 from cimc.backends.schema import Architecture, Crossbar
+from cimc.configuration.located import parse_located
 from cimc.diagnostics import UsageError
 from cimc.runtime.crossbar.coding import Coding
 

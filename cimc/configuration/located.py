@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar, cast, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from cimc.backends.yaml_document import KeyPath, Problem, YamlDocument, dotted, parse_yaml, read_yaml
+from cimc.configuration.yaml_document import KeyPath, Problem, YamlDocument, dotted, parse_yaml, read_yaml
 from cimc.diagnostics import raise_all
 
 _RULES = "cimc_rules"
@@ -153,7 +153,7 @@ def _meaning(path: KeyPath, model: type[Section]) -> str:
         if field and field.description:
             return f"{path[-1]} = {' '.join(field.description.split())}"
         path = path[:-1]  # an item of a list or table means what the list or table means
-    return "see docs/architecture-file.md and docs/mapping-file.md"
+    return "see docs/architecture-file.md, docs/mapping-file.md and docs/device-file.md"
 
 
 def _section_at(path: KeyPath, model: type[Section]) -> type[Section] | None:

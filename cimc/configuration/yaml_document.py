@@ -98,7 +98,8 @@ def parse_yaml(text: str, file: str) -> YamlDocument:
         ) from error
     if root is None:
         raise UsageError(
-            "the file is empty; see docs/architecture-file.md for an example", where=f"{file}:1:1"
+            "the file is empty; see docs/{architecture,mapping,device}-file.md for an example",
+            where=f"{file}:1:1",
         )
     reader = _Reader(yaml, {}, [])
     data = reader.read(root, ())
