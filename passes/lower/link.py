@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,12 @@ import numpy.typing as npt
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.ir import Operation, SSAValue
 
-from cimc.dialects.cim import ReadCoreOp, StageOp
+from cimc.dialects.cim import StageOp
 from cimc.dialects.context import CimContext
 from cimc.dialects.isa import BodyOp, SignalOp, WaitOp
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
 from cimc.dialects.mem_real import IndexMapOp, MatmulOp
+from cimc.passes.lower.array_sets import add_arrays, add_read_window
 from cimc.passes.lower.bodies import BodyMaker, used_parameters
 from cimc.passes.lower.chip_bodies import (
     ChipBody,
@@ -32,9 +32,8 @@ from cimc.passes.lower.phase_bodies import BARRIER_PARAMS, barrier_ops, spill_op
 from cimc.passes.lower.real_bodies import index_map_body, matmul_body
 from cimc.passes.place.network import CHIP, PARTIAL, ContextSpec, Network, Node, Spill
 from cimc.passes.place.tail_plan import ACC, element_of
-from cimc.passes.schedule.array_product import coding_of
 from cimc.runtime.program import BufferKind, Element, HostOperator, Program
-from cimc.runtime.program.builder import ProgramBuilder, Route, Tile
+from cimc.runtime.program.builder import ProgramBuilder, Route
 from cimc.runtime.program.geometry import ring_geometry
 
 
@@ -250,57 +249,10 @@ class _Linker:
                 continue
             values[buffer.name] = self._buffer(number, buffer.element, buffer.slots, buffer.positions * n, n)
         if stage.read is not None:
-            values["window"] = self._window(spec, stage)
-            values["arrays"] = self._arrays(number, spec, stage)
+            values["window"] = add_read_window(self.builder, spec, stage)
+            values["arrays"] = add_arrays(self.builder, self.ctx, number, spec, stage)
             assert self.ctx.arch is not None
             values["wordlines"] = min(self.ctx.arch.crossbar.rows, spec.k1 - spec.k0)
-
-    def _window(self, spec: ContextSpec, stage: StageOp) -> int:
-        """What a read gathers: the kernel rows of the context's chunk, cut to its weight rows."""
-        assert stage.read is not None
-        window = stage.read.window
-        depth = stage.read.diagonal.channels
-        row = window.kernel[1] * depth
-        first, last = spec.k0 // row, ceil(spec.k1 / row)
-        return self.builder.add_window(
-            kh=last - first,
-            row_step=window.dilations[0],
-            kw=window.kernel[1],
-            col_step=window.dilations[1] * depth,
-            c=depth,
-            lo=spec.k0 - first * row,
-            hi=spec.k1 - first * row,
-            pos_step=window.strides[1] * depth if isinstance(stage.read, ReadCoreOp) else 0,
-        )
-
-    def _arrays(self, number: int, spec: ContextSpec, stage: StageOp) -> int:
-        write, read = stage.write, stage.read
-        assert write is not None
-        assert read is not None
-        assert self.ctx.arch is not None
-        coding = coding_of(write.coding)
-        rows = self.ctx.arch.crossbar.rows
-        columns = self.ctx.arch.crossbar.weight_columns(coding.weight_bits)
-        k, n = spec.k1 - spec.k0, spec.n1 - spec.n0
-        blocks = [
-            (k0, min(k0 + rows, k), n0, min(n0 + columns, n))
-            for n0 in range(0, n, columns)
-            for k0 in range(0, k, rows)
-        ]
-        tiles = [Tile(spec.xbar + i, *block) for i, block in enumerate(blocks)]
-        ones = np.ones(coding.step_count, np.int64)
-        steps = self.ctx.store.array(read.steps.key.data).reshape(-1) if read.steps is not None else ones
-        return self.builder.add_array_set(
-            number,
-            spec.core,
-            self.builder.add_coding(coding.to_row().tolist()),
-            self.builder.weight(write.weight.key.data),
-            (spec.k0, spec.k1, spec.n0, spec.n1),
-            tiles,
-            step_first=self.builder.add_steps(steps.tolist()),
-            phase=spec.phase,
-            groups=read.diagonal.groups,
-        )
 
     def _chip(self, index: int, node: Node) -> None:
         number = node.contexts[0]
