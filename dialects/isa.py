@@ -8,114 +8,34 @@ operation into one row of the instruction table.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from xdsl.dialects.builtin import I64, ArrayAttr, IntegerAttr, ModuleOp, StringAttr, UnitAttr, i64
-from xdsl.ir import Block, Data, Dialect, Operation, Region
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr, UnitAttr
+from xdsl.ir import Block, Dialect, Operation, Region
 from xdsl.irdl import (
-    irdl_attr_definition,
     irdl_op_definition,
     opt_prop_def,
     prop_def,
     region_def,
     traits_def,
 )
-from xdsl.parser import AttrParser
-from xdsl.printer import Printer
 from xdsl.traits import NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
 from cimc.dialects.base import CimOperation
+from cimc.dialects.isa_channels import DmaOp, FreeOp, HostOp, RecvOp, SendOp, SignalOp, WaitOp
+from cimc.dialects.isa_values import (
+    Address,
+    AddressAttr,
+    IsaOperation,
+    Value,
+    ValueAttr,
+    address_or_none,
+    value_or_none,
+)
 from cimc.dialects.levels import Level
 
 MAX_LOOPS = 6
 """Loops nest to this depth (docs/isa.md)."""
-
-Value = int | str
-"""An immediate, or the name of a parameter."""
-
-
-def _print_value(value: Value) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(value)
-
-
-def _parse_value(parser: AttrParser) -> Value:
-    name = parser.parse_optional_str_literal()
-    return parser.parse_integer(allow_boolean=False) if name is None else name
-
-
-@irdl_attr_definition
-class ValueAttr(Data[Value]):
-    """An immediate or a parameter: ``#isa.value<7>``, ``#isa.value<"turns">``."""
-
-    name = "isa.value"
-
-    @classmethod
-    def parse_parameter(cls, parser: AttrParser) -> Value:
-        with parser.in_angle_brackets():
-            return _parse_value(parser)
-
-    def print_parameter(self, printer: Printer) -> None:
-        printer.print_string(f"<{_print_value(self.data)}>")
-
-
-@dataclass(frozen=True)
-class Address:
-    """An operand: buffer, row, column, and their increments per enclosing loop, outermost first."""
-
-    buffer: Value
-    row: Value = 0
-    col: Value = 0
-    row_steps: tuple[int, ...] = ()
-    col_steps: tuple[int, ...] = ()
-
-
-@irdl_attr_definition
-class AddressAttr(Data[Address]):
-    """Where an operand lies: ``#isa.at<"x"[0, 0] rows [0, 1] cols [0, 0, 64]>``.
-
-    A buffer of -1 is no buffer: row and column are then plain numbers.
-    """
-
-    name = "isa.at"
-
-    @classmethod
-    def parse_parameter(cls, parser: AttrParser) -> Address:
-        with parser.in_angle_brackets():
-            buffer = _parse_value(parser)
-            parser.parse_punctuation("[")
-            row = _parse_value(parser)
-            parser.parse_punctuation(",")
-            col = _parse_value(parser)
-            parser.parse_punctuation("]")
-            steps: list[tuple[int, ...]] = []
-            for keyword in ("rows", "cols"):
-                found = parser.parse_optional_keyword(keyword) is not None
-                square = parser.Delimiter.SQUARE
-                steps.append(
-                    tuple(parser.parse_comma_separated_list(square, parser.parse_integer)) if found else ()
-                )
-        return Address(buffer, row, col, *steps)
-
-    def print_parameter(self, printer: Printer) -> None:
-        at = self.data
-        text = f"<{_print_value(at.buffer)}[{_print_value(at.row)}, {_print_value(at.col)}]"
-        for keyword, steps in (("rows", at.row_steps), ("cols", at.col_steps)):
-            if any(steps):
-                text += f" {keyword} [{', '.join(map(str, steps))}]"
-        printer.print_string(text + ">")
-
-
-def _value(value: Value | None) -> ValueAttr | None:
-    return None if value is None else ValueAttr(value)
-
-
-def _at(address: Address | None) -> AddressAttr | None:
-    return None if address is None else AddressAttr(address)
-
-
-class IsaOperation(CimOperation):
-    """One row of the instruction table."""
 
 
 @irdl_op_definition
@@ -202,7 +122,7 @@ class LoopOp(IsaOperation):
 
     def __init__(self, count: Value | None, ops: Sequence[Operation]):
         super().__init__(
-            properties={"images": UnitAttr() if count is None else None, "count": _value(count)},
+            properties={"images": UnitAttr() if count is None else None, "count": value_or_none(count)},
             regions=[Region(Block(ops))],
         )
 
@@ -295,7 +215,7 @@ class ReadOp(_ArrayOp):
                 "window": ValueAttr(window),
                 "dst": AddressAttr(dst),
                 "n": ValueAttr(n),
-                "m": _value(positions),
+                "m": value_or_none(positions),
             }
         )
 
@@ -342,11 +262,11 @@ class AluOp(IsaOperation):
             properties={
                 "function": StringAttr(function),
                 "dst": AddressAttr(dst),
-                "a": _at(a),
-                "b": _at(b),
+                "a": address_or_none(a),
+                "b": address_or_none(b),
                 "n": ValueAttr(n),
                 "m": ValueAttr(m),
-                "record": _value(record),
+                "record": value_or_none(record),
             }
         )
 
@@ -371,171 +291,6 @@ class CopyOp(IsaOperation):
         super().__init__(
             properties={"dst": AddressAttr(dst), "source": AddressAttr(source), "pattern": ValueAttr(pattern)}
         )
-
-
-@irdl_op_definition
-class SendOp(IsaOperation):
-    """Send a row of ``m`` positions x ``n`` channels by a route set; ``row`` gives its number in the image.
-
-    ```mlir
-    isa.send #isa.at<"y"[0, 0]> n #isa.value<"n"> m #isa.value<56> row #isa.at<-1["copy", 0] rows [0, 2]>
-      routes #isa.value<"routes"> tap #isa.value<0> #isa.value<"n0">
-    ```
-    """
-
-    name = "isa.send"
-
-    source = prop_def(AddressAttr)
-    n = prop_def(ValueAttr)
-    m = prop_def(ValueAttr)
-    row = prop_def(AddressAttr)
-    routes = prop_def(ValueAttr)
-    tap = prop_def(ValueAttr)
-    tap_channel = prop_def(ValueAttr)
-    assembly_format = "$source `n` $n `m` $m `row` $row `routes` $routes `tap` $tap $tap_channel attr-dict"
-
-    def __init__(
-        self,
-        source: Address,
-        row: Address,
-        routes: Value,
-        *,
-        n: Value,
-        m: Value,
-        tap: Value = -1,
-        tap_channel: Value = 0,
-    ):
-        super().__init__(
-            properties={
-                "source": AddressAttr(source),
-                "n": ValueAttr(n),
-                "m": ValueAttr(m),
-                "row": AddressAttr(row),
-                "routes": ValueAttr(routes),
-                "tap": ValueAttr(tap),
-                "tap_channel": ValueAttr(tap_channel),
-            }
-        )
-
-
-class _RingOp(IsaOperation):
-    """Shared fields of ``recv`` and ``free``."""
-
-    ring = prop_def(ValueAttr)
-    n = prop_def(ValueAttr)
-    assembly_format = "$ring $n attr-dict"
-
-    def __init__(self, ring: Value, n: Value):
-        super().__init__(properties={"ring": ValueAttr(ring), "n": ValueAttr(n)})
-
-
-@irdl_op_definition
-class RecvOp(_RingOp):
-    """Wait until the next ``n`` places of a ring are full.
-
-    ```mlir
-    isa.recv #isa.value<"x"> #isa.value<"advance">
-    ```
-    """
-
-    name = "isa.recv"
-
-
-@irdl_op_definition
-class FreeOp(_RingOp):
-    """Give back the ``n`` oldest places held.
-
-    ```mlir
-    isa.free #isa.value<"x"> #isa.value<"advance">
-    ```
-    """
-
-    name = "isa.free"
-
-
-class _EventOp(IsaOperation):
-    """Shared fields of ``signal`` and ``wait``."""
-
-    event = prop_def(ValueAttr)
-    n = prop_def(ValueAttr)
-    assembly_format = "$event $n attr-dict"
-
-    def __init__(self, event: Value, n: Value):
-        super().__init__(properties={"event": ValueAttr(event), "n": ValueAttr(n)})
-
-
-@irdl_op_definition
-class SignalOp(_EventOp):
-    """Add ``n`` to the count of an event.
-
-    ```mlir
-    isa.signal <"done"> <1>
-    ```
-    """
-
-    name = "isa.signal"
-
-
-@irdl_op_definition
-class WaitOp(_EventOp):
-    """Wait until the count of an event is at least ``n``, then subtract it.
-
-    ```mlir
-    isa.wait <"go"> <1>
-    ```
-    """
-
-    name = "isa.wait"
-
-
-@irdl_op_definition
-class DmaOp(IsaOperation):
-    """A row between the host and the global buffer; ``out`` is from the chip.
-
-    ```mlir
-    isa.dma #isa.value<0> row #isa.at<-1[0, 0] rows [0, 1]> buffer #isa.at<"in"[0, 0]> n #isa.value<3> m #isa.value<224>
-    ```
-    """
-
-    name = "isa.dma"
-
-    port = prop_def(ValueAttr)
-    row = prop_def(AddressAttr)
-    buffer = prop_def(AddressAttr)
-    n = prop_def(ValueAttr)
-    m = prop_def(ValueAttr)
-    out = opt_prop_def(UnitAttr)
-    assembly_format = "$port `row` $row `buffer` $buffer `n` $n `m` $m (`out` $out^)? attr-dict"
-
-    def __init__(self, port: Value, row: Address, buffer: Address, *, n: Value, m: Value, out: bool):
-        super().__init__(
-            properties={
-                "port": ValueAttr(port),
-                "row": AddressAttr(row),
-                "buffer": AddressAttr(buffer),
-                "n": ValueAttr(n),
-                "m": ValueAttr(m),
-                "out": UnitAttr() if out else None,
-            }
-        )
-
-
-@irdl_op_definition
-class HostOp(IsaOperation):
-    """Run a host operator on whole buffers of the global buffer.
-
-    ```mlir
-    isa.host 0
-    ```
-    """
-
-    name = "isa.host"
-
-    operator = prop_def(IntegerAttr[I64])
-    assembly_format = "$operator attr-dict"
-
-    def __init__(self, operator: int):
-        super().__init__(properties={"operator": IntegerAttr(operator, i64)})
 
 
 Isa = Dialect(
