@@ -3,13 +3,17 @@
     python -m tools.measure compile resnet-50 isaac      # ONNX -> program, calibration on 8 images included
     python -m tools.measure stream resnet-18 isaac       # one image through the instruction stream, exact
     python -m tools.measure cycles resnet-18 isaac       # cycle engine: seconds, instructions a second
-    python -m tools.measure table                        # all of these for every network and machine
+    python -m tools.measure table                        # all of these for every model and machine
+    python -m tools.measure table --models light-vgg19 --machines isaac puma --again
 
-Each measurement is a process of its own, one thread, so that peak resident size is its own.
+Each measurement is a process of its own, one thread, so that peak resident size is its own. ``table`` keeps what it
+measured (``--file``) and measures what is missing only, so that it can be run in pieces; it prints the rows of
+docs/models-and-machines.md, and fails if any cell is neither exact nor refused for a named resource.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -19,34 +23,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-NETWORKS = ("digits", "resnet-cifar-20", "squeezenet", "resnet-18", "resnet-50")
-MACHINES = ("isaac", "puma")
+from tools.model_table import MACHINES, MODELS, Limits, fill, inputs_of, markdown, model_file
+
 IMAGES = 8
-
-
-def model_file(network: str, folder: Path) -> Path:
-    """The network's ONNX file, exported once into ``folder``."""
-    from cimc import models
-
-    path = folder / f"{network}.onnx"
-    if not path.exists():
-        models.export_onnx(network, path)
-    return path
-
-
-def images(network: str) -> dict[str, Any]:
-    """Calibration and test images by input name."""
-    from cimc import models
-
-    return {"x": models.images(IMAGES, models.network(network).shape, seed=1)}
 
 
 def measure_compile(network: str, machine: str, folder: Path) -> dict[str, Any]:
     """Wall seconds from ONNX file to written artifact, calibration on 8 images included; peak resident size."""
-    path, data = model_file(network, folder), folder / f"{network}.npz"
     import numpy as np
 
-    np.savez(data, **images(network))
+    path, data = model_file(network, folder), folder / f"{network}.npz"
+    np.savez(data, allow_pickle=False, **inputs_of(network, path, IMAGES, 1))
     script = (
         "import time, resource, json, cimc, sys\n"
         "t = time.perf_counter()\n"
@@ -69,7 +56,7 @@ def measure_stream(network: str, machine: str, folder: Path) -> dict[str, Any]:
     script = (
         "import time, json, cimc, numpy as np\n"
         f"a = cimc.load({str(artifact)!r})\n"
-        f"x = {{'x': np.load({str(folder / (network + '.npz'))!r})['x'][:1]}}\n"
+        f"x = {{k: v[:1] for k, v in np.load({str(folder / (network + '.npz'))!r}).items()}}\n"
         "t = time.perf_counter(); r = a.run(x); s = time.perf_counter() - t\n"
         "q = a.run(x, engine='quantised')\n"
         "same = all(np.array_equal(r.integer_outputs[k], q.integer_outputs[k]) for k in q.integer_outputs)\n"
@@ -112,30 +99,36 @@ def _in_process(script: str) -> dict[str, Any]:
     return found
 
 
-def main(arguments: list[str]) -> int:
-    """Run one measurement, or all of them."""
-    kinds = {"compile": measure_compile, "stream": measure_stream, "cycles": measure_cycles}
-    usage = "usage: python -m tools.measure (compile | stream | cycles) NETWORK MACHINE, or: table"
+KINDS = {"compile": measure_compile, "stream": measure_stream, "cycles": measure_cycles}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one measurement, or fill and print the table; 1 if a cell of the table is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tools.measure", description="Print measured figures.")
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    for kind in KINDS:
+        one = kinds.add_parser(kind)
+        one.add_argument("network", choices=MODELS)
+        one.add_argument("machine")
+    table = kinds.add_parser("table")
+    table.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, metavar="MODEL")
+    table.add_argument("--machines", nargs="+", default=list(MACHINES))
+    table.add_argument("--folder", type=Path, default=Path("out/table"), help="models and measured cells")
+    table.add_argument("--again", action="store_true", help="measure cells that are there already, too")
+    table.add_argument("--memory-gib", type=float, default=6.0, help="a cell may allocate (default 6)")
+    table.add_argument("--minutes", type=float, default=15.0, help="a cell may take (default 15)")
+    given = parser.parse_args(arguments)
+    if given.kind == "table":
+        limits = Limits(given.memory_gib, given.minutes)
+        cells = fill(given.folder, given.models, given.machines, limits, again=given.again)
+        print(markdown(cells))
+        return 0 if all(cell.ok for cell in cells) else 1
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        if arguments == ["table"]:
-            for network in NETWORKS:
-                for machine in MACHINES:
-                    for kind, measure in kinds.items():
-                        _print(kind, network, machine, measure(network, machine, folder))
-            return 0
-        if len(arguments) != 3 or arguments[0] not in kinds:
-            print(usage, file=sys.stderr)
-            return 2
-        kind, network, machine = arguments
-        _print(kind, network, machine, kinds[kind](network, machine, folder))
+        found = KINDS[given.kind](given.network, given.machine, Path(temporary))
+    values = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in found.items())
+    print(f"{given.kind:8} {given.network:16} {given.machine:8} {values}", flush=True)
     return 0
 
 
-def _print(kind: str, network: str, machine: str, found: dict[str, Any]) -> None:
-    values = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in found.items())
-    print(f"{kind:8} {network:16} {machine:8} {values}", flush=True)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import cimc
-from tests.transformers.networks import export, inputs
+from cimc.models.transformers import export, inputs
 
 
 @pytest.fixture(scope="session")

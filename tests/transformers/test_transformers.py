@@ -10,9 +10,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from cimc.models.transformers import inputs
 from cimc.runtime.program.opcodes import Opcode
 from cimc.runtime.verifier import verify_program
-from tests.transformers.networks import inputs
 
 Made = Callable[[str, int], Any]
 FORMS = [(name, opset) for name in ("vit", "bert", "gpt2") for opset in (20, 23)]
