@@ -73,14 +73,6 @@ class ProductOperation(BoundedOperation):
         """Whether the input is codes (level 2)."""
         return quant_of(self.input) is not None
 
-    def verify_operator(self) -> None:
-        self.verify_shapes()
-        self.verify_codes()
-
-    def verify_shapes(self) -> None:
-        """The operator's shape rule; raises ``VerifyException``."""
-        raise NotImplementedError
-
     @property
     def has_stored_codes(self) -> bool:
         """Whether ``weight`` holds integer codes: always at level 2, for a quantised model at level 1 too."""
@@ -191,7 +183,7 @@ class ConvOp(ProductOperation):
         channels = shape_of(self.input)[1] // self.group.value.data
         return (shape_of(self.result)[1], channels, *self.kernel.data)
 
-    def verify_shapes(self) -> None:
+    def verify_operator(self) -> None:
         given, result = shape_of(self.input), shape_of(self.result)
         check_window(given, result, self.kernel, self.strides, self.pads, self.dilations)
         if given[0] != result[0]:
@@ -201,6 +193,7 @@ class ConvOp(ProductOperation):
             raise VerifyException(
                 f"group {group} must divide {given[1]} input and {result[1]} output channels"
             )
+        self.verify_codes()
 
 
 @irdl_op_definition
@@ -245,10 +238,11 @@ class GemmOp(ProductOperation):
         """The shape ``weight`` must have: ``(K, N)``."""
         return shape_of(self.input)[-1], shape_of(self.result)[-1]
 
-    def verify_shapes(self) -> None:
+    def verify_operator(self) -> None:
         given, result = shape_of(self.input), shape_of(self.result)
         if len(given) < 1 or given[:-1] != result[:-1]:
             raise VerifyException(f"a product along the last axis keeps the others, got {given} to {result}")
+        self.verify_codes()
 
 
 def _code_properties(codes: ProductCodes | None) -> dict[str, IntegerAttr[I64] | WeightRefAttr | None]:

@@ -20,6 +20,7 @@ from cimc.diagnostics import CimError, DoesNotFitError
 from cimc.dialects.cim import StageOp
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph_types import shape_of
+from cimc.dialects.weights import WeightRefAttr
 from cimc.mapping_options import MappingOptions
 from cimc.passes.place.build_network import build_network
 from cimc.passes.place.place_contexts import SLOTS
@@ -195,7 +196,9 @@ def test_rings_hold_window_and_growth() -> None:
     found: list[list[int]] = []
     for compiled in (tight, roomy):
         main = next(op for op in compiled.modules["mapped"].walk() if op.name == "func.func")
-        slots = compiled.store.array(main.attributes[SLOTS].key.data).tolist()  # type: ignore[attr-defined]
+        slots_ref = main.attributes[SLOTS]
+        assert isinstance(slots_ref, WeightRefAttr)
+        slots = compiled.store.array(slots_ref.key.data).tolist()
         network = build_network(list(main.regions[0].block.ops), compiled.ctx)
         assert all(s >= ring.geometry.window for s, ring in zip(slots, network.rings, strict=True))
         found.append(slots)

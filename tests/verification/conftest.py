@@ -73,7 +73,7 @@ def small_network(seed: int = 0) -> onnx.ModelProto:
     pool = b.node("MaxPool", "pool1", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
     x = b.node("Relu", "relu2", [b.norm("bn2", b.conv("conv2", pool, 8, 8, 3, pads=[1, 1, 1, 1]), 8)])
     x = b.node("Relu", "relu3", [b.node("Add", "add1", [b.conv("conv3", x, 8, 8, 1), pool])])
-    low, high = b.constant("low", np.float32(0)), b.constant("high", np.float32(0.75))  # type: ignore[arg-type]
+    low, high = (b.constant(n, np.array(v, np.float32)) for n, v in (("low", 0.0), ("high", 0.75)))
     left = b.conv("conv4", x, 8, 6, 3, pads=[1, 1, 1, 1], strides=[2, 2])
     left = b.node("Clip", "clip4", [left, low, high])
     right = b.node("Relu", "relu5", [b.conv("conv5", x, 8, 4, 1, strides=[2, 2])])
