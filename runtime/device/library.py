@@ -1,0 +1,152 @@
+"""Devices by name or path, as models that the simulator calls (docs/device-file.md).
+
+Order of a cell's life: level -> ``targets_us`` -> ``programmed_us`` -> ``drifted_us`` -> ``faulty_us`` (a stuck cell
+does not drift) -> every read. The caller draws all random numbers, so that they can be keyed by chip, layer and
+cell; nothing here has a state or a seed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from cimc.diagnostics import UsageError
+from cimc.runtime.device.programming import ProgrammingModel
+from cimc.runtime.device.read_noise import ReadNoiseModel, ReadScope
+from cimc.runtime.device.schema import Baseline, DeviceFile
+
+
+@dataclass(frozen=True)
+class DeviceModel:
+    """A device as functions of tensors: conductances in uS, times in seconds since programming."""
+
+    file: DeviceFile
+
+    @property
+    def name(self) -> str:
+        """Name of the device."""
+        return self.file.name
+
+    @property
+    def g_off_us(self) -> float:
+        """Conductance of level 0."""
+        return self.file.cell.g_off_us
+
+    @property
+    def g_on_us(self) -> float:
+        """Conductance of the top level."""
+        return self.file.cell.g_on_us
+
+    @property
+    def v_max(self) -> float:
+        """Largest value of a cell that is read, in top levels."""
+        return self.file.cell.v_max
+
+    @property
+    def baseline(self) -> Baseline:
+        """How the current of level 0 is taken away."""
+        return self.file.baseline
+
+    @property
+    def read_scope(self) -> ReadScope:
+        """How long a draw of read noise lives."""
+        return self.file.read_scope
+
+    @cached_property
+    def _programming(self) -> ProgrammingModel | None:
+        section = self.file.programming
+        return None if section is None else cast(ProgrammingModel, section.chosen())
+
+    @cached_property
+    def _read_noise(self) -> ReadNoiseModel | None:
+        section = self.file.read_noise
+        return None if section is None else cast(ReadNoiseModel, section.chosen())
+
+    @property
+    def ideal(self) -> bool:
+        """Whether a cell reads as its digit, always: what lets a lossless product collapse.
+
+        Conservative for devices with a fixed number of states. Converters are not part of it.
+        """
+        file = self.file
+        lossless = file.cell.state_count is None and (file.baseline != "none" or self.g_off_us == 0)
+        return lossless and file.programming is None and file.faults is None and file.read_noise is None
+
+    @property
+    def independent_gaussian_reads(self) -> bool:
+        """Whether every read draws anew and its noise is additive Gaussian (the variance product is exact)."""
+        return self._read_noise is not None and self._read_noise.gaussian and self.read_scope == "read"
+
+    def check_top(self, top: int) -> None:
+        """:class:`UsageError` when a digit of levels 0 … ``top`` has more levels than the cell has states."""
+        states = self.file.cell.state_count
+        if top < 1:
+            raise UsageError(f"a cell has two levels or more, got {top + 1}", where=f"device '{self.name}'")
+        if states is not None and top >= states:
+            raise UsageError(
+                f"a cell has {states} levels, but digits of {top + 1} levels are to be stored; use cell_bits "
+                f"{int(math.log2(states))} or less, or another device",
+                where=f"device '{self.name}'",
+            )
+
+    def step_us(self, top: int) -> float:
+        """dG: uS of one level where the top level is ``top``."""
+        return (self.g_on_us - self.g_off_us) / top
+
+    def targets_us(self, levels: Tensor, top: int) -> Tensor:
+        """Conductances to program for ``levels`` 0 … ``top``: float64 of the same shape, uS.
+
+        With a number of states the nearest one is taken (half to even), as MemIntelli does. :class:`UsageError` as
+        :meth:`check_top`.
+        """
+        self.check_top(top)
+        cell = self.file.cell
+        levels = levels.to(torch.float64)
+        if cell.state_count is None:
+            return self.g_off_us + levels * self.step_us(top)
+        last = cell.state_count - 1
+        state = torch.round(levels * last / top)
+        if cell.level_conductances_us is None:
+            return self.g_off_us + state * ((self.g_on_us - self.g_off_us) / last)
+        table = torch.tensor(cell.level_conductances_us, dtype=torch.float64, device=levels.device)
+        return table[state.to(torch.int64)]
+
+    def programmed_us(self, target_us: Tensor, z: Tensor) -> Tensor:
+        """Conductances after programming; ``z`` are standard normals of the same shape."""
+        if self._programming is None:
+            return target_us
+        return self._programming.programmed_us(target_us, z, self.g_on_us)
+
+    def drifted_us(self, g_us: Tensor, target_us: Tensor, time_s: float, z: Tensor) -> Tensor:
+        """Conductances ``time_s`` after programming; one normal a cell, the same at every time."""
+        return g_us
+
+    def faulty_us(self, g_us: Tensor, u: Tensor) -> Tensor:
+        """Conductances with stuck cells, from uniforms ``u`` in [0, 1) of the same shape."""
+        if self.file.faults is None:
+            return g_us
+        return self.file.faults.faulty_us(g_us, u, self.g_off_us, self.g_on_us)
+
+    def read_sigma_us(
+        self, g_us: Tensor, time_s: float, programmed_us: Tensor | None = None
+    ) -> Tensor | None:
+        """Standard deviation of a read of ``g_us``, uS; None without read noise.
+
+        ``programmed_us`` is the conductance before drift, on which the 1/f fits of PCM depend (``g_us`` when left out).
+        """
+        if self._read_noise is None:
+            return None
+        before = g_us if programmed_us is None else programmed_us
+        return self._read_noise.sigma_us(g_us, time_s, before, self.g_on_us)
+
+    def read_us(self, g_us: Tensor, time_s: float, z: Tensor, programmed_us: Tensor | None = None) -> Tensor:
+        """Conductances that one read sees; ``z`` are standard normals of the same shape."""
+        if self._read_noise is None:
+            return g_us
+        before = g_us if programmed_us is None else programmed_us
+        return self._read_noise.read_us(g_us, time_s, z, before, self.g_on_us)
