@@ -1,18 +1,40 @@
-"""Named arrays in ``.npz`` files, as the command line reads and writes them."""
+"""Named arrays in ``.npz`` files, as the command line reads and writes them; one array in a ``.npy``.
+
+What a file states of its size is compared with the file before anything of that size is allocated.
+"""
 
 from __future__ import annotations
 
 import os
 import secrets
+import zlib
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
-from typing import Any
+from tokenize import TokenError
+from typing import IO, Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
 import numpy.typing as npt
 
 from cimc.diagnostics import CimError, UsageError, raise_all
+
+DAMAGE = (
+    OSError,
+    ValueError,
+    EOFError,
+    BadZipFile,
+    KeyError,
+    RuntimeError,
+    OverflowError,
+    TokenError,
+    zlib.error,
+)
+"""What numpy and zipfile raise on damaged files, other than the memory they try to take."""
+
+MAX_UNPACKED_BYTES = 2 << 30
+"""Bytes that the compressed arrays of one file may unpack to; a few megabytes of zeros unpack to gigabytes."""
 
 
 def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -24,8 +46,8 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     _check_kind(path)
     try:
         loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise UsageError(f"this .npz is damaged ({_first_line(error)})", where=str(path)) from error
+    except DAMAGE as error:
+        raise UsageError(f"this .npz is damaged ({first_line(error)})", where=str(path)) from error
     with loaded:
         return _members(loaded, path)
 
@@ -78,18 +100,50 @@ def _check_kind(path: Path) -> None:
 def _members(archive: Any, path: Path) -> dict[str, npt.NDArray[Any]]:
     arrays: dict[str, npt.NDArray[Any]] = {}
     errors: list[CimError] = []
+    packed = [info for info in archive.zip.infolist() if info.compress_type != ZIP_STORED]
+    if sum(info.file_size for info in packed) > MAX_UNPACKED_BYTES:
+        raise UsageError(
+            f"its compressed arrays unpack to more than {MAX_UNPACKED_BYTES} bytes; "
+            "write large ones with numpy.savez, which does not compress",
+            where=str(path),
+        )
+    sizes = {info.filename.removesuffix(".npy"): info for info in archive.zip.infolist()}
     for name in archive.files:
         try:
+            with archive.zip.open(sizes[name]) as member:
+                check_npy_header(member, sizes[name].file_size)
             arrays[name] = archive[name]
-        except (OSError, ValueError, EOFError, BadZipFile) as error:
-            errors.append(
-                UsageError(f"array '{name}' cannot be read ({_first_line(error)})", where=str(path))
-            )
+        except DAMAGE as error:
+            errors.append(UsageError(f"array '{name}' cannot be read ({first_line(error)})", where=str(path)))
     if not archive.files:
         errors.append(UsageError("holds no arrays; it must hold one for each input", where=str(path)))
     raise_all(errors)
     return arrays
 
 
-def _first_line(error: Exception) -> str:
+def read_npy(path: Path) -> npt.NDArray[Any]:
+    """The array of a ``.npy`` file. Raises one of :data:`DAMAGE` when it is not one, is cut short or holds objects."""
+    with path.open("rb") as file:
+        check_npy_header(file, path.stat().st_size)
+    return np.load(path, allow_pickle=False)
+
+
+def check_npy_header(file: IO[bytes], size_bytes: int) -> None:
+    """Raise ``ValueError`` when a ``.npy`` of ``size_bytes`` states more elements than it has bytes for."""
+    version = np.lib.format.read_magic(file)
+    read_header = (
+        np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read_header(file)
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded: they are Python objects, not numbers")
+    left = size_bytes - file.tell()
+    if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize > left:
+        raise ValueError(
+            f"its header states {shape} elements {dtype}, more than the {left} bytes behind it hold"
+        )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says; its type when it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

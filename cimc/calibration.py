@@ -11,13 +11,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 
+from cimc.arrays_io import DAMAGE, first_line, read_arrays, read_npy
 from cimc.diagnostics import CimError, UsageError, raise_all
 from cimc.dialects.graph import (
     INPUTS,
@@ -78,7 +78,7 @@ def load_samples(source: str | Path | Mapping[str, Array], module: ModuleOp) -> 
     path = Path(source)
     if path.is_dir():
         return _checked(_read_folder(path, module), module, path.name)
-    return _checked(_read_npz(path), module, path.name)
+    return _checked(read_arrays(path), module, path.name)
 
 
 def random_samples(module: ModuleOp, runs: int = 8, seed: int = 0) -> Samples:
@@ -200,17 +200,6 @@ def _inputs(module: ModuleOp) -> dict[str, Any]:
     return dict(zip(main_names(module, INPUTS), main_function(module).args, strict=True))
 
 
-def _read_npz(path: Path) -> dict[str, Array]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, BadZipFile, AttributeError) as error:
-        raise UsageError(
-            f"cannot be read as .npz ({_first_line(error)}); give arrays saved by numpy.savez, by input name",
-            where=path.name,
-        ) from error
-
-
 def _read_folder(folder: Path, module: ModuleOp) -> dict[str, Array]:
     inputs = _inputs(module)
     if not any(folder.glob("*.npy")):
@@ -229,19 +218,22 @@ def _stacked(folder: Path, shape: tuple[int, ...]) -> Array:
     files = sorted(folder.glob("*.npy"), key=lambda file: file.name)
     if not files:
         raise UsageError("holds no .npy files", where=folder.name)
-    parts = [_read_npy(file) for file in files]
-    return np.concatenate([part if part.ndim == len(shape) else part[np.newaxis] for part in parts])
+    parts = [_read_sample(file) for file in files]
+    parts = [part if part.ndim == len(shape) else part[np.newaxis] for part in parts]
+    for file, part in zip(files, parts, strict=True):
+        if part.dtype.kind not in "biufc":
+            raise UsageError(f"holds elements {part.dtype}, which are no numbers", where=file.name)
+        if part.shape[1:] != parts[0].shape[1:]:
+            shapes = f"{part.shape}, and {files[0].name} one of {parts[0].shape}"
+            raise UsageError(f"holds samples of shape {shapes}; all must agree", where=file.name)
+    return np.concatenate(parts)
 
 
-def _read_npy(file: Path) -> Array:
+def _read_sample(file: Path) -> Array:
     try:
-        return np.load(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot be read as .npy ({_first_line(error)})", where=file.name) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+        return read_npy(file)
+    except DAMAGE as error:
+        raise UsageError(f"cannot be read as .npy ({first_line(error)})", where=file.name) from error
 
 
 def _checked(arrays: Mapping[str, Array], module: ModuleOp, where: str) -> Samples:

@@ -196,7 +196,7 @@ def _images(count: int = 2) -> npt.NDArray[np.float32]:
 
 
 CALIBRATIONS = (
-    Bad("absent", None, "data.npz: cannot be read as .npz", 2),
+    Bad("absent", None, "data.npz: there is no such file", 2),
     Bad("wrong name", {"y": _images()}, "data.npz: has no array for input 'x'; it holds y", 2),
     Bad("wrong shape", {"x": _images()[:, :2]}, "give (samples, 3, 6, 6), samples along dimension 0", 2),
     Bad(
@@ -204,7 +204,7 @@ CALIBRATIONS = (
     ),
     Bad("no samples", {"x": _images(0)}, "array 'x' has 0 samples", 2),
     Bad("NaN", {"x": _images() * np.nan}, "array 'x' holds numbers that are not finite", 2),
-    Bad("objects", {"x": np.array([{}], dtype=object)}, "data.npz: cannot be read as .npz", 2),
+    Bad("objects", {"x": np.array([{}], dtype=object)}, "data.npz: array 'x' cannot be read (Object", 2),
     Bad("overflow", {"x": _images() * 1e38}, "its numbers must be finite", 2),
 )
 
