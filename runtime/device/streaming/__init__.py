@@ -1,0 +1,1 @@
+"""Weights that stream through bounded memory: placement, buffer pool, stores (docs/streaming.md)."""

@@ -1,0 +1,118 @@
+"""How much memory is in use: of the process, of live tensors, and what a run promised (docs/streaming.md)."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from cimc.diagnostics import DoesNotFitError
+
+
+def resident_bytes() -> int:
+    """Resident size of this process (Linux). Raises :class:`OSError` where there is no ``/proc``."""
+    return _status("VmRSS")
+
+
+def peak_resident_bytes() -> int:
+    """Largest resident size since the start or :func:`reset_peak` (Linux)."""
+    return _status("VmHWM")
+
+
+def reset_peak() -> None:
+    """Let :func:`peak_resident_bytes` start anew from the present size (Linux, ``man 5 proc``, clear_refs)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory that can still be used on ``device``: what the driver, or the system, calls free."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of tensors that torch made inside this context and that are still alive; ``peak`` of them.
+
+    On the ``meta`` device nothing is allocated, and the numbers are what the device would need.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operator, then count the storages of its results that are new."""
+        given = {self._id(t) for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for made in tree_iter(result):
+            if isinstance(made, Tensor) and self._id(made) not in given:
+                self._count(made)
+        self.peak = max(self.peak, self.live)
+        return result
+
+    @staticmethod
+    def _id(tensor: Tensor) -> int:
+        return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]  # no public identity
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        identity, size = self._id(tensor), storage.nbytes()
+        if identity in self._seen:
+            return
+        self._seen.add(identity)
+        self.live += size
+        weakref.finalize(storage, self._gone, identity, size)
+
+    def _gone(self, identity: int, size: int) -> None:
+        self._seen.discard(identity)
+        self.live -= size
+
+
+class Ledger:
+    """What a run has taken of what it promised, in bytes.
+
+    Raises :class:`DoesNotFitError` when more is taken: the prediction was wrong, and the run stops before memory does.
+    """
+
+    def __init__(self, limit_bytes: int | None):
+        self.limit_bytes = limit_bytes
+        self.held_bytes = 0
+        self.peak_bytes = 0
+
+    def take(self, size_bytes: int, what: str) -> None:
+        """Count ``size_bytes`` for ``what``; give them back with a negative number."""
+        self.held_bytes += size_bytes
+        self.peak_bytes = max(self.peak_bytes, self.held_bytes)
+        if self.limit_bytes is not None and size_bytes > 0 and self.held_bytes > self.limit_bytes:
+            raise DoesNotFitError(
+                f"{what} needs {size_bytes} bytes more than the {self.limit_bytes} that were predicted; "
+                "plan again with an input of this size",
+                where="streaming",
+            )
+
+    @contextmanager
+    def taken(self, size_bytes: int, what: str) -> Generator[None]:
+        """Hold ``size_bytes`` for the time of the context."""
+        self.take(size_bytes, what)
+        try:
+            yield
+        finally:
+            self.take(-size_bytes, what)
