@@ -179,3 +179,63 @@ def test_the_given_model_is_not_changed(model: Make) -> None:
     before = made.SerializeToString(deterministic=True)
     import_onnx(made, shapes={"x": (1, 3, 6, 6)}, store=WeightStore())
     assert made.SerializeToString(deterministic=True) == before
+
+
+LONG = (1 << 62) + 1
+"""No machine has so many of anything."""
+
+
+@pytest.mark.parametrize(
+    ("proto", "constants", "says"),
+    [
+        (
+            node("ConvTranspose", ["x", "w"], ["y"], strides=[2, LONG], name="t"),
+            {"w": random(2, 2, 3, 3)},
+            "the extents of its result 'y' depend on",  # onnxruntime's 64 bits overflow
+        ),
+        (
+            node("ConvTranspose", ["x", "w"], ["y"], output_padding=[0, 1 << 31], name="t"),
+            {"w": random(2, 2, 3, 3)},
+            "an attribute must be wrong",
+        ),
+        (
+            node("ConvTranspose", ["x", "w"], ["y"], pads=[0, 0, 1], name="t"),
+            {"w": random(2, 2, 3, 3)},
+            "onnxruntime does not run it",
+        ),
+        (
+            node("ConvTranspose", ["x", "w"], ["y"], output_shape=[9], name="t"),
+            {"w": random(2, 2, 3, 3)},
+            "onnxruntime does not run it",
+        ),
+    ],
+    ids=["stride", "output padding", "three pads", "one extent"],
+)  # fmt: skip
+def test_transposed_convolutions_of_any_size(model: Make, proto: Any, constants: Any, says: str) -> None:
+    """Extents are worked out before a result of that size, or a phase for each step of a stride, is made."""
+    made = model([proto], {"x": [1, 2, 4, 4]}, ["y"], constants)
+    with pytest.raises(UnsupportedError, match=rf"^t \(model:0\): ConvTranspose: .*{says}"):
+        import_onnx(made, store=WeightStore())
+
+
+@pytest.mark.parametrize(
+    ("proto", "constant", "refused"),
+    [
+        (node("LayerNormalization", ["x", "c"], ["y"], name="n"), random(5), False),
+        (node("PRelu", ["x", "c"], ["y"], name="n"), random(3), False),
+        (node("MatMul", ["x", "x3"], ["y"], name="n"), random(1), True),
+        (node("Where", ["mask", "x", "c"], ["y"], name="n"), random(3), True),
+    ],
+    ids=lambda case: getattr(case, "op_type", ""),
+)
+def test_operands_that_do_not_broadcast(model: Make, proto: Any, constant: Any, refused: bool) -> None:
+    """Such a node is left to onnxruntime, which refuses it here or, where it infers no shapes, when it runs."""
+    inputs = {"x": [2, 4, 4], "x3": [3, 4, 4]} if "x3" in proto.input else {"x": [2, 4, 4]}
+    made = model([proto], inputs, ["y"], {"c": constant, "mask": np.array([True, False, True])}, opset=17)
+    if not refused:
+        assert "graph.host" in str(import_onnx(made, store=WeightStore()))
+        return
+    with pytest.raises(
+        UnsupportedError, match=rf"^n \(model:0\): {proto.op_type}: .*Incompatible dimensions"
+    ):
+        import_onnx(made, store=WeightStore())

@@ -11,7 +11,7 @@ from xdsl.ir import SSAValue
 from cimc.dialects.graph import AddOp, BinaryConstantOp, BinaryOp, IndexMapOp, ReshapeOp, SoftmaxOp, UnaryOp
 from cimc.dialects.graph_types import shape_of
 from cimc.frontend.onnx.builder import Builder, Constant, float_type
-from cimc.frontend.onnx.convert_moves import move, rearrange
+from cimc.frontend.onnx.convert_moves import common_shape, move, rearrange
 from cimc.frontend.onnx.convert_products import channel_constant
 from cimc.frontend.onnx.node import Node, ToHost
 
@@ -69,7 +69,7 @@ def _folded(build: Builder, node: Node) -> bool:
 
 def pair(build: Builder, node: Node, name: str, a: SSAValue, b: SSAValue, output: str) -> SSAValue:
     """A function of two values, each expanded to their common shape."""
-    shape = _common_shape(shape_of(a), shape_of(b))
+    shape = common_shape(shape_of(a), shape_of(b))
     a, b = (
         expanded(build, node, a, shape, f"{output}/left"),
         expanded(build, node, b, shape, f"{output}/right"),
@@ -82,13 +82,6 @@ def pair(build: Builder, node: Node, name: str, a: SSAValue, b: SSAValue, output
         op = BinaryOp(name, a, b, tensors=[output])
     build.add(op, node, output)
     return op.result
-
-
-def _common_shape(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
-    try:
-        return np.broadcast_shapes(a, b)
-    except ValueError as error:
-        raise ToHost(f"operands of shapes {a} and {b} do not match") from error
 
 
 def expanded(build: Builder, node: Node, x: SSAValue, shape: tuple[int, ...], name: str) -> SSAValue:
@@ -107,7 +100,7 @@ def with_constant(
     swapped: bool = False,
 ) -> SSAValue:
     """A function of ``x`` and ``constant``, which broadcast to each other."""
-    shape = _common_shape(shape_of(x), constant.shape)
+    shape = common_shape(shape_of(x), constant.shape)
     x = expanded(build, node, x, shape, f"{output}/operand")
     full = constant.reshape((1,) * (len(shape) - constant.ndim) + constant.shape)
     stored = build.put(f"{node.name}.operand", full)
@@ -143,7 +136,7 @@ def prelu(build: Builder, node: Node) -> None:
     """``PRelu`` by constant slopes that broadcast to the value."""
     x = build.image_or_vector(node.input(0))
     slope = build.float_constant(node.input(1), "slope")
-    if np.broadcast_shapes(shape_of(x), slope.shape) != shape_of(x):
+    if common_shape(shape_of(x), slope.shape) != shape_of(x):
         raise ToHost(f"slopes of shape {slope.shape} do not match {shape_of(x)}")
     with_constant(build, node, "prelu", x, slope, node.output)
 
@@ -163,7 +156,7 @@ def where(build: Builder, node: Node) -> None:
     (position,) = fixed
     x = build.image_or_vector(node.input(3 - position))
     constant = build.any_float_constant(node.input(position), "operand")
-    shape = np.broadcast_shapes(condition.shape, constant.shape, shape_of(x))
+    shape = common_shape(condition.shape, constant.shape, shape_of(x))
     x = expanded(build, node, x, shape, f"{node.output}/operand")
     taken = np.asarray(condition, np.bool_) if position == 1 else ~np.asarray(condition, np.bool_)
     if not taken.any():

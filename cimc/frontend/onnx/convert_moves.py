@@ -101,6 +101,14 @@ def check_countable(what: str, shape: tuple[int, ...] | None) -> None:
         raise ToHost(f"{what} has the extents {shape}, more than {MAX_MOVED} elements to number")
 
 
+def common_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """What ``shapes`` broadcast to. Raises :class:`ToHost` when they do not."""
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError as error:
+        raise ToHost(f"operands of shapes {' and '.join(map(str, shapes))} do not match") from error
+
+
 def _moved(build: Builder, node: Node, numbers: Mapping[str, Index]) -> list[Index]:
     """The results of ``node`` on the numbers of the elements, in the first element type it takes."""
     most = max(int(n.max(initial=0)) for n in numbers.values())

@@ -13,7 +13,7 @@ from cimc.dialects.graph_types import shape_of
 from cimc.frontend.onnx import convert_pools, convert_products
 from cimc.frontend.onnx.builder import Builder, float_type
 from cimc.frontend.onnx.convert_elementwise import pair, with_constant
-from cimc.frontend.onnx.convert_moves import rearrange
+from cimc.frontend.onnx.convert_moves import common_shape, rearrange
 from cimc.frontend.onnx.node import Node, ToHost, axis_of
 
 
@@ -31,7 +31,7 @@ def _add_norm(build: Builder, node: Node, function: str, rows: list[np.ndarray],
     x = build.image_or_vector(node.input(0))
     shape = shape_of(x)
     channels = prod(shape[axis:])
-    if any(np.broadcast_shapes(r.shape, shape[axis:]) != shape[axis:] for r in rows):
+    if any(common_shape(r.shape, shape[axis:]) != shape[axis:] for r in rows):
         raise ToHost(f"its parameters do not fit the axes {shape[axis:]}")
     constant = np.stack([np.broadcast_to(r, shape[axis:]).reshape(-1) for r in rows])
     whole = axis == len(shape) - 1
@@ -123,7 +123,7 @@ def product(build: Builder, node: Node, a: SSAValue, b: SSAValue, output: str) -
     left, right = shape_of(a), shape_of(b)
     if min(len(left), len(right)) < 2 or left[-1] != right[-2]:
         raise ToHost(f"operands of shapes {left} and {right} are no matrices that match")
-    lead = np.broadcast_shapes(left[:-2], right[:-2])
+    lead = common_shape(left[:-2], right[:-2])
     a = rearrange(build, node, a, lambda i: np.broadcast_to(i, (*lead, *left[-2:])), f"{output}/left")
     b = rearrange(build, node, b, lambda i: np.broadcast_to(i, (*lead, *right[-2:])), f"{output}/right")
     op = MatmulOp(a, b, tensors=[output])

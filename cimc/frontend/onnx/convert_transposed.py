@@ -23,7 +23,7 @@ from cimc.frontend.onnx.convert_convolutions import (
     add_reshape,
     read_kernel,
 )
-from cimc.frontend.onnx.convert_moves import add_move, numbered
+from cimc.frontend.onnx.convert_moves import add_move, check_countable, numbered
 from cimc.frontend.onnx.node import Node, ToHost
 
 
@@ -74,6 +74,7 @@ def conv_transpose(build: Builder, node: Node) -> None:
         )
     axes = _axes(node, given[2:], kernel.weight.shape[2:])
     turned = _channels_out_first(kernel, group)
+    check_countable("its result", (given[0], turned.weight.shape[0], *(axis.outputs for axis in axes)))
     if rank == 1:
         # A sequence is an image of one row.
         x = add_reshape(build, node, x, (*given[:2], 1, given[2]), f"{node.output}/row")
@@ -94,8 +95,15 @@ def _axes(node: Node, extents: tuple[int, ...], taps: tuple[int, ...]) -> tuple[
     asked = node.integers("output_shape", ())[-rank:]
     pads = node.integers("pads", zeros * 2)
     mode = node.text("auto_pad", "NOTSET")
-    if min(*strides, *dilations, *taps) < 1 or not len(strides) == len(dilations) == len(extra) == rank:
-        raise ToHost(f"strides {strides} or dilations {dilations} that are not {rank} numbers of at least 1")
+    if not len(strides) == len(dilations) == len(extra) == rank or (len(pads), len(asked)) not in (
+        (2 * rank, 0),
+        (2 * rank, rank),
+    ):
+        raise ToHost(
+            f"strides, dilations, pads, output_padding or output_shape that are not for {rank} dimensions"
+        )
+    if min(*strides, *dilations, *taps) < 1:
+        raise ToHost(f"strides {strides} or dilations {dilations} that are not all at least 1")
     found: list[_Axis] = []
     for a in range(rank):
         full = strides[a] * (extents[a] - 1) + extra[a] + (taps[a] - 1) * dilations[a] + 1
