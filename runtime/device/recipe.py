@@ -1,0 +1,206 @@
+"""What determines one static product on one chip, except its weights (docs/device.md, recipe)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import floor, log2
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cimc.diagnostics import UnsupportedError
+from cimc.runtime.crossbar.coding import Coding
+from cimc.runtime.crossbar.converter import Steps, broadcast_steps
+from cimc.runtime.crossbar.rows import Bounds, group_bounds
+from cimc.runtime.device.random import Key, Purpose, stream_key
+
+Baseline = Literal["ideal", "column", "none"]
+"""How the current of G_off is taken away: exactly, by a column of cells that vary themselves, or not at all."""
+ReadScope = Literal["read", "vector", "call", "frozen"]
+"""How long a draw of read noise lives: one read, all digits of a vector, one call, or for good."""
+
+FLOAT32_EXACT = 1 << 24
+
+
+class DeviceModel(Protocol):
+    """A cell as pure functions of tensors in uS and of random numbers that the caller draws, all of one shape."""
+
+    @property
+    def ideal(self) -> bool:
+        """Whether a cell always reads as its digit."""
+        ...
+
+    @property
+    def g_off_us(self) -> float:
+        """Conductance of level 0."""
+        ...
+
+    @property
+    def v_max(self) -> float:
+        """Largest value of a cell that is read, in top levels."""
+        ...
+
+    @property
+    def baseline(self) -> Baseline:
+        """How the current of level 0 is taken away."""
+        ...
+
+    @property
+    def read_scope(self) -> ReadScope:
+        """How long a draw of read noise lives."""
+        ...
+
+    @property
+    def independent_gaussian_reads(self) -> bool:
+        """Whether noise is additive, Gaussian and fresh at every read."""
+        ...
+
+    def step_us(self, top: int) -> float:
+        """dG: uS of one level."""
+        ...
+
+    def targets_us(self, levels: Tensor, top: int) -> Tensor:
+        """Conductances to program for ``levels`` 0 … ``top``."""
+        ...
+
+    def programmed_us(self, target_us: Tensor, z: Tensor) -> Tensor:
+        """Conductances after programming."""
+        ...
+
+    def drifted_us(self, g_us: Tensor, target_us: Tensor, time_s: float, z: Tensor) -> Tensor:
+        """Conductances ``time_s`` after programming."""
+        ...
+
+    def faulty_us(self, g_us: Tensor, u: Tensor) -> Tensor:
+        """Conductances with stuck cells, from uniforms in (0, 1)."""
+        ...
+
+    def read_sigma_us(
+        self, g_us: Tensor, time_s: float, programmed_us: Tensor | None = None
+    ) -> Tensor | None:
+        """Standard deviation of a read of ``g_us``, ``programmed_us`` before drift; None without read noise."""
+        ...
+
+    def read_us(self, g_us: Tensor, time_s: float, z: Tensor, programmed_us: Tensor | None = None) -> Tensor:
+        """Conductances that one read sees."""
+        ...
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One manufactured chip at one time: random numbers follow from (seed, instance), ``time_s`` since programming."""
+
+    seed: int
+    instance: int = 0
+    time_s: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """One operator's static product on one chip; its integer weights are the only thing missing.
+
+    ``layer`` is a stable number of the operator within its network: with the chip it names the random streams.
+    ``segments`` are the row tiles in order, (rows, first wordline) each, as
+    :func:`~cimc.runtime.crossbar.rows.group_bounds` takes them. ``h`` are the converter's steps, broadcast to
+    (groups, phases, conversions). ``converter`` False reads currents without any converter; results then are in units
+    of the cells' grid.
+
+    Raises :class:`ValueError` for tiles or steps that do not fit, :class:`UnsupportedError` when a partial sum of
+    grid values cannot be held exactly.
+    """
+
+    layer: int
+    coding: Coding
+    segments: tuple[tuple[int, int], ...]
+    device: DeviceModel
+    chip: Chip
+    h: int | npt.NDArray[np.int64] = 1
+    converter: bool = True
+
+    def __post_init__(self) -> None:
+        if self.grid_bits < 0:
+            raise UnsupportedError(
+                f"{self.rows_at_once} rows of {self.drive} x {self.v_max:g} levels exceed 2^24: partial sums are not "
+                "exact; use narrower digits or fewer parallel rows",
+                where=f"layer {self.layer}",
+            )
+        for purpose in Purpose:
+            self.key(purpose)
+        self.steps  # noqa: B018 - the check of h
+
+    @cached_property
+    def bounds(self) -> Bounds:
+        """int64 [G + 1], the row groups."""
+        return group_bounds(self.segments, self.coding.parallel_rows)
+
+    @cached_property
+    def steps(self) -> Steps:
+        """int64 (G, I, J)."""
+        return broadcast_steps(self.h, len(self.bounds) - 1, self.coding)
+
+    @property
+    def rows(self) -> int:
+        """K of the product."""
+        return int(self.bounds[-1])
+
+    @property
+    def rows_at_once(self) -> int:
+        """Used rows of the largest group."""
+        return int(np.diff(self.bounds).max())
+
+    @property
+    def top(self) -> int:
+        """Top level of a cell; a digit narrower than its cell uses the lower levels of the same ladder."""
+        return (1 << self.coding.cell_bits) - 1
+
+    @property
+    def v_max(self) -> float:
+        """Largest magnitude of a cell, in levels."""
+        return self.device.v_max * self.top
+
+    @property
+    def drive(self) -> int:
+        """Largest digit that a DAC drives."""
+        return max(phase.top for phase in self.coding.phases)
+
+    @cached_property
+    def grid_bits(self) -> int:
+        """e: cells are multiples of 2^-e, the largest with rows * (2^dac - 1) * v_max * 2^e < 2^24; 0 if ideal."""
+        peak = self.rows_at_once * self.drive * self.v_max
+        bits = floor(log2(FLOAT32_EXACT / peak))
+        bits -= peak * 2.0**bits >= FLOAT32_EXACT
+        return min(bits, 0) if self.device.ideal else bits
+
+    @property
+    def frac_bits(self) -> int:
+        """Results are in units of 2^-this: F of the converter, or e without one."""
+        return self.coding.frac_bits if self.converter else self.grid_bits
+
+    def key(self, purpose: Purpose) -> Key:
+        """Key of this layer's stream for ``purpose``."""
+        return stream_key(self.chip.seed, self.chip.instance, self.layer, purpose)
+
+    @cached_property
+    def noisy(self) -> bool:
+        """Whether reads have noise of their own."""
+        probe = torch.full((1,), self.device.g_off_us, dtype=torch.float64)
+        return self.device.read_sigma_us(probe, self.chip.time_s) is not None
+
+    @property
+    def resamples(self) -> bool:
+        """Whether reads draw noise cell by cell: scopes longer than a read, and noise that is not Gaussian."""
+        return (
+            self.noisy and self.device.read_scope != "frozen" and not self.device.independent_gaussian_reads
+        )
+
+    def epoch(self, window: int, phase: int, call: int) -> int:
+        """Number of the draw of cell noise that a read sees, by the device's scope."""
+        if self.device.read_scope == "call":
+            return call
+        if self.device.read_scope == "vector":
+            return window
+        return window * self.coding.digit_cycles + phase
