@@ -15,7 +15,7 @@ class Faults(Section):
     """Independent stuck-at faults: off where ``u < p_off``, on where ``p_off <= u < p_off + p_on``.
 
     One uniform decides both, so the injected rates are the ones asked for: no second draw among the faulty cells
-    (docs/device-file.md, what other simulators do).
+    (docs/device-file.md, other simulators).
     """
 
     stuck_off_probability: Probability = 0.0

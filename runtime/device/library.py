@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cimc.diagnostics import UsageError
+from cimc.runtime.device.drift import DriftModel
 from cimc.runtime.device.programming import ProgrammingModel
 from cimc.runtime.device.read_noise import ReadNoiseModel, ReadScope
 from cimc.runtime.device.schema import Baseline, DeviceFile
@@ -63,6 +64,11 @@ class DeviceModel:
         return None if section is None else cast(ProgrammingModel, section.chosen())
 
     @cached_property
+    def _drift(self) -> DriftModel | None:
+        section = self.file.drift
+        return None if section is None else cast(DriftModel, section.chosen())
+
+    @cached_property
     def _read_noise(self) -> ReadNoiseModel | None:
         section = self.file.read_noise
         return None if section is None else cast(ReadNoiseModel, section.chosen())
@@ -75,7 +81,8 @@ class DeviceModel:
         """
         file = self.file
         lossless = file.cell.state_count is None and (file.baseline != "none" or self.g_off_us == 0)
-        return lossless and file.programming is None and file.faults is None and file.read_noise is None
+        random = (file.programming, file.drift, file.faults, file.read_noise)
+        return lossless and all(section is None for section in random)
 
     @property
     def independent_gaussian_reads(self) -> bool:
@@ -93,6 +100,15 @@ class DeviceModel:
                 f"{int(math.log2(states))} or less, or another device",
                 where=f"device '{self.name}'",
             )
+
+    def check_time(self, time_s: float) -> None:
+        """:class:`UsageError` when ``time_s`` is negative, not finite, or one that the drift was not fitted for."""
+        where = f"device '{self.name}'"
+        if not 0 <= time_s < math.inf:
+            raise UsageError(f"time since programming is 0 s or more, got {time_s:g}", where=where)
+        why = "" if self._drift is None else self._drift.refused(time_s)
+        if why:
+            raise UsageError(f"its drift {why}, got {time_s:g} s", where=where)
 
     def step_us(self, top: int) -> float:
         """dG: uS of one level where the top level is ``top``."""
@@ -124,7 +140,22 @@ class DeviceModel:
 
     def drifted_us(self, g_us: Tensor, target_us: Tensor, time_s: float, z: Tensor) -> Tensor:
         """Conductances ``time_s`` after programming; one normal a cell, the same at every time."""
-        return g_us
+        if self._drift is None or time_s == 0:
+            return g_us
+        self.check_time(time_s)
+        return self._drift.drifted_us(g_us, target_us, time_s, z, self.g_off_us, self.g_on_us)
+
+    def compensation_gain(self, programmed_us: Tensor, drifted_us: Tensor) -> float:
+        """What a layer's reads are multiplied by against its mean drift; 1 unless `drift_compensation: global`.
+
+        ``sum (programmed - G_off) / sum (drifted - G_off)`` over the layer's cells: aihwkit's global drift compensation
+        read with one-hot vectors, at the first time and now.
+        """
+        if self.file.drift_compensation == "none":
+            return 1.0
+        before = float((programmed_us - self.g_off_us).sum(dtype=torch.float64))
+        after = float((drifted_us - self.g_off_us).sum(dtype=torch.float64))
+        return before / after if before > 0 and after > 0 else 1.0
 
     def faulty_us(self, g_us: Tensor, u: Tensor) -> Tensor:
         """Conductances with stuck cells, from uniforms ``u`` in [0, 1) of the same shape."""

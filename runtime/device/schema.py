@@ -14,6 +14,7 @@ from pydantic import Field
 
 from cimc.configuration.located import BrokenRule, Section
 from cimc.runtime.device.choice import Amount, Positive
+from cimc.runtime.device.drift import Drift
 from cimc.runtime.device.faults import Faults
 from cimc.runtime.device.programming import Programming
 from cimc.runtime.device.read_noise import ReadNoise, ReadScope
@@ -76,6 +77,10 @@ class DeviceFile(Section):
     """range and states of a cell"""
     programming: Programming | None = None
     """error of programming, drawn once per cell and chip"""
+    drift: Drift | None = None
+    """change of a cell with time"""
+    drift_compensation: Literal["none", "global"] = "none"
+    """global: one digital factor a layer undoes the mean drift"""
     faults: Faults | None = None
     """cells that are stuck"""
     read_noise: ReadNoise | None = None
