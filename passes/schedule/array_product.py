@@ -171,19 +171,24 @@ def stored_weights(op: graph.ProductOperation, store: WeightStore) -> tuple[npt.
 
 
 def block_diagonal(op: graph.ProductOperation, rows: int, columns: int) -> Diagonal | None:
-    """How many groups of a convolution share a crossbar of ``rows`` x ``columns`` weights; ``None`` without groups.
-
-    The largest divisor of the number of groups whose inputs and outputs fit; one group a block where not even
-    one fits, which is then tiled as any other matrix.
-    """
+    """How many groups of a convolution share a crossbar of ``rows`` x ``columns`` weights; ``None`` without groups."""
     if not isinstance(op, graph.ConvOp) or op.group.value.data == 1:
         return None
     groups = op.group.value.data
     n, channels, *kernel = op.weight_shape()
     depth, width = channels * prod(kernel), n // groups
-    fitting = min(rows // depth, columns // width)
-    packed = max((d for d in range(1, fitting + 1) if groups % d == 0), default=1)
+    packed = groups_per_block(groups, depth, width, rows, columns)
     return Diagonal(packed * channels, packed * width, packed)
+
+
+def groups_per_block(groups: int, depth: int, width: int, rows: int, columns: int) -> int:
+    """How many groups of ``depth`` x ``width`` weights share a crossbar of ``rows`` x ``columns`` weights.
+
+    The largest divisor of the number of groups whose inputs and outputs fit; one group a block where not even
+    one fits, which is then tiled as any other matrix.
+    """
+    fitting = min(rows // depth, columns // width)
+    return max((d for d in range(1, fitting + 1) if groups % d == 0), default=1)
 
 
 def _expanded(weights: npt.NDArray[Any], diagonal: Diagonal) -> npt.NDArray[Any]:
