@@ -41,7 +41,7 @@ from cimc.interpreters.graph import numpy_type
 from cimc.interpreters.host import HostRunner
 from cimc.interpreters.mapped_blocks import check_placement, stage_blocks
 from cimc.interpreters.mapped_digital import apply_function, apply_real, requantise
-from cimc.interpreters.mapped_products import read_arrays
+from cimc.interpreters.mapped_products import EXACT_CELLS, Programmer, read_arrays
 from cimc.interpreters.mapped_rows import from_rows, to_rows
 from cimc.interpreters.real_operators import take_elements
 from cimc.runtime.numerics import digital
@@ -73,15 +73,15 @@ def execute_mapped(
     taps: Collection[str] = (),
     host: HostRunner | None = None,
     arch: Architecture | None = None,
-    ideal_converters: bool = False,
+    arrays: Programmer = EXACT_CELLS,
 ) -> MappedRun:
     """Run a program of the mapped level on the machine ``arch``.
 
     ``inputs``: arrays (frames, *frame shape) by ONNX name. ``host`` keeps its sessions between runs.
-    ``ideal_converters``: no converter loses information, as if each had bits enough; what level 3 means before
-    steps are chosen. Raises UsageError for a missing machine and inputs or taps that do not belong to the program,
-    MismatchError at a stage whose placement table breaks a rule, UnsupportedError with a location for
-    operations without a meaning here and sums that leave their accumulator.
+    ``arrays`` programs the crossbars: exactly, with converters that lose nothing (what level 3 means before steps
+    are chosen), or with the errors of devices. Raises UsageError for a missing machine and inputs or taps that do
+    not belong to the program, MismatchError at a stage whose placement table breaks a rule, UnsupportedError with
+    a location for operations without a meaning here and sums that leave their accumulator.
     """
     if arch is None:
         raise UsageError("the mapped level runs on a machine; give its architecture", where="execute_mapped")
@@ -93,7 +93,7 @@ def execute_mapped(
         ]
     )
     check_placement(module, store, arch)
-    machine = _Machine(store, arch, host or HostRunner(store), _checked(module, inputs), ideal_converters)
+    machine = _Machine(store, arch, host or HostRunner(store), _checked(module, inputs), arrays)
     for op in main_function(module).body.block.ops:
         if isinstance(op, ReturnOp):
             break
@@ -189,7 +189,7 @@ class _Machine:
     arch: Architecture
     host: HostRunner
     inputs: Mapping[str, Array]
-    ideal: bool
+    arrays: Programmer
     values: dict[SSAValue, Array] = field(default_factory=dict[SSAValue, Array])
     outputs: dict[str, Array] = field(default_factory=dict[str, Array])
     integer_outputs: dict[str, Array] = field(default_factory=dict[str, Array])
@@ -276,7 +276,7 @@ class _Machine:
             match step:
                 case ReadXbOp() | ReadRowOp() | ReadCoreOp():
                     source = inside[step.source]
-                    read = read_arrays(op, source, blocks, self.store, self.arch, ideal=self.ideal)
+                    read = read_arrays(op, source, blocks, self.store, self.arch, self.arrays)
                     inside[step.acc] = read.acc
                     self.lossless[op.label.data] = read.lossless
                     self.needless += [op.label.data] if read.needless else []

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,74 @@ EXACT_FLOAT64 = 1 << 53
 """Below it float64 sums of integers are exact in any order."""
 
 
+class ArrayReader(Protocol):
+    """Programmed cells that windows of codes are multiplied by."""
+
+    @property
+    def lossless(self) -> bool:
+        """Whether no converter can lose information."""
+        ...
+
+    def read(self, qx: Array) -> npt.NDArray[np.int64]:
+        """Windows ``qx`` (M, K) times the cells: int64 (M, N) in units of 2^-F."""
+        ...
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a write meta-operator programs into the arrays of one copy: where, which weights, in which way."""
+
+    stage: str
+    copy: int
+    first_row: int
+    first_column: int
+    weights: Array
+    """Integers (K, N)."""
+    coding: Coding
+    segments: tuple[tuple[int, int], ...]
+    """Row tiles: rows and first wordline of each."""
+    steps: npt.NDArray[np.int64]
+    """Converter steps h, (phases, conversions) or one for all."""
+
+
+class Programmer(Protocol):
+    """Programs the arrays of a machine."""
+
+    @property
+    def copies_differ(self) -> bool:
+        """Whether equal weights in two copies make different cells."""
+        ...
+
+    def program(self, written: Written) -> ArrayReader:
+        """The cells after writing."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExactCells:
+    """Cells that hold what was written, behind the machine's converters or ones that lose nothing."""
+
+    ideal_converters: bool = False
+
+    @property
+    def copies_differ(self) -> bool:
+        """Equal weights make equal cells."""
+        return False
+
+    def program(self, written: Written) -> ArrayReader:
+        """Cells and flip bits by docs/crossbar.md."""
+        coding, bounds = written.coding, group_bounds(written.segments, written.coding.parallel_rows)
+        cells, flips = store_cells(written.weights, coding, bounds)
+        if self.ideal_converters:
+            weights = decode(cells, flips, coding, bounds)
+            return IdealProduct(weights, coding.input_offset, coding.frac_bits)
+        return ArrayProduct(cells, flips, coding, bounds, written.steps)
+
+
+EXACT_CELLS = ExactCells()
+"""The machine as it is drawn: cells without errors, its own converters."""
+
+
 @dataclass(frozen=True)
 class IdealProduct:
     """The product of converters that lose nothing, whatever the machine's own would: decoded cells, exact sums."""
@@ -47,11 +115,6 @@ class IdealProduct:
     offset: int
     frac_bits: int
     lossless: bool = True
-
-    @staticmethod
-    def of(weights: npt.NDArray[np.int64], coding: Coding) -> IdealProduct:
-        """The product with decoded ``weights`` (K, N) for codes of ``coding``."""
-        return IdealProduct(weights, coding.input_offset, coding.frac_bits)
 
     def read(self, qx: Array) -> npt.NDArray[np.int64]:
         """Windows ``qx`` (M, K) times the weights: int64 (M, N) in units of 2^-F."""
@@ -71,7 +134,7 @@ class Product:
     channels: tuple[int, int]
     rows: slice
     columns: npt.NDArray[np.int64]
-    cells: ArrayProduct | IdealProduct
+    cells: ArrayReader
 
 
 @dataclass(frozen=True)
@@ -90,12 +153,11 @@ def read_arrays(
     blocks: Sequence[Block],
     store: WeightStore,
     arch: Architecture,
-    *,
-    ideal: bool,
+    arrays: Programmer,
 ) -> ReadResult:
     """Multiply every window of ``source`` (F, H, W, C) by the blocks of the copy its output row belongs to.
 
-    ``ideal`` puts converters that lose nothing in place of the machine's. Raises
+    ``arrays`` programs the cells of every copy. Raises
     ``UnsupportedError`` at the stage for sums that leave the accumulator.
     """
     read, write = stage.read, stage.write
@@ -112,14 +174,15 @@ def read_arrays(
     windows = _Windows.of(source, read.window, given)
     copies = stage.copies.value.data
     lossless = needless = True
+    plan = _Plan(stage.label.data, matrix, read.diagonal, coding, np.asarray(steps), arch.crossbar.rows)
     prepared: dict[tuple[tuple[int, int, int, int], ...], list[Product]] = {}
     for copy in range(copies):
         mine = [b for b in blocks if b.copy == copy]
         key = tuple((b.k0, b.k1, b.n0, b.n1) for b in mine)
-        if key not in prepared:
-            prepared[key] = _products(mine, matrix, read.diagonal, coding, steps, arch, ideal=ideal)
+        if key not in prepared or arrays.copies_differ:
+            prepared[key] = plan.products(mine, arrays)
         lossless &= all(p.cells.lossless for p in prepared[key])
-        needless &= lossless or _fits_step_one(mine, matrix, read.diagonal, coding, arch)
+        needless &= lossless or plan.fits_step_one(mine)
         for picked in windows.chunks(range(copy, rows, copies), matrix.shape[0]):
             total = _sums(windows, picked, prepared[key], columns)
             if total.min() < limits.min or total.max() > limits.max:
@@ -128,15 +191,6 @@ def read_arrays(
                 )
             acc[:, picked] = total.reshape(len(source), len(picked), positions, columns)
     return ReadResult(acc, lossless, needless and not lossless)
-
-
-def _fits_step_one(
-    blocks: Sequence[Block], matrix: Array, diagonal: Diagonal, coding: Coding, arch: Architecture
-) -> bool:
-    """Whether the converters cover every sum of the blocks at step 1."""
-    plain = replace(coding, frac_bits=0)
-    made = _products(blocks, matrix, diagonal, plain, np.int64(1), arch, ideal=False)
-    return all(p.cells.lossless for p in made)
 
 
 def _sums(
@@ -151,36 +205,38 @@ def _sums(
     return total
 
 
-def _products(
-    blocks: Sequence[Block],
-    matrix: Array,
-    diagonal: Diagonal,
-    coding: Coding,
-    steps: npt.NDArray[np.int64] | np.int64,
-    arch: Architecture,
-    *,
-    ideal: bool,
-) -> list[Product]:
-    """Cells of the blocks of one copy; those with the same weight rows and channels become one product."""
-    rows = arch.crossbar.rows
-    found: list[Product] = []
-    alike: dict[tuple[tuple[int, int], int, int], list[tuple[int, int]]] = {}
-    for b in blocks:
-        for n0, n1 in _within_blocks(b.n0, b.n1, diagonal):
-            alike.setdefault((diagonal.channel_range(n0), b.k0, b.k1), []).append((n0, n1))
-    for (channels, k0, k1), beside in alike.items():
-        bounds = group_bounds([(min(rows, k1 - k), 0) for k in range(k0, k1, rows)], coding.parallel_rows)
-        stored = [store_cells(matrix[k0:k1, n0:n1], coding, bounds) for n0, n1 in beside]
-        cells = np.concatenate([c for c, _ in stored], axis=1)
-        flips = np.concatenate([f for _, f in stored], axis=1)
-        made = (
-            IdealProduct.of(decode(cells, flips, coding, bounds), coding)
-            if ideal
-            else ArrayProduct(cells, flips, coding, bounds, np.asarray(steps))
-        )
-        columns = np.concatenate([np.arange(n0, n1) for n0, n1 in beside])
-        found.append(Product(channels, slice(k0, k1), columns, made))
-    return found
+@dataclass(frozen=True)
+class _Plan:
+    """What all copies of a stage share."""
+
+    stage: str
+    matrix: Array
+    diagonal: Diagonal
+    coding: Coding
+    steps: npt.NDArray[np.int64]
+    rows: int
+    """Wordlines of a crossbar."""
+
+    def products(self, blocks: Sequence[Block], arrays: Programmer) -> list[Product]:
+        """Cells of the blocks of one copy; those with the same weight rows and channels become one product."""
+        found: list[Product] = []
+        alike: dict[tuple[tuple[int, int], int, int], list[tuple[int, int]]] = {}
+        for b in blocks:
+            for n0, n1 in _within_blocks(b.n0, b.n1, self.diagonal):
+                alike.setdefault((self.diagonal.channel_range(n0), b.k0, b.k1), []).append((n0, n1))
+        for (channels, k0, k1), beside in alike.items():
+            columns = np.concatenate([np.arange(n0, n1) for n0, n1 in beside])
+            tiles = tuple((min(self.rows, k1 - k), 0) for k in range(k0, k1, self.rows))
+            weights = np.concatenate([self.matrix[k0:k1, n0:n1] for n0, n1 in beside], axis=1)
+            first = int(columns[0])
+            made = Written(self.stage, blocks[0].copy, k0, first, weights, self.coding, tiles, self.steps)
+            found.append(Product(channels, slice(k0, k1), columns, arrays.program(made)))
+        return found
+
+    def fits_step_one(self, blocks: Sequence[Block]) -> bool:
+        """Whether the converters cover every sum of the blocks at step 1."""
+        plain = replace(self, coding=replace(self.coding, frac_bits=0), steps=np.asarray(np.int64(1)))
+        return all(p.cells.lossless for p in plain.products(blocks, EXACT_CELLS))
 
 
 def _within_blocks(n0: int, n1: int, diagonal: Diagonal) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ import pytest
 
 from cimc.dialects.cim import StageOp
 from cimc.interpreters.mapped import execute_mapped, mapped_tensors
+from cimc.interpreters.mapped_products import ExactCells
 from cimc.interpreters.quantised import execute_quantised
 from cimc.passes.place.network import COLUMNS
 from cimc.runtime.functional import run_program
@@ -65,7 +66,7 @@ def test_ideal_converters_give_level_2(network: str, machine: str, made: Get) ->
         it.compiled.store,
         {"x": it.frames},
         arch=it.arch,
-        ideal_converters=True,
+        arrays=ExactCells(ideal_converters=True),
     )
     for index in range(len(it.frames)):
         frame = {"x": it.frames[index : index + 1]}
