@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cimc.diagnostics import UsageError
 from cimc.runtime.device.drift import DriftModel
+from cimc.runtime.device.ir_drop import ClosedFormWires, NodalWires
 from cimc.runtime.device.programming import ProgrammingModel
 from cimc.runtime.device.read_noise import ReadNoiseModel, ReadScope
 from cimc.runtime.device.schema import Baseline, DeviceFile
@@ -81,8 +82,8 @@ class DeviceModel:
         """
         file = self.file
         lossless = file.cell.state_count is None and (file.baseline != "none" or self.g_off_us == 0)
-        random = (file.programming, file.drift, file.faults, file.read_noise)
-        return lossless and all(section is None for section in random)
+        effects = (file.programming, file.drift, file.faults, file.read_noise, file.wires)
+        return lossless and all(section is None for section in effects)
 
     @property
     def independent_gaussian_reads(self) -> bool:
@@ -162,6 +163,20 @@ class DeviceModel:
         if self.file.faults is None:
             return g_us
         return self.file.faults.faulty_us(g_us, u, self.g_off_us, self.g_on_us)
+
+    @cached_property
+    def _wires(self) -> NodalWires | ClosedFormWires | None:
+        section = self.file.wires
+        return None if section is None else cast(NodalWires | ClosedFormWires, section.chosen())
+
+    @property
+    def array_columns(self) -> int | None:
+        """Physical columns of one array whose wires have resistance; None when they have none."""
+        return None if self._wires is None else self._wires.array_columns
+
+    def effective_us(self, g_us: Tensor) -> Tensor:
+        """Conductances that arrays ``g_us`` (…, rows, columns) have between drivers and sense nodes."""
+        return g_us if self._wires is None else self._wires.effective_us(g_us)
 
     def read_sigma_us(
         self, g_us: Tensor, time_s: float, programmed_us: Tensor | None = None

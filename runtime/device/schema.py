@@ -16,6 +16,7 @@ from cimc.configuration.located import BrokenRule, Section
 from cimc.runtime.device.choice import Amount, Positive
 from cimc.runtime.device.drift import Drift
 from cimc.runtime.device.faults import Faults
+from cimc.runtime.device.ir_drop import Wires
 from cimc.runtime.device.programming import Programming
 from cimc.runtime.device.read_noise import ReadNoise, ReadScope
 
@@ -87,6 +88,8 @@ class DeviceFile(Section):
     """noise of a read"""
     read_scope: ReadScope = "read"
     """how long a draw of read noise lives: read (vector and input digit), vector, call or frozen"""
+    wires: Wires | None = None
+    """resistance of the array's wires"""
     baseline: Baseline = "ideal"
     """how the current of g_off_us is taken away: ideal, by a column of cells at g_off_us, or none"""
 
