@@ -1,14 +1,14 @@
 """What each pass of ``quantise`` must keep, judged operation by operation in lock step with the program before it.
 
 * ``quantise-activations`` inserts conversions: a value moves by at most half a step unless it saturates, and few
-  do; everything else computes as in float.
+  do that lie in the range their tensor was calibrated for; everything else computes as in float.
 * ``quantise-products`` replaces weights by codes: a result moves by at most what half a step of every weight can.
 * every other pass keeps every value, code for code; average pools alone may round another way at ties.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,13 +29,14 @@ from cimc.dialects.graph import (
 )
 from cimc.dialects.graph_types import QuantType, quant_of
 from cimc.dialects.weights import WeightStore
+from cimc.passes.quantise.ranges import range_of
 from cimc.verification.comparing import FLOAT_TOLERANCE, exact_error, scaled_error
-from cimc.verification.lockstep import Judge
+from cimc.verification.lockstep import Judge, Run
 
 Array = npt.NDArray[Any]
 
 SATURATED_SHARE = 0.05
-"""Most elements of a tensor that may lie outside the range of its codes: a percentile cuts some off."""
+"""Most elements of a tensor that its codes may cut off although calibration saw such values: a percentile does."""
 
 POOL_TIES = 1e-3
 """Most elements of an average pool that may round to the code beside."""
@@ -57,7 +58,7 @@ class Promise:
 def promise_of(pass_name: str, layers: Layers, store: WeightStore) -> Promise:
     """What the pass of that name must keep; a pass that is not ours keeps every value."""
     if pass_name == "quantise-activations":
-        return Promise("half a step of every code", judge_conversions, False, True)
+        return Promise("half a step of every code", _ConversionJudge(store).judge, False, True)
     if pass_name == "quantise-products":
         return Promise("half a step of every weight", _WeightJudge(layers, store).judge, False)
     return Promise("the codes before the pass", judge_equal, True)
@@ -76,27 +77,61 @@ def judge_equal(op: Operation, number: int, found: Array, wanted: Array | None, 
     return 0.0 if error == 0.0 else float("inf")
 
 
-def judge_conversions(
-    op: Operation, number: int, found: Array, wanted: Array | None, fed: list[Array]
-) -> float:
-    """Largest error of a conversion in halves of its step; of another operator in units of its tolerance."""
-    if isinstance(op, QuantizeOp):
-        return _conversion_error(op, found, fed[0])
-    return 0.0 if wanted is None else scaled_error(found, wanted) / FLOAT_TOLERANCE
+@dataclass(frozen=True)
+class _ConversionJudge:
+    """Judges conversions by half their step, other operators by the tolerance of float sums."""
+
+    store: WeightStore
+
+    def judge(
+        self, op: Operation, number: int, found: Array, wanted: Array | None, fed: list[Array]
+    ) -> float:
+        """Largest error of a conversion in halves of its step; of another operator in units of its tolerance."""
+        if isinstance(op, QuantizeOp):
+            return self._conversion_error(op, found, fed[0])
+        return 0.0 if wanted is None else scaled_error(found, wanted) / FLOAT_TOLERANCE
+
+    def _conversion_error(self, op: QuantizeOp, codes: Array, real: Array) -> float:
+        kind = quant_of(op.result)
+        assert kind is not None
+        # float32 rounds the quotient by which the code is chosen: a tie may go either way.
+        half = float(kind.scale) / 2 * (1 + 1e-3)
+        least, most = op.clamp()
+        low, high = _real(least, kind), _real(most, kind)
+        x = real.astype(np.float64)
+        below, above = x < low - half, x > high + half
+        known = range_of(self.store, tensor_names(op)[0]) or (-np.inf, np.inf)
+        cut = (below | above) & (x >= known[0]) & (x <= known[1])
+        if np.count_nonzero(cut) > SATURATED_SHARE * x.size or (codes[below] != least).any():
+            return float("inf")
+        if (codes[above] != most).any():
+            return float("inf")
+        moved = np.abs(_real(codes.astype(np.float64), kind) - x)[~(below | above)]
+        return float(moved.max(initial=0.0)) / half
 
 
-def _conversion_error(op: QuantizeOp, codes: Array, real: Array) -> float:
-    kind = quant_of(op.result)
-    assert kind is not None
-    # float32 rounds the quotient by which the code is chosen: a tie may go either way.
-    half = float(kind.scale) / 2 * (1 + 1e-3)
-    low, high = (_real(code, kind) for code in op.clamp())
-    x = real.astype(np.float64)
-    outside = (x < low - half) | (x > high + half)
-    if np.count_nonzero(outside) > SATURATED_SHARE * x.size:
-        return float("inf")
-    moved = np.abs(_real(codes.astype(np.float64), kind) - x)[~outside]
-    return float(moved.max(initial=0.0)) / half
+def range_warnings(module: ModuleOp, runs: Sequence[Run], store: WeightStore) -> list[str]:
+    """A sentence when inputs make many values that calibration did not see: they saturate, and rightly so."""
+    shares: dict[str, float] = {}
+    for op in main_function(module).body.block.ops:
+        name = (tensor_names(op) or ("",))[0]
+        known = range_of(store, name)
+        kind = quant_of(op.result) if isinstance(op, QuantizeOp) else None
+        if not isinstance(op, QuantizeOp) or known is None or kind is None:
+            continue
+        half = float(kind.scale) / 2
+        for run in runs:
+            real = run.by_value[op.input]
+            outside = np.count_nonzero((real < known[0] - half) | (real > known[1] + half))
+            shares[name] = max(outside / max(1, real.size), shares.get(name, 0.0))
+    many = {name: share for name, share in shares.items() if share > SATURATED_SHARE}
+    if not many:
+        return []
+    worst = max(many, key=lambda name: many[name])
+    return [
+        f"{len(many)} tensors hold values beyond their calibrated range, '{worst}' {many[worst]:.0%} of its elements: "
+        "they saturate; calibrate on data like the inputs"
+    ]
 
 
 def _real(code: Any, kind: QuantType) -> Any:

@@ -58,7 +58,7 @@ from cimc.verification.lowering_checks import (
     static_check,
 )
 from cimc.verification.onnx_tensors import onnx_tensors
-from cimc.verification.quantise_checks import Layers, float_layers, promise_of
+from cimc.verification.quantise_checks import Layers, float_layers, promise_of, range_warnings
 from cimc.verification.report import Check, TensorError, VerifyReport
 from cimc.verification.variation import variation_warnings
 
@@ -251,6 +251,8 @@ class _Session:
         except (CimError, ValueError, RuntimeError, KeyError) as error:
             self._add(self._graph_failure(result, promise.says, error))
             return
+        if result.name == "quantise-activations":
+            self.warnings += range_warnings(result.module, runs, result.ctx.store)
         if "quantised" in self.levels:
             self._add(lockstep_check(result, promise.says, promise.exact, runs))
         self.held = [run.values for run in runs]

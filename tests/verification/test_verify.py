@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -108,6 +108,31 @@ def test_host_operators_are_compared_too(lossless: Architecture) -> None:
     assert report.host_share == 0
 
 
+@pytest.mark.parametrize("kind", ["Concat", "AveragePool", "Gemm"])
+def test_a_tensor_that_the_host_and_the_arrays_read(lossless: Architecture, kind: str) -> None:
+    """Held as codes for the one and as real values for the other, and given out too: each level holds the same."""
+    b = Builder(8)
+    x = b.node("Relu", "relu", [b.conv("c1", "x", 2, 6, 3)])
+    if kind == "Concat":
+        y = b.node("Concat", "both", [x, b.node("Relu", "relu2", [b.conv("c2", "x", 2, 6, 3)])], axis=1)
+        z = b.conv("c3", y, 12, 4, 3)
+    elif kind == "AveragePool":
+        y = b.node("AveragePool", "both", [x], kernel_shape=[2, 2], strides=[1, 1])
+        z = b.conv("c3", y, 6, 4, 3)
+    else:
+        y = b.gemm("both", b.node("Flatten", "flat", [x]), 6 * 25, 24)
+        z = b.gemm("fc", y, 24, 20)
+    host = b.node("Atan", "atan", [y])
+    model = b.model(
+        (1, 2, 7, 7), z, (1, 20) if kind == "Gemm" else (1, 4, *((3, 3) if kind == "Concat" else (2, 2)))
+    )
+    model.graph.output.extend([onnx.ValueInfoProto(name=host), onnx.ValueInfoProto(name=y)])
+    data = np.random.default_rng(2).normal(size=(2, 2, 7, 7)).astype(np.float32)
+    report = verify(onnx.shape_inference.infer_shapes(model), lossless, inputs={"x": data})
+    assert report.ok, report.text()
+    assert report.host_operators == ("atan (Atan)",)
+
+
 def test_outputs_that_do_not_vary_are_warned_of(lossless: Architecture) -> None:
     """One top-1 class over 8 frames, and fewer than 16 distinct codes."""
     b = Builder(5)
@@ -119,6 +144,27 @@ def test_outputs_that_do_not_vary_are_warned_of(lossless: Architecture) -> None:
     assert len(report.warnings) == 2
     assert "distinct values" in report.warnings[0]
     assert "same largest element in all 8 frames" in report.warnings[1]
+
+
+@pytest.mark.parametrize("activations", ["all", "arrays"])
+def test_inputs_beyond_the_calibrated_range_saturate(
+    network: onnx.ModelProto,
+    lossless: Architecture,
+    frames: Frames,
+    activations: Literal["all", "arrays"],
+) -> None:
+    """Values that calibration never saw take the last code, at every level; the report says that there are many."""
+    report = verify(
+        network,
+        lossless,
+        inputs={"x": 4 * frames["x"]},
+        calibration=frames,
+        mapping=MappingOptions(activations=activations),
+    )
+    assert report.ok, report.text()
+    (said,) = [text for text in report.warnings if "calibrated range" in text]
+    assert "'x'" in said
+    assert not any("calibrated range" in text for text in verify(network, lossless, inputs=frames).warnings)
 
 
 def test_both_forms_of_the_report_say_the_same(
