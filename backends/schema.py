@@ -23,6 +23,12 @@ from cimc.diagnostics import UsageError
 from cimc.runtime.program.opcodes import AluFunction
 
 Count = Annotated[int, Field(gt=0, le=2**40)]
+Entries = Annotated[int, Field(gt=0, le=2**20)]
+"""Cores, crossbars and control streams: tables hold an entry for each, so that absurd numbers would take the memory."""
+Extent = Annotated[int, Field(gt=0, le=2**13)]
+"""Rows and columns of a crossbar, whose cells the functional engine holds; `jia` has 1152 rows."""
+MOST_NODES = 2**20
+"""Nodes of a network: the cycle engine holds the links of each."""
 WholeOrNone = Annotated[int, Field(ge=0, le=2**40)]
 Amount = Annotated[float, Field(ge=0, le=1e18)]
 Positive = Annotated[float, Field(gt=0, le=1e18)]
@@ -87,7 +93,7 @@ class HostLink(Section):
 class Chip(Section):
     """The chip tier."""
 
-    cores: Count
+    cores: Entries
     """number of cores"""
     allow_writes: bool
     """whether programs may write weights at run time (segments and turns); if not, a model must fit"""
@@ -118,9 +124,9 @@ class Core(Section):
 
     model_config = ConfigDict(json_schema_extra=_contexts_may_be_absent)
 
-    crossbars: Count
+    crossbars: Entries
     """crossbars of one core"""
-    contexts: Count
+    contexts: Entries
     """control streams of one core (default: one per crossbar)"""
     area_mm2: Positive | None = None
     """silicon of one core with its crossbars; absent: not known"""
@@ -144,9 +150,9 @@ class Core(Section):
 class Crossbar(Section):
     """The crossbar tier: cells, the converters around them, and what a read and a write cost."""
 
-    rows: Count
+    rows: Extent
     """wordlines of one crossbar"""
-    columns: Count
+    columns: Extent
     """bitlines of one crossbar"""
     parallel_rows: Count
     """wordlines that may be active in one read"""
@@ -266,6 +272,9 @@ class Network(Section):
             if self.kind == "bus" and size != 0:
                 yield BrokenRule((key,), f"a bus has no {key}, given {size}; remove it or set kind: mesh")
         nodes = max(self.columns * self.rows, 1)
+        if nodes > MOST_NODES:
+            message = f"must make at most {MOST_NODES} nodes with columns, given {nodes}; lower one of the two"
+            yield BrokenRule(("rows",), message)
         if self.global_buffer_node >= nodes:
             message = f"must be a node, 0 to {nodes - 1}, given {self.global_buffer_node}; name one of them"
             yield BrokenRule(("global_buffer_node",), message)

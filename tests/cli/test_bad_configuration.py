@@ -61,6 +61,14 @@ ARCHITECTURES = (
     Bad("key lost", ("  cell_bits: 2", "  #"), "crossbar.cell_bits: required key is missing", 2),
     Bad("zero rows", ("  rows: 128", "  rows: 0"), "crossbar.rows: must be greater than", 2),
     Bad("negative cores", ("  cores: 768", "  cores: -4"), "chip.cores: must be greater than", 2),
+    Bad(
+        "endless cores", ("  cores: 768", "  cores: 99999999999"), "chip.cores: must be less than or equal", 2
+    ),
+    Bad(
+        "endless rows", ("  rows: 128", "  rows: 1000000000"), "crossbar.rows: must be less than or equal", 2
+    ),
+    Bad("endless columns", ("  columns: 128", "  columns: 9000"), "equal to 8192, given 9000", 2),
+    Bad("endless mesh", ("  rows: 24", "  rows: 1000000000"), "must make at most 1048576 nodes with columns", 2),
     Bad("unit in a value", ("read_latency_ns: 100.0", "read_latency_ns: 100 ns"), "plain number", 2),
     Bad("infinite", ("clock_ghz: 0.01", "clock_ghz: .inf"), "clock_ghz: must be ", 2),
     Bad("rules across keys", ("  parallel_rows: 8", "  parallel_rows: 129"), "must be at most rows (128)", 2),
