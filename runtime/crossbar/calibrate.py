@@ -97,7 +97,7 @@ def choose_steps(observed: Sequence[Observed], coding: Coding, *, per_phase: boo
     high = np.array([int(sums[line > 0].max(initial=0)) for line in weights])
     cover = full_step(low, high, coding)
     chosen = [
-        _least_error(line[line > 0], sums[line > 0], int(h), coding, cover.frac_bits)
+        least_error_step(line[line > 0], sums[line > 0], int(h), coding, cover.frac_bits)
         for line, h in zip(weights, cover.h, strict=True)
     ]
     h = np.array(chosen, dtype=np.int64).reshape(cost.shape[:-1])
@@ -106,7 +106,7 @@ def choose_steps(observed: Sequence[Observed], coding: Coding, *, per_phase: boo
     return StepChoice(h, cover.frac_bits)
 
 
-def _least_error(
+def least_error_step(
     weights: npt.NDArray[np.float64],
     sums: npt.NDArray[np.int64],
     cover: int,

@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 
 from cimc.diagnostics import UsageError
+from cimc.runtime.device.adc import Adc
+from cimc.runtime.device.dac import Dac
 from cimc.runtime.device.drift import DriftModel
 from cimc.runtime.device.ir_drop import ClosedFormWires, NodalWires
+from cimc.runtime.device.nonlinearity import CubicCurrent
 from cimc.runtime.device.programming import ProgrammingModel
 from cimc.runtime.device.read_noise import ReadNoiseModel, ReadScope
 from cimc.runtime.device.schema import Baseline, DeviceFile
@@ -78,11 +81,12 @@ class DeviceModel:
     def ideal(self) -> bool:
         """Whether a cell reads as its digit, always: what lets a lossless product collapse.
 
-        Conservative for devices with a fixed number of states. Converters are not part of it.
+        Conservative for devices with a fixed number of states. Row drivers are part of it, converters are not.
         """
         file = self.file
         lossless = file.cell.state_count is None and (file.baseline != "none" or self.g_off_us == 0)
-        effects = (file.programming, file.drift, file.faults, file.read_noise, file.wires)
+        cells = (file.programming, file.drift, file.faults, file.read_noise)
+        effects = (*cells, file.wires, file.current, file.dac)
         return lossless and all(section is None for section in effects)
 
     @property
@@ -177,6 +181,27 @@ class DeviceModel:
     def effective_us(self, g_us: Tensor) -> Tensor:
         """Conductances that arrays ``g_us`` (…, rows, columns) have between drivers and sense nodes."""
         return g_us if self._wires is None else self._wires.effective_us(g_us)
+
+    @property
+    def adc(self) -> Adc | None:
+        """The converter that the device asks for instead of the machine's."""
+        return self.file.adc
+
+    @property
+    def dac(self) -> Dac | None:
+        """Row drivers with noise; None when every row is driven exactly."""
+        return self.file.dac
+
+    @property
+    def proportional(self) -> bool:
+        """Whether a cell's current is proportional to the voltage: one conductance for all digits."""
+        return self.file.current is None
+
+    def driven_us(self, g_us: Tensor, digit: int, top: int) -> Tensor:
+        """Current over voltage of cells driven with ``digit`` 1 … ``top``, uS: ``g_us`` when proportional."""
+        if self.file.current is None:
+            return g_us
+        return cast(CubicCurrent, self.file.current.chosen()).driven_us(g_us, digit / top)
 
     def read_sigma_us(
         self, g_us: Tensor, time_s: float, programmed_us: Tensor | None = None

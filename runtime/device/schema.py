@@ -13,10 +13,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from cimc.configuration.located import BrokenRule, Section
+from cimc.runtime.device.adc import Adc
 from cimc.runtime.device.choice import Amount, Positive
+from cimc.runtime.device.dac import Dac
 from cimc.runtime.device.drift import Drift
 from cimc.runtime.device.faults import Faults
 from cimc.runtime.device.ir_drop import Wires
+from cimc.runtime.device.nonlinearity import Current
 from cimc.runtime.device.programming import Programming
 from cimc.runtime.device.read_noise import ReadNoise, ReadScope
 
@@ -90,8 +93,24 @@ class DeviceFile(Section):
     """how long a draw of read noise lives: read (vector and input digit), vector, call or frozen"""
     wires: Wires | None = None
     """resistance of the array's wires"""
+    current: Current | None = None
+    """current of a cell over voltage; left out, proportional"""
+    dac: Dac | None = None
+    """noise of the row drivers"""
+    adc: Adc | None = None
+    """another converter than the machine's"""
     baseline: Baseline = "ideal"
     """how the current of g_off_us is taken away: ideal, by a column of cells at g_off_us, or none"""
+
+    def broken_rules(self) -> Iterator[BrokenRule]:
+        """Effective conductances exist for cells with proportional current only."""
+        if self.wires is not None and self.current is not None:
+            message = "with wires needs an iterative solution of every read, which is not built; keep one of the two"
+            yield BrokenRule(("current",), message)
+        if self.drift_compensation == "global" and self.drift is None:
+            yield BrokenRule(
+                ("drift_compensation",), "'global' has no drift to undo; add a drift or take it away"
+            )
 
 
 def json_schema() -> dict[str, Any]:

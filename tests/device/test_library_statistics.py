@@ -153,5 +153,6 @@ def test_global_compensation_undoes_the_mean_drift() -> None:
     assert float(drifted.mean()) < 0.7 * 20
     assert device.compensation_gain(target, drifted) == 1.0
     text = "name: d\ndescription: d\ncell: {g_off_us: 1.0, g_on_us: 25.0}\ndrift_compensation: global\n"
+    text += "drift: {signed: {nu: 0.1, direction: random}}\n"
     gain = parse_device(text, "d").compensation_gain(target, drifted)
     assert gain == pytest.approx((20 - 1) / (float(drifted.mean()) - 1), rel=1e-12)
