@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,17 @@ class Cores:
     def copy(self) -> Cores:
         """An independent copy, to try something out."""
         return Cores(self.crossbars.copy(), self.contexts.copy(), self.memory.copy())
+
+    def moved(self, where: Mapping[int, int]) -> Cores:
+        """The same with the contents of core ``c`` on core ``where[c]``; the others fill the cores that are left."""
+        count = len(self.crossbars)
+        others = (core for core in range(count) if core not in where)
+        taken = set(where.values())
+        target = np.empty(count, np.int64)
+        target[list(where)] = list(where.values())
+        target[list(others)] = [core for core in range(count) if core not in taken]
+        back = np.argsort(target)
+        return Cores(self.crossbars[back], self.contexts[back], self.memory[back])
 
     def take(self, crossbars: int, size: int) -> int | None:
         """The first core with room for a context of ``crossbars`` and ``size`` bytes, taken; ``None`` without one."""

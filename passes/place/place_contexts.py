@@ -20,7 +20,9 @@ from cimc.dialects.weights import WeightRefAttr
 from cimc.passes.place.build_network import build_network
 from cimc.passes.place.cores import Cores
 from cimc.passes.place.depths import required_slots
+from cimc.passes.place.floor_plan import Mesh, plan
 from cimc.passes.place.network import CHIP, COLUMNS, ContextSpec, Network, Node, table_of
+from cimc.passes.place.traffic import flows
 
 SLOTS = "cim.ring_slots"
 """Attribute of ``@main`` that names the table of slots of every ring, in the network's order."""
@@ -35,10 +37,10 @@ unbounded rings (docs/scheduling.md)."""
 
 @dataclass(frozen=True)
 class PlaceContextsPass(ModulePass):
-    """First fit in network order: crossbars, contexts and local memory of a core are the resources.
+    """First fit in network order, then a floor plan: crossbars, contexts and local memory of a core are the resources.
 
     Ring depths that cannot deadlock are computed first, so that memory needs are exact; what a core has left
-    deepens its rings. Neighbours in the network become neighbours on the chip.
+    deepens its rings. On a mesh the contents of cores change places so that few bytes cross few links.
 
     ```mlir
     %y = cim.stage "conv1" (%x) placement <"conv1.partition"> ...  // before
@@ -56,7 +58,7 @@ class PlaceContextsPass(ModulePass):
         frames = max(1, batch.value.data) if isinstance(batch, IntegerAttr) else 1
         network, slots, taken = _sized(list(main.body.block.ops), ctx, frames)
         spare = _spare_global_bytes(taken, ctx.arch)
-        left = _first_fit(network, slots, ctx.arch)
+        left = _arrange(network, _first_fit(network, slots, ctx.arch), ctx.arch)
         slots = _deepen(network, slots, left, spare)
         for node in network.nodes:
             if node.stage is not None:
@@ -148,6 +150,26 @@ def _first_fit(network: Network, slots: npt.NDArray[np.int64], arch: Any) -> dic
             raise _no_core(network, context, need, cores, arch)
         context.core, context.xbar = core, int(arch.core.crossbars - free[core])
     return left
+
+
+def _arrange(network: Network, left: dict[int, Cores], arch: Any) -> dict[int, Cores]:
+    """Exchange the contents of cores by the floor plan, phase by phase; what the cores have left, moved with them."""
+    mesh = Mesh.of(arch)
+    if mesh is None:
+        return left
+    carried = flows(network)
+    moved = dict(left)
+    for phase, cores in left.items():
+        own = {
+            number: context
+            for number, context in enumerate(network.contexts)
+            if context.phase == phase and context.core != CHIP
+        }
+        where = plan([f for f in carried if f.phase == phase], {n: c.core for n, c in own.items()}, mesh)
+        for context in own.values():
+            context.core = where[context.core]
+        moved[phase] = cores.moved(where)
+    return moved
 
 
 def _no_core(network: Network, context: ContextSpec, need: int, cores: Cores, arch: Any) -> DoesNotFitError:
