@@ -26,6 +26,8 @@ class NodalWires(Section):
 
     array_columns: Columns
     """physical columns that one row wire runs past"""
+    array_rows: Columns | None = None
+    """wordlines of the array; left out, every row group ends at the sense nodes"""
     row_segment_ohm: Positive
     """row wire from one cell to the next, and from the driver to the first"""
     column_segment_ohm: Positive
@@ -35,10 +37,14 @@ class NodalWires(Section):
     sense_ohm: Amount = 0.0
     """input resistance of a sense node"""
 
-    def effective_us(self, g_us: Tensor) -> Tensor:
-        """G_eff of arrays ``g_us`` (…, R, N): float64 of the same shape, uS."""
+    def effective_us(self, g_us: Tensor, wordlines_below: int = 0) -> Tensor:
+        """G_eff of row groups ``g_us`` (…, R, N) with so many wordlines between them and the sense nodes: float64, uS.
+
+        Wordlines that are not read are cut off by their cells' transistors: they only lengthen the columns.
+        """
+        sense_ohm = self.sense_ohm + wordlines_below * self.column_segment_ohm
         return nodal_effective_us(
-            g_us, self.row_segment_ohm, self.column_segment_ohm, self.driver_ohm, self.sense_ohm
+            g_us, self.row_segment_ohm, self.column_segment_ohm, self.driver_ohm, sense_ohm
         )
 
 
@@ -59,8 +65,13 @@ class ClosedFormWires(Section):
     mean_drive: Annotated[float, Field(gt=0, le=1)] = 0.5
     """row voltage, as a share of the largest, at which the drop is evaluated"""
 
-    def effective_us(self, g_us: Tensor) -> Tensor:
-        """G_eff of arrays ``g_us`` (…, R, N): float64 of the same shape, uS."""
+    @property
+    def array_rows(self) -> None:
+        """Not part of this model: a row group's column is as long as the group."""
+        return None
+
+    def effective_us(self, g_us: Tensor, wordlines_below: int = 0) -> Tensor:
+        """G_eff of row groups ``g_us`` (…, R, N): float64 of the same shape, uS."""
         g = g_us.to(torch.float64)
         rows = g.shape[-2]
         a = g.sum(dim=-2, keepdim=True) * (self.mean_drive * rows * self.segment_ohm / US_PER_S)

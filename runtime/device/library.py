@@ -150,17 +150,25 @@ class DeviceModel:
         self.check_time(time_s)
         return self._drift.drifted_us(g_us, target_us, time_s, z, self.g_off_us, self.g_on_us)
 
-    def compensation_gain(self, programmed_us: Tensor, drifted_us: Tensor) -> float:
-        """What a layer's reads are multiplied by against its mean drift; 1 unless `drift_compensation: global`.
+    def drift_gain(self, time_s: float, top: int) -> float:
+        """What reads are multiplied by against the mean drift; 1 unless `drift_compensation: global`.
 
-        ``sum (programmed - G_off) / sum (drifted - G_off)`` over the layer's cells: aihwkit's global drift compensation
-        read with one-hot vectors, at the first time and now.
+        ``sum (target - G_off) / sum (drifted - G_off)`` over reference cells: one of each level 0 … ``top`` at each of
+        64 equally likely draws. aihwkit takes the weights' own cells; a fixed set needs no read of them.
         """
-        if self.file.drift_compensation == "none":
+        if self.file.drift_compensation == "none" or time_s == 0:
             return 1.0
-        before = float((programmed_us - self.g_off_us).sum(dtype=torch.float64))
-        after = float((drifted_us - self.g_off_us).sum(dtype=torch.float64))
-        return before / after if before > 0 and after > 0 else 1.0
+        quantiles = (torch.arange(64, dtype=torch.float64) + 0.5) / 64
+        z = torch.special.ndtri(quantiles)[:, None].expand(64, top + 1)
+        target = self.targets_us(torch.arange(top + 1), top).expand(64, top + 1)
+        drifted = self.drifted_us(target, target, time_s, z)
+        left = float((drifted - self.g_off_us).sum())
+        if left <= 0:
+            raise UsageError(
+                f"nothing is left of its levels after {time_s:g} s: no gain brings them back; read it sooner",
+                where=f"device '{self.name}'",
+            )
+        return float((target - self.g_off_us).sum()) / left
 
     def faulty_us(self, g_us: Tensor, u: Tensor) -> Tensor:
         """Conductances with stuck cells, from uniforms ``u`` in [0, 1) of the same shape."""
@@ -178,9 +186,17 @@ class DeviceModel:
         """Physical columns of one array whose wires have resistance; None when they have none."""
         return None if self._wires is None else self._wires.array_columns
 
-    def effective_us(self, g_us: Tensor) -> Tensor:
-        """Conductances that arrays ``g_us`` (…, rows, columns) have between drivers and sense nodes."""
-        return g_us if self._wires is None else self._wires.effective_us(g_us)
+    @property
+    def array_rows(self) -> int | None:
+        """Wordlines of one array, where the wires' resistance depends on them."""
+        return None if self._wires is None else self._wires.array_rows
+
+    def effective_us(self, g_us: Tensor, wordlines_below: int = 0) -> Tensor:
+        """Conductances that row groups ``g_us`` (…, rows, columns) of arrays have between drivers and sense nodes.
+
+        ``wordlines_below`` lie between the group and the sense nodes.
+        """
+        return g_us if self._wires is None else self._wires.effective_us(g_us, wordlines_below)
 
     @property
     def adc(self) -> Adc | None:

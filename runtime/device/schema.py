@@ -84,7 +84,7 @@ class DeviceFile(Section):
     drift: Drift | None = None
     """change of a cell with time"""
     drift_compensation: Literal["none", "global"] = "none"
-    """global: one digital factor a layer undoes the mean drift"""
+    """global: one factor on every read undoes the mean drift"""
     faults: Faults | None = None
     """cells that are stuck"""
     read_noise: ReadNoise | None = None

@@ -211,6 +211,18 @@ def test_a_device_with_wires_is_not_ideal() -> None:
     assert plain.array_columns is None
 
 
+def test_wordlines_below_lengthen_the_columns() -> None:
+    """A group that ends above the sense nodes has so many more segments in series with each of them."""
+    text = (
+        "wires: {nodal: {array_columns: 5, array_rows: 40, row_segment_ohm: 1.0, column_segment_ohm: 2.0}}\n"
+    )
+    device = parse_device(HEAD + text, "dev.yaml")
+    assert device.array_rows == 40
+    g = np.random.default_rng(13).uniform(1, 100, (6, 5))
+    found = device.effective_us(torch.from_numpy(g), 30).numpy()
+    np.testing.assert_allclose(found, brute_force_us(g, 1.0, 2.0, 0.0, 60.0), rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("wires", "message"),
     [
