@@ -19,7 +19,7 @@ from cimc.backends.schema import Architecture
 from cimc.compiler import CompileOptions, build, choose_backend, read_mapping
 from cimc.diagnostics import UsageError
 from cimc.driver import Dumps
-from cimc.mapping_options import MappingOptions
+from cimc.mapping_options import MappingOptions, replaced
 from cimc.results import RunResult
 from cimc.runtime.artifact_files import ArtifactWriter, open_artifact
 from cimc.runtime.cycle.timing import Timing
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from xdsl.dialects.builtin import ModuleOp
 
+    from cimc.device_run import DeviceRun
     from cimc.dialects.context import CimContext
 
 Array = npt.NDArray[Any]
 
-ENGINES = ("program", "mapped", "quantised", "graph")
-"""What can execute an artifact: the instruction stream, and the interpreters of levels 3, 2 and 1."""
+ENGINES = ("program", "mapped", "quantised", "graph", "device")
+"""What can execute an artifact: the instruction stream, the interpreters of levels 3, 2 and 1, the device simulator."""
 
 
 def compile(
@@ -49,6 +50,9 @@ def compile(
     stop_after: str | None = None,
     resume: bool = False,
     network: str | None = None,
+    scheduler: str | None = None,
+    objective: str | None = None,
+    power_cap_mw: float | None = None,
     require_arrays: bool = False,
     backend: str | Path | None = None,
     timing: Callable[[str, float], None] | None = None,
@@ -60,7 +64,8 @@ def compile(
     extent). ``mapping``: options or a mapping file. ``output``: folder to write the artifact to; without it the
     artifact stays in memory. ``dump_ir``: folder for numbered IR files. ``stop_after``: ``graph``,
     ``quantised`` or ``mapped``: stop there, no program. ``resume``: ``model`` is a dumped IR file.
-    ``network``: ``mesh`` or ``bus``. ``require_arrays``: fail if nothing runs on the arrays. ``backend``: a Python file
+    ``network`` (``mesh`` or ``bus``), ``scheduler``, ``objective`` and ``power_cap_mw`` replace what the mapping says
+    (docs/mapping-file.md). ``require_arrays``: fail if nothing runs on the arrays. ``backend``: a Python file
     that holds a backend. ``timing`` is called with name and seconds of each pass.
 
     Raises ``CimError``: ``UnsupportedError`` (exit 1), ``UsageError`` (2), ``DoesNotFitError`` (3).
@@ -68,9 +73,13 @@ def compile(
     if stop_after is not None and stop_after not in ("graph", "quantised", "mapped"):
         raise UsageError(f"stop_after is graph, quantised or mapped, not '{stop_after}'")
     chosen, machine = choose_backend(arch, backend)
-    options = read_mapping(mapping)
-    if network is not None:
-        options = options.model_copy(update={"network": network})
+    given = {
+        "network": network,
+        "scheduler": scheduler,
+        "objective": objective,
+        "power_cap_mw": power_cap_mw,
+    }
+    options = replaced(read_mapping(mapping), given)
     request = CompileOptions(
         shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
         mapping=options,
@@ -145,11 +154,13 @@ class Artifact:
         taps: Collection[str] = (),
         engine: str = "program",
         walk: bool = False,
+        device: DeviceRun | None = None,
     ) -> RunResult:
         """Execute the model on ``inputs``, arrays by name with the batch first; any number of frames.
 
         ``taps``: names of tensors to keep as well. ``walk``: engine ``program`` a row, a window and a digit at a time.
-        Raises ``UsageError`` for inputs or taps that the model does not have, and for an unknown engine.
+        ``device``: the chip of engine ``device``. Raises ``UsageError`` for inputs or taps that the model does not
+        have, and for an unknown engine or one without its chip.
         """
         if engine not in ENGINES:
             raise UsageError(f"engine is one of {', '.join(ENGINES)}, not '{engine}'")
@@ -159,8 +170,19 @@ class Artifact:
             given = self._framed(inputs)
             found = run_stream(self.program, self._parts.weights, given, taps, self._parts.host_model, walk)
             return self._unframed(found)
+        if engine == "device":
+            return self._run_device(inputs, taps, device)
         module, ctx = self._parts.level(engine)
         return run_level(engine, module, ctx, inputs, taps)
+
+    def _run_device(
+        self, inputs: Mapping[str, Array], taps: Collection[str], device: DeviceRun | None
+    ) -> RunResult:
+        if device is None:
+            raise UsageError("engine 'device' simulates one chip; give device=cimc.device_run.DeviceRun(...)")
+        from cimc.device_run import DeviceArrays, run_device
+
+        return run_device(*self._parts.level("mapped"), inputs, taps, DeviceArrays(device))
 
     @property
     def _separable(self) -> bool:

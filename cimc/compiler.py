@@ -17,7 +17,7 @@ from cimc.backends.registry import load_backend_file, resolve_backend
 from cimc.backends.schema import Architecture
 from cimc.calibration import Samples, collect_ranges, load_samples, random_samples
 from cimc.converter_codes import put_converter_codes
-from cimc.diagnostics import UnsupportedError, UsageError
+from cimc.diagnostics import DoesNotFitError, UnsupportedError, UsageError
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph import INPUTS, ProductOperation, main_function, main_names
 from cimc.dialects.graph_types import shape_of
@@ -31,12 +31,16 @@ from cimc.passes.lower.link import Linked
 from cimc.passes.lower.lower_bodies import LowerBodies
 from cimc.passes.quantise.activations import QuantiseActivations
 from cimc.passes.quantise.ranges import put_ranges
+from cimc.passes.schedule.assign_copies import AssignCopiesPass
 from cimc.pipeline import PipelineStep, pipeline
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 Array = npt.NDArray[Any]
+
+FEWER_CROSSBARS = (0.75, 0.5, 0.25, 0.0)
+"""Shares of the chip's crossbars a scheduler gets in turn after a placement that ran out of local memory."""
 
 BATCH, MACS = "cim.batch", "cim.total_macs"
 """Attributes of ``@main``: frames of one call of the model (0: the batch is not separable), products per frame."""
@@ -186,7 +190,32 @@ def _run_stages(
             _check_arrays(module, options)
             like = driver.kept.get("graph", module)
             put_converter_codes(module, driver.ctx, partial(samples, like))
-        level = driver.run(module, part, level)
+        level = (
+            _place(module, steps, part, level, driver)
+            if stage == "place"
+            else driver.run(module, part, level)
+        )
+
+
+def _place(
+    module: ModuleOp, steps: Sequence[PipelineStep], part: Sequence[PipelineStep], level: str, driver: Driver
+) -> str:
+    """Place; where rings turn out to need more memory than cores have, schedule with fewer crossbars and try again.
+
+    Copies named by the user are never changed. Raises ``DoesNotFitError`` when not even one copy each is placed.
+    """
+    again = [s for s in steps if s.stage == "schedule"]
+    first = next((i for i, s in enumerate(again) if isinstance(s.run, AssignCopiesPass)), None)
+    mapping: MappingOptions | None = driver.ctx.mapping
+    if first is None or mapping is None or mapping.chosen_scheduler == "none":
+        return driver.run(module, part, level)
+    for share in FEWER_CROSSBARS:
+        try:
+            return driver.run(module, part, level)
+        except DoesNotFitError:
+            smaller = PipelineStep("schedule", AssignCopiesPass(share))
+            level = driver.run(module, [smaller, *again[first + 1 :]], level)
+    return driver.run(module, part, level)
 
 
 def _put_ranges(

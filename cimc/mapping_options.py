@@ -5,20 +5,22 @@ The file is optional; every key has a default. ``docs/mapping-file.md`` shows on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, Strict
+from pydantic import Field, Strict, ValidationError
 
 from cimc.configuration.located import BrokenRule, Section, load_located
 from cimc.diagnostics import UsageError
 
 Bits = Annotated[int, Field(ge=2, le=16)]
 Copies = Annotated[int, Field(ge=1, le=2**20)]
+Scheduler = Literal["none", "polyxb", "cim-mlc", "cimc"]
+Objective = Literal["throughput", "latency", "energy", "peak-power"]
 
 
 class Calibration(Section):
@@ -86,10 +88,15 @@ class MappingOptions(Section):
     """whether activation codes have zero point 0"""
     calibration: Calibration = Field(default_factory=Calibration)
     """section of the calibration"""
-    scheduler: Literal["none", "polyxb", "cim-mlc", "minmax"] = "none"
-    """who chooses the copies of array operators: none (`copies` says), two published baselines, or minmax"""
-    copies: Copies = 1
-    """copies of the weights of every array operator; with scheduler: none"""
+    scheduler: Scheduler | None = None
+    """who chooses the copies of array operators: none (`copies` says), polyxb, cim-mlc, or cimc; absent: cimc,
+    but none where `copies` is given"""
+    objective: Objective = "throughput"
+    """what scheduler cimc works for: throughput, latency, energy, or peak-power"""
+    power_cap_mw: Annotated[float, Field(gt=0)] | None = None
+    """power that arrays active together may draw, static power included; scheduler cimc only"""
+    copies: Copies | None = None
+    """copies of the weights of every array operator, 1 if absent; with scheduler: none"""
     converter: Literal["full", "calibrated"] = "calibrated"
     """steps of converters that can lose information: the full range of sums, or calibrated"""
     network: Literal["mesh", "bus"] | None = None
@@ -99,10 +106,22 @@ class MappingOptions(Section):
     """exceptions by node name; of several that match, the last wins key by key"""
 
     def broken_rules(self) -> Iterator[BrokenRule]:
-        """A number of copies for all and a scheduler exclude each other."""
-        if self.scheduler != "none" and self.copies != 1:
+        """A number of copies for all and a scheduler exclude each other; objectives are those of ours."""
+        if self.scheduler not in (None, "none") and self.copies is not None:
             message = f"belongs to scheduler: none, given scheduler: {self.scheduler}; remove one of the two"
             yield BrokenRule(("copies",), message)
+        if self.chosen_scheduler == "cimc":
+            return
+        for key in sorted({"objective", "power_cap_mw"} & self.model_fields_set):
+            message = f"belongs to scheduler: cimc, given {self.chosen_scheduler}; remove one of the two"
+            yield BrokenRule((key,), message)
+
+    @property
+    def chosen_scheduler(self) -> Scheduler:
+        """The scheduler that runs: the one given, else ours where no number of copies is given for all."""
+        if self.scheduler is not None:
+            return self.scheduler
+        return "cimc" if self.copies is None else "none"
 
     def named_copies(self, name: str) -> int | None:
         """The copies that the last matching override names for the node called ``name``; ``None`` without one."""
@@ -115,7 +134,7 @@ class MappingOptions(Section):
             "weight_bits": self.weight_bits,
             "activation_bits": self.activation_bits,
             "symmetric": self.symmetric,
-            "copies": self.copies,
+            "copies": self.copies or 1,
             "on_array": True,
         }
         for override in self.overrides:
@@ -132,6 +151,20 @@ class MappingOptions(Section):
         near = get_close_matches(idle[0], known, n=1, cutoff=0.4)
         hint = f"did you mean '{near[0]}'?" if near else f"the model has {len(known)} named nodes"
         raise UsageError(f"overrides match no node of the model: {', '.join(idle)}; {hint}")
+
+
+def replaced(options: MappingOptions, given: Mapping[str, Any]) -> MappingOptions:
+    """``options`` with the values of a command line; ``None`` leaves what the options say.
+
+    Raises :class:`UsageError` (exit 2) for a value that breaks a rule, alone or together with the options.
+    """
+    values = {key: value for key, value in given.items() if value is not None}
+    if not values:
+        return options
+    try:
+        return MappingOptions.model_validate(options.model_dump(exclude_unset=True) | values)
+    except ValidationError as error:
+        raise UsageError("; ".join(problem["msg"] for problem in error.errors())) from error
 
 
 def load_mapping(path: str | Path) -> MappingOptions:

@@ -14,6 +14,7 @@ from cimc.cli.options import (
     mapping_option,
     named_machine,
     network_option,
+    scheduler_options,
     shape_option,
 )
 from cimc.cli.output import print_table, progress
@@ -43,6 +44,7 @@ class _OptionalValue(click.Command):
 @calibration_option
 @mapping_option
 @network_option
+@scheduler_options
 @click.option(
     "--dump-ir",
     metavar="[=DIR]",
@@ -66,6 +68,9 @@ def compile(
     calibration: Path | None,
     mapping: Path | None,
     network: str | None,
+    scheduler: str | None,
+    objective: str | None,
+    power_cap_mw: float | None,
     dump_ir: str | None,
     stop_after: str | None,
     resume: bool,
@@ -99,6 +104,9 @@ def compile(
         stop_after=stop_after,
         resume=resume,
         network=network,
+        scheduler=scheduler,
+        objective=objective,
+        power_cap_mw=power_cap_mw,
         require_arrays=require_arrays,
         backend=backend,
         timing=done,

@@ -93,6 +93,29 @@ def network_option(command: Command) -> Command:
     return option(command)
 
 
+def scheduler_options(command: Command) -> Command:
+    """``--scheduler``, ``--objective`` and ``--power-cap-mw``."""
+    scheduler = click.option(
+        "--scheduler",
+        metavar="NAME",
+        callback=did_you_mean_choice(("none", "polyxb", "cim-mlc", "cimc")),
+        help="Who chooses the copies of weights: none, polyxb, cim-mlc, cimc.  [default: the mapping's, else cimc]",
+    )
+    objective = click.option(
+        "--objective",
+        metavar="NAME",
+        callback=did_you_mean_choice(("throughput", "latency", "energy", "peak-power")),
+        help="What cimc works for: throughput, latency, energy, peak-power.  [default: throughput]",
+    )
+    cap = click.option(
+        "--power-cap-mw",
+        metavar="MW",
+        type=float,
+        help="Power that arrays active together may draw, static power included.",
+    )
+    return scheduler(objective(cap(command)))
+
+
 def named_machine(arch: str | None, backend: Path | None) -> str | Path:
     """What names the machine: ``--backend``, else ``--arch``.
 

@@ -34,14 +34,17 @@ class AssignCopiesPass(ModulePass):
 
     name = "assign-copies"
 
+    share: float = 1.0
+    """Of the chip's crossbars, for a scheduler; 0 leaves one copy each."""
+
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Set ``copies`` of the stages in place."""
         assert isinstance(ctx, CimContext)
         if ctx.mapping is None:
             return
         stages = stages_of(op)
-        if ctx.mapping.scheduler != "none":
-            _schedule(op, stages, ctx)
+        if ctx.mapping.chosen_scheduler != "none":
+            _schedule(op, stages, ctx, self.share)
             return
         for stage in stages:
             if stage.read is not None:
@@ -52,7 +55,7 @@ def _set(stage: StageOp, copies: int) -> None:
     stage.copies = IntegerAttr(min(copies, shape_of(stage.result)[0]), i64)
 
 
-def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext) -> None:
+def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, share: float) -> None:
     """The copies of a scheduler; those an override names stay as named."""
     assert ctx.mapping is not None
     assert ctx.arch is not None
@@ -70,6 +73,6 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext) -> N
             _set(stage, n)
         return fit_together([(stage, partition(stage, ctx.arch)) for stage in stages], ctx.arch)
 
-    chosen = choose(problem, ctx.mapping.scheduler, ctx.arch, fits)
+    chosen = choose(problem, ctx.mapping.chosen_scheduler, ctx.arch, fits, share)
     for i, stage in enumerate(stages):
         _set(stage, chosen[i] if chosen is not None else pinned.get(i, 1))

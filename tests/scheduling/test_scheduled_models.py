@@ -26,7 +26,7 @@ from cimc.runtime.verifier import verify_program
 from tests.mapping.small_machine import small_machine
 
 NETWORK = "resnet-cifar-20"
-SCHEDULERS = ("none", "polyxb", "cim-mlc", "minmax")
+SCHEDULERS = ("none", "polyxb", "cim-mlc", "cimc")
 IMAGES = {"x": models.images(2, models.network(NETWORK).shape, seed=1)}
 
 Compile = Callable[..., cimc.Artifact]
@@ -91,7 +91,7 @@ def test_bounds_do_not_depend_on_the_schedule(compiled: Compile) -> None:
 
 def test_the_interval_drops_as_predicted(compiled: Compile) -> None:
     """Where neither network nor vector units bind, the measured interval is the predicted one within 2 %."""
-    before, after = compiled("isaac"), compiled("isaac", scheduler="minmax")
+    before, after = compiled("isaac", scheduler="none"), compiled("isaac")
     assert predicted(before) == 32 * predicted(after)
     for artifact in (before, after):
         timing = artifact.simulate(images=8)
@@ -103,19 +103,19 @@ def test_the_interval_drops_as_predicted(compiled: Compile) -> None:
 
 def test_minmax_is_never_behind_the_baselines(compiled: Compile) -> None:
     """The predicted interval is the smallest of all schedulers'."""
-    ours = predicted(compiled("isaac", scheduler="minmax"))
+    ours = predicted(compiled("isaac", scheduler="cimc"))
     assert all(ours <= predicted(compiled("isaac", scheduler=s)) for s in SCHEDULERS)
 
 
 def test_named_copies_stay(compiled: Compile) -> None:
     """An override's copies are kept, and nobody gets copies that could not run faster than it."""
     pins = [{"match": "*stages.0.0/conv1*", "copies": 2}]
-    made = copies_and_costs(compiled("isaac", scheduler="minmax", overrides=pins))
+    made = copies_and_costs(compiled("isaac", scheduler="cimc", overrides=pins))
     pinned = [(n, cost) for n, cost in made if "stages.0.0/conv1" in cost.label]
     assert [n for n, _ in pinned] == [2]
     slowest = pinned[0][1].interval(2)
     assert max(cost.interval(n) for n, cost in made) == slowest
-    free = copies_and_costs(compiled("isaac", scheduler="minmax"))
+    free = copies_and_costs(compiled("isaac", scheduler="cimc"))
     assert sum(n * c.tiles for n, c in made) < sum(n * c.tiles for n, c in free)
 
 
@@ -124,11 +124,13 @@ def test_smaller_chips_get_fewer_copies(compiled: Compile) -> None:
     tight = small_machine(
         cores=40, crossbars=16, contexts=64, rows=128, columns=128, parallel_rows=8, adcs=128
     )
-    artifact = compiled(tight, scheduler="minmax")
+    artifact = compiled(tight, scheduler="cimc")
     assert artifact.report["crossbars"]["used"] <= 640
     assert int(artifact.program["contexts"]["phase"].max()) == 0
     assert (
-        predicted(compiled("isaac", scheduler="minmax")) <= predicted(artifact) < predicted(compiled("isaac"))
+        predicted(compiled("isaac", scheduler="cimc"))
+        <= predicted(artifact)
+        < predicted(compiled("isaac", scheduler="none"))
     )
 
 
@@ -144,7 +146,7 @@ def test_models_larger_than_the_chip_keep_one_copy(compiled: Compile) -> None:
         adcs=128,
         allow_writes=True,
     )
-    artifact = compiled(tiny, scheduler="minmax")
+    artifact = compiled(tiny, scheduler="cimc")
     assert int(artifact.program["contexts"]["phase"].max()) > 0
     assert {n for n, _ in copies_and_costs(artifact)} == {1}
     one = {"x": IMAGES["x"][:1]}
@@ -158,9 +160,9 @@ def test_models_larger_than_the_chip_keep_one_copy(compiled: Compile) -> None:
 
 def test_copies_and_scheduler_exclude_each_other(tmp_path: Path) -> None:
     """The error names line, rule, value and remedy."""
-    (tmp_path / "m.yaml").write_text("scheduler: minmax\ncopies: 4\n")
+    (tmp_path / "m.yaml").write_text("scheduler: cimc\ncopies: 4\n")
     with pytest.raises(
-        UsageError, match=r"m.yaml:2:\d+: copies: belongs to scheduler: none, given .*minmax; remove"
+        UsageError, match=r"m.yaml:2:\d+: copies: belongs to scheduler: none, given .*cimc; remove"
     ):
         load_mapping(tmp_path / "m.yaml")
 
@@ -200,9 +202,9 @@ def test_a_share_at_a_time_until_it_fits() -> None:
     arch = small_machine(cores=25, crossbars=4)
     stage = StageCost("s", rows=64, positions=8, window_cycles=10, tiles=1, stride=1)
     problem = Problem((stage, None), (1, 2), {}, Fraction(0))
-    assert choose(problem, "minmax", arch, lambda _: True) == (64, 1)
-    assert choose(problem, "minmax", arch, lambda copies: copies[0] <= 20) == (16, 1)
-    assert choose(problem, "minmax", arch, lambda _: False) is None
+    assert choose(problem, "cimc", arch, lambda _: True) == (64, 1)
+    assert choose(problem, "cimc", arch, lambda copies: copies[0] <= 20) == (16, 1)
+    assert choose(problem, "cimc", arch, lambda _: False) is None
     assert choose(problem, "polyxb", arch, lambda copies: copies[0] <= 20) == (20, 1)
 
 
@@ -210,7 +212,7 @@ def test_one_stage_reaches_its_bound() -> None:
     """A single product whose rows deal evenly and whose copies fill the chip works at the bound of the arrays."""
     arch = small_machine(cores=4, crossbars=4)
     stage = StageCost("s", rows=16, positions=1, window_cycles=10, tiles=1, stride=1)
-    chosen = choose(Problem((stage,), (1,), {}, Fraction(0)), "minmax", arch, lambda _: True)
+    chosen = choose(Problem((stage,), (1,), {}, Fraction(0)), "cimc", arch, lambda _: True)
     assert chosen == (16,)
     assert Fraction(stage.interval(16)) == Fraction(stage.cycles * stage.tiles, 16)
 

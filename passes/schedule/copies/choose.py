@@ -11,7 +11,7 @@ from cimc.passes.schedule.closed_form.cim_mlc import Layer, assign_layers
 from cimc.passes.schedule.closed_form.copies import Product, min_max_turns, polyxb, used
 from cimc.passes.schedule.copies.stage_costs import StageCost
 
-Scheduler = Literal["polyxb", "cim-mlc", "minmax"]
+Scheduler = Literal["polyxb", "cim-mlc", "cimc"]
 
 SHARES = tuple(Fraction(n, 100) for n in range(100, 0, -2))
 """Shares of the chip's crossbars that are tried in turn until the contexts fit its cores."""
@@ -30,17 +30,23 @@ class Problem:
 
 
 def choose(
-    problem: Problem, scheduler: Scheduler, arch: Any, fits: Callable[[Sequence[int]], bool]
+    problem: Problem,
+    scheduler: Scheduler,
+    arch: Any,
+    fits: Callable[[Sequence[int]], bool],
+    share: float = 1.0,
 ) -> tuple[int, ...] | None:
     """Copies of every stage (digital ones 1); ``None`` when not even one copy each fits the chip.
 
-    The scheduler gets all crossbars first, then a smaller share at a time, until ``fits`` says that a core is found
+    The scheduler gets ``share`` of the crossbars first, then less at a time, until ``fits`` says that a core is found
     for every context: contexts do not fill cores exactly.
     """
     supply = arch.chip.cores * arch.core.crossbars
     tried: tuple[int, ...] | None = None
-    for share in SHARES:
-        copies = _copies(problem, scheduler, int(supply * share), arch.core.crossbars)
+    for part in SHARES:
+        if part > share:
+            continue
+        copies = _copies(problem, scheduler, int(supply * part), arch.core.crossbars)
         if copies is None:
             break
         if copies != tried and fits(copies):
@@ -69,7 +75,7 @@ def _copies(
     if sum(cost.tiles for _, cost in free) > left:
         return None
     match scheduler:
-        case "minmax":
+        case "cimc":
             rows = [Product(c.rows, c.cycles, c.tiles, c.rows) for _, c in free]
             floor = max(problem.floor, *(Fraction(n) for n in _pinned_intervals(problem)), Fraction(0))
             chosen = _even(rows, min_max_turns(rows, left, floor), left)
