@@ -176,17 +176,78 @@ def test_max_pool_windows(model: Make, check: Check, attributes: dict[str, Any],
 def test_average_pool_windows(
     model: Make, check: Check, attributes: dict[str, Any], count: int, opset: int
 ) -> None:
-    """Pads count or do not; a window that hangs over with count_include_pad is left to the host."""
+    """Pads count or do not; a window that hangs over never counts what lies behind the pads, zeros or not."""
     graph = model(
         [node("AveragePool", "x", count_include_pad=count, **attributes)],
         {"x": [1, 2, 8, 9]},
         ["y"],
         opset=opset,
     )
-    made = check(graph)
-    # Of the windows with ceil_mode, only the 3x3 one reaches past the pads of this image.
-    hangs_over = count and attributes.get("ceil_mode", 0) and attributes["kernel_shape"] == [3, 3]
-    assert made.operations == (["host"] if hangs_over else ["average_pool"])
+    assert check(graph).operations == ["average_pool"]
+
+
+@pytest.mark.parametrize(("kernel", "stride", "pads"), [(3, 2, 1), (4, 3, 0), (4, 3, 1), (5, 4, 2)])
+def test_pads_that_count_beside_a_window_that_hangs_over(
+    model: Make, check: Check, kernel: int, stride: int, pads: int
+) -> None:
+    """Zeros are put around the image first, so that its pads count and what ceil_mode adds does not."""
+    pool = node(
+        "AveragePool", "x", kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pads] * 4,
+        ceil_mode=1, count_include_pad=1,
+    )  # fmt: skip
+    made = check(model([pool], {"x": [2, 3, 10, 12]}, ["y"], opset=22))
+    assert made.operations == (["index_map"] if pads else []) + ["average_pool"]
+
+
+@pytest.mark.parametrize("mode", ["half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"])
+@pytest.mark.parametrize("extents", [(10, 14), (5, 21), (13, 7), (3, 4), (1, 14)])
+def test_linear_interpolation(model: Make, check: Check, mode: str, extents: tuple[int, int]) -> None:
+    """Images larger and smaller, by sizes: two neighbours along each axis that changes, as onnxruntime has them."""
+    sizes = {"sizes": np.array([2, 3, *extents], np.int64)}
+    resize = node("Resize", "x", mode="linear", coordinate_transformation_mode=mode)
+    del resize.input[1:]
+    resize.input.extend(["", "", "sizes"])
+    made = check(model([resize], {"x": [2, 3, 5, 7]}, ["y"], sizes))
+    assert set(made.operations) <= {"index_map", "binary_constant", "add"}
+    assert made.operations.count("add") == sum(a != b for a, b in zip(extents, (5, 7), strict=True))
+
+
+def test_linear_upsample_of_old_models(model: Make, check: Check) -> None:
+    """Upsample of opset 9 and a scale that is no whole number: positions from the scale, not from the extents."""
+    scales = {"scales": np.array([1, 1, 2, 1.7], np.float32)}
+    made = check(
+        model([node("Upsample", "x scales", mode="linear")], {"x": [1, 2, 5, 7]}, ["y"], scales, opset=9)
+    )
+    assert "host" not in made.operations
+
+
+VOLUMES = [
+    {"kernel_shape": [2, 3, 2]},
+    {"kernel_shape": [3, 2, 3], "strides": [2, 1, 3], "pads": [1, 0, 2, 1, 1, 0]},
+    {"kernel_shape": [2, 2, 3], "strides": [2, 2, 2], "dilations": [2, 1, 2]},
+    {"kernel_shape": [3, 3, 3], "strides": [2, 2, 2], "pads": [1] * 6, "ceil_mode": 1},
+]
+
+
+@pytest.mark.parametrize("attributes", VOLUMES)
+@pytest.mark.parametrize("kind", ["MaxPool", "AveragePool", "AveragePool with pads"])
+def test_pools_of_volumes(model: Make, check: Check, attributes: dict[str, Any], kind: str) -> None:
+    """A box is pooled along its depth and then over the image; extrema are exact, means round twice."""
+    counts = {"count_include_pad": 1} if "with" in kind else {}
+    pool = node(kind.split()[0], "x", "y", **attributes, **counts)
+    made = check(model([pool], {"x": [2, 3, 8, 7, 9]}, ["y"], opset=22))
+    assert "host" not in made.operations
+    assert sum(name.endswith("_pool") for name in made.operations) == 2
+
+
+@pytest.mark.parametrize("kind", ["GlobalAveragePool", "GlobalMaxPool"])
+@pytest.mark.parametrize("shape", [[2, 3, 9], [2, 3, 5, 7], [2, 3, 4, 5, 6]])
+def test_pools_over_everything(model: Make, check: Check, kind: str, shape: list[int]) -> None:
+    """Sequences, images and volumes are pooled as one image."""
+    made = check(model([node(kind, "x")], {"x": shape}, ["y"]))
+    assert [name for name in made.operations if name != "reshape"] == [
+        "max_pool" if "Max" in kind else "global_average_pool"
+    ]
 
 
 def test_dilated_max_pool(model: Make, check: Check) -> None:

@@ -1,130 +1,149 @@
-"""Pools and means over the image; a sequence is an image of one row."""
+"""Pools and means over the image; a sequence is an image of one row, a volume is pooled along its depth first.
+
+Maxima and means of a box are maxima and means along its axes, so that a pool of volumes is two of images: of
+(depth, height * width) and then of (height, width). Neither moves an element in ONNX's order of them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import prod
+
+import numpy as np
 from xdsl.ir import SSAValue
 
 from cimc.dialects.graph import AveragePoolOp, GlobalAveragePoolOp, MaxPoolOp, ReshapeOp
-from cimc.dialects.graph_base import names, window_extents
 from cimc.dialects.graph_types import shape_of
 from cimc.frontend.onnx.builder import Builder, float_type
+from cimc.frontend.onnx.convert_moves import rearrange
 from cimc.frontend.onnx.node import Node, ToHost, axis_of
-from cimc.frontend.onnx.windows import fold_ceil, resolve_pads
+from cimc.frontend.onnx.windows import UNIT_AXIS, WindowAxis, window_axes
 
-_Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-
-
-def _window(node: Node, given: tuple[int, ...]) -> tuple[_Window, bool]:
-    """Kernel, strides, pads, dilations and output extents, of an image; and whether ceil_mode widened the pads."""
-    ones = (1,) * (len(given) - 2)
-    kernel = node.integers("kernel_shape", ())
-    strides = node.integers("strides", ones)
-    dilations = node.integers("dilations", ones)
-    pads = resolve_pads(node, given[2:], kernel, strides, dilations)
-    if len(ones) == 1:
-        kernel, strides, dilations = (1, *kernel), (1, *strides), (1, *dilations)
-        pads, given = (0, pads[0], 0, pads[1]), (*given[:2], 1, given[2])
-    folded = fold_ceil(given[2:], kernel, strides, pads, dilations) if node.integer("ceil_mode", 0) else pads
-    reach = [dilations[axis] * (kernel[axis] - 1) + 1 for axis in range(2)]
-    if any(not 0 <= folded[axis] < reach[axis % 2] for axis in range(4)):
-        raise ToHost(f"pads {folded} that are negative or as large as the window {tuple(reach)}")
-    extents = window_extents(given[2:], kernel, strides, folded, dilations)
-    if min(extents) < 1:
-        raise ToHost(f"a window {tuple(reach)} larger than its input {given[2:]}")
-    return (kernel, strides, folded, dilations, extents), folded != pads
+ImagePool = Callable[[SSAValue, WindowAxis, WindowAxis, str], MaxPoolOp | AveragePoolOp]
+"""Makes the pool of an image by the windows of its rows and columns, and calls the result by a name."""
 
 
-def _image(build: Builder, node: Node) -> SSAValue:
-    """The node's input as an image. Raises :class:`ToHost` for other than one or two spatial dimensions."""
+def _operand(build: Builder, node: Node) -> SSAValue:
+    """The node's input. Raises :class:`ToHost` for other than one to three spatial dimensions."""
     x = build.image_or_vector(node.input(0))
-    given = shape_of(x)
-    if len(given) == 4:
+    if not 3 <= len(shape_of(x)) <= 5:
+        raise ToHost(f"a pool over {len(shape_of(x)) - 2} spatial dimensions, the digital unit takes 1 to 3")
+    return x
+
+
+def _reshaped(build: Builder, node: Node, x: SSAValue, shape: Sequence[int], name: str) -> SSAValue:
+    if shape_of(x) == tuple(shape):
         return x
-    if len(given) != 3:
-        raise ToHost(f"a pool over {len(given) - 2} spatial dimensions, the digital unit takes 1 or 2")
-    name = f"{node.output}/row"
-    row = ReshapeOp(x, float_type((*given[:2], 1, given[2])), tensors=[name])
-    build.add(row, node, name)
-    return row.result
-
-
-def _add(build: Builder, node: Node, op: AveragePoolOp | GlobalAveragePoolOp | MaxPoolOp) -> None:
-    """Append the pool ``op`` of an image; its result is a sequence again where the node's input is one."""
-    if len(shape_of(build.values[node.input(0)])) == 4:
-        build.add(op, node, node.output)
-        return
-    name = f"{node.output}/image"
-    op.tensors = names([name])
+    op = ReshapeOp(x, float_type(shape), tensors=[name])
     build.add(op, node, name)
-    batch, channels, _, length = shape_of(op.result)
-    build.add(
-        ReshapeOp(op.result, float_type((batch, channels, length)), tensors=[node.output]), node, node.output
-    )
+    return op.result
+
+
+def _pool(build: Builder, node: Node, x: SSAValue, axes: Sequence[WindowAxis], make: ImagePool) -> None:
+    """Append the pool of ``x`` by the window ``axes``: images (batch, channels, rows, columns) one after the other."""
+    batch, channels, *extents = shape_of(x)
+    final = (batch, channels, *(axis.count for axis in axes))
+    row = replace(UNIT_AXIS, count=prod(extents[1:]))
+    match axes:
+        case (columns,):
+            steps = [((batch, channels, 1, extents[0]), UNIT_AXIS, columns)]
+        case (rows, columns):
+            steps = [((batch, channels, *extents), rows, columns)]
+        case (depth, rows, columns):
+            image = (batch, channels * depth.count, *extents[1:])
+            steps = [((batch, channels, extents[0], row.count), depth, row), (image, rows, columns)]
+        case _:
+            raise AssertionError("one to three axes")
+    for number, (shape, rows, columns) in enumerate(steps):
+        last = number == len(steps) - 1
+        name = node.output if last and len(axes) == 2 else f"{node.output}/pooled{number}"
+        op = make(_reshaped(build, node, x, shape, f"{node.output}/image{number}"), rows, columns, name)
+        build.add(op, node, name)
+        x = op.result
+    if len(axes) != 2:
+        build.add(ReshapeOp(x, float_type(final), tensors=[node.output]), node, node.output)
 
 
 def max_pool(build: Builder, node: Node) -> None:
     """``MaxPool`` without its second output."""
     if node.output_used(1):
         raise ToHost("its output Indices is used")
-    x = _image(build, node)
-    (kernel, strides, pads, dilations, extents), _ = _window(node, _given(build, node))
-    op = MaxPoolOp(
+    x = _operand(build, node)
+    _pool(build, node, x, window_axes(node, shape_of(x)[2:]), _maximum)
+
+
+def _maximum(x: SSAValue, rows: WindowAxis, columns: WindowAxis, name: str) -> MaxPoolOp:
+    return MaxPoolOp(
         x,
-        float_type((*shape_of(x)[:2], *extents)),
-        kernel=kernel,
-        strides=strides,
-        pads=pads,
-        dilations=dilations,
-        tensors=[node.output],
+        float_type((*shape_of(x)[:2], rows.count, columns.count)),
+        kernel=(rows.kernel, columns.kernel),
+        strides=(rows.stride, columns.stride),
+        pads=_pads(rows, columns),
+        dilations=(rows.dilation, columns.dilation),
+        tensors=[name],
     )
-    _add(build, node, op)
 
 
-def _given(build: Builder, node: Node) -> tuple[int, ...]:
-    return shape_of(build.values[node.input(0)])
+def _pads(rows: WindowAxis, columns: WindowAxis) -> tuple[int, int, int, int]:
+    return rows.before, columns.before, rows.behind + rows.hang, columns.behind + columns.hang
 
 
 def average_pool(build: Builder, node: Node) -> None:
-    """``AveragePool``. Windows that ceil_mode lets hang over count no pad there, so with
-    ``count_include_pad`` such a pool stays on the host."""
-    x = _image(build, node)
-    (kernel, strides, pads, dilations, extents), widened = _window(node, _given(build, node))
+    """``AveragePool``. What ceil_mode lets hang over is never counted; where pads are, they become zeros first."""
+    x = _operand(build, node)
+    axes = window_axes(node, shape_of(x)[2:])
     counts = bool(node.integer("count_include_pad", 0))
-    if counts and widened:
-        raise ToHost("ceil_mode with count_include_pad: its last windows have their own divisor")
-    op = AveragePoolOp(
-        x,
-        float_type((*shape_of(x)[:2], *extents)),
-        kernel=kernel,
-        strides=strides,
-        pads=pads,
-        dilations=dilations,
-        count_include_pad=counts,
-        tensors=[node.output],
-    )
-    _add(build, node, op)
+    if counts and any(axis.hang for axis in axes):
+        border = [(0, 0), (0, 0), *((axis.before, axis.behind) for axis in axes)]
+        name = f"{node.output}/padded"
+        x = rearrange(build, node, x, lambda i: np.pad(i, border, constant_values=-1), name)
+        axes, counts = tuple(replace(axis, before=0, behind=0) for axis in axes), False
+
+    def mean(image: SSAValue, rows: WindowAxis, columns: WindowAxis, name: str) -> AveragePoolOp:
+        return AveragePoolOp(
+            image,
+            float_type((*shape_of(image)[:2], rows.count, columns.count)),
+            kernel=(rows.kernel, columns.kernel),
+            strides=(rows.stride, columns.stride),
+            pads=_pads(rows, columns),
+            dilations=(rows.dilation, columns.dilation),
+            count_include_pad=counts,
+            tensors=[name],
+        )
+
+    _pool(build, node, x, axes, mean)
+
+
+def _whole_image(build: Builder, node: Node) -> SSAValue:
+    """The node's input as an image: a sequence of one row, a volume with its slices below each other."""
+    x = _operand(build, node)
+    batch, channels, *extents = shape_of(x)
+    shape = (batch, channels, prod(extents[:-1]), extents[-1])
+    return _reshaped(build, node, x, shape, f"{node.output}/image")
+
+
+def _add_whole(build: Builder, node: Node, make: Callable[[str], GlobalAveragePoolOp | MaxPoolOp]) -> None:
+    """Append a pool over the whole image, its result in the rank of the node's input."""
+    shape = shape_of(build.values[node.input(0)])
+    name = node.output if len(shape) == 4 else f"{node.output}/pooled"
+    op = make(name)
+    build.add(op, node, name)
+    _reshaped(build, node, op.result, (*shape[:2], *(1,) * (len(shape) - 2)), node.output)
 
 
 def global_average_pool(build: Builder, node: Node) -> None:
-    """``GlobalAveragePool`` over height and width."""
-    x = _image(build, node)
-    _add(build, node, GlobalAveragePoolOp(x, float_type((*shape_of(x)[:2], 1, 1)), tensors=[node.output]))
+    """``GlobalAveragePool`` of sequences, images and volumes."""
+    x = _whole_image(build, node)
+    kind = float_type((*shape_of(x)[:2], 1, 1))
+    _add_whole(build, node, lambda name: GlobalAveragePoolOp(x, kind, tensors=[name]))
 
 
 def global_max_pool(build: Builder, node: Node) -> None:
     """``GlobalMaxPool``: a maximum over one window as large as the image."""
-    x = _image(build, node)
-    given = shape_of(x)
-    op = MaxPoolOp(
-        x,
-        float_type((*given[:2], 1, 1)),
-        kernel=given[2:],
-        strides=(1, 1),
-        pads=(0, 0, 0, 0),
-        dilations=(1, 1),
-        tensors=[node.output],
-    )
-    _add(build, node, op)
+    x = _whole_image(build, node)
+    rows, columns = (replace(UNIT_AXIS, kernel=extent) for extent in shape_of(x)[2:])
+    _add_whole(build, node, lambda name: _maximum(x, rows, columns, name))
 
 
 def reduce_mean(build: Builder, node: Node) -> None:

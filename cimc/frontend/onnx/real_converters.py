@@ -14,6 +14,7 @@ from cimc.frontend.onnx import (
     convert_elementwise,
     convert_moves,
     convert_pointwise,
+    convert_resize,
     convert_rows,
     convert_shapes,
 )
@@ -57,6 +58,7 @@ def _softmax(build: Builder, node: Node) -> None:
 REAL_CONVERTERS: Mapping[str, Converter] = MappingProxyType(
     {
         **dict.fromkeys(convert_moves.MOVES, convert_moves.move),
+        **dict.fromkeys(("Resize", "Upsample"), convert_resize.resize),
         **{
             name: function(name.lower())
             for name in (

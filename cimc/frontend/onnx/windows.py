@@ -1,8 +1,9 @@
-"""Pads of sliding windows: auto_pad resolved, ceil_mode folded into the pads behind the image."""
+"""Sliding windows: auto_pad resolved, ceil_mode as what hangs over behind the image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cimc.diagnostics import UnsupportedError
 from cimc.frontend.onnx.node import Node, ToHost
@@ -47,24 +48,60 @@ def resolve_pads(
     return (*before, *after)
 
 
-def fold_ceil(
-    extents: Sequence[int],
-    kernel: Sequence[int],
-    strides: Sequence[int],
-    pads: Sequence[int],
-    dilations: Sequence[int],
-) -> tuple[int, ...]:
-    """Pads that make floor division give the extents that ceil_mode gives.
+@dataclass(frozen=True)
+class WindowAxis:
+    """A sliding window along one axis, in elements. ``hang``: how far ceil_mode lets the last one reach behind."""
 
-    A last window that would begin behind the image and its front pad is dropped, as onnxruntime does.
+    kernel: int
+    stride: int
+    before: int
+    behind: int
+    """Pads; ``hang`` comes on top."""
+    dilation: int
+    hang: int
+    count: int
+    """Windows: the extent of the result."""
+
+    @property
+    def reach(self) -> int:
+        """Elements from the first to the last of a window."""
+        return self.dilation * (self.kernel - 1) + 1
+
+
+UNIT_AXIS = WindowAxis(1, 1, 0, 0, 1, 0, 1)
+"""A window along an axis of extent 1."""
+
+
+def window_axes(node: Node, extents: Sequence[int]) -> tuple[WindowAxis, ...]:
+    """The window of the pool ``node`` over an input of the spatial ``extents``, axis by axis.
+
+    With ceil_mode a last window that would begin behind the image and its front pad is dropped, as onnxruntime does.
+    Raises :class:`ToHost` for pads that are negative or as large as the window, and windows larger than the input.
     """
-    after = list(pads[2:])
-    for axis in range(2):
-        reach = dilations[axis] * (kernel[axis] - 1) + 1
-        span = extents[axis] + pads[axis] + pads[axis + 2] - reach
-        outputs = -(-span // strides[axis]) + 1
-        if (outputs - 1) * strides[axis] >= extents[axis] + pads[axis]:
-            outputs -= 1
-        needed = (outputs - 1) * strides[axis] + reach - extents[axis] - pads[axis]
-        after[axis] = max(after[axis], needed)
-    return pads[0], pads[1], after[0], after[1]
+    ones = (1,) * len(extents)
+    kernel = node.integers("kernel_shape", ())
+    strides = node.integers("strides", ones)
+    dilations = node.integers("dilations", ones)
+    pads = resolve_pads(node, extents, kernel, strides, dilations)
+    ceil = bool(node.integer("ceil_mode", 0))
+    rank = len(extents)
+    return tuple(
+        _window_axis(extents[a], kernel[a], strides[a], pads[a], pads[a + rank], dilations[a], ceil)
+        for a in range(rank)
+    )
+
+
+def _window_axis(
+    extent: int, kernel: int, stride: int, before: int, behind: int, dilation: int, ceil: bool
+) -> WindowAxis:
+    reach = dilation * (kernel - 1) + 1
+    span = extent + before + behind - reach
+    count = span // stride + 1
+    if ceil and span % stride and count * stride < extent + before:
+        count += 1
+    hang = max(0, (count - 1) * stride - span)
+    if min(before, behind) < 0 or max(before, behind + hang) >= reach:
+        raise ToHost(f"pads {(before, behind + hang)} that are negative or as large as the window of {reach}")
+    if count < 1:
+        raise ToHost(f"a window of {reach} larger than its input of {extent}")
+    return WindowAxis(kernel, stride, before, behind, dilation, hang, count)
