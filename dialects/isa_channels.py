@@ -14,7 +14,7 @@ class SendOp(IsaOperation):
 
     ```mlir
     isa.send #isa.at<"y"[0, 0]> n #isa.value<"n"> m #isa.value<56> row #isa.at<-1["copy", 0] rows [0, 2]>
-      routes #isa.value<"routes"> tap #isa.value<0> #isa.value<"n0">
+      routes #isa.value<"routes"> tap #isa.value<0> #isa.value<"p0"> #isa.value<"n0">
     ```
     """
 
@@ -26,8 +26,11 @@ class SendOp(IsaOperation):
     row = prop_def(AddressAttr)
     routes = prop_def(ValueAttr)
     tap = prop_def(ValueAttr)
+    tap_position = prop_def(ValueAttr)
     tap_channel = prop_def(ValueAttr)
-    assembly_format = "$source `n` $n `m` $m `row` $row `routes` $routes `tap` $tap $tap_channel attr-dict"
+    assembly_format = (
+        "$source `n` $n `m` $m `row` $row `routes` $routes `tap` $tap $tap_position $tap_channel attr-dict"
+    )
 
     def __init__(
         self,
@@ -38,6 +41,7 @@ class SendOp(IsaOperation):
         n: Value,
         m: Value,
         tap: Value = -1,
+        tap_position: Value = 0,
         tap_channel: Value = 0,
     ):
         super().__init__(
@@ -48,6 +52,7 @@ class SendOp(IsaOperation):
                 "row": AddressAttr(row),
                 "routes": ValueAttr(routes),
                 "tap": ValueAttr(tap),
+                "tap_position": ValueAttr(tap_position),
                 "tap_channel": ValueAttr(tap_channel),
             }
         )

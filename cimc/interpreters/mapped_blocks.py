@@ -6,7 +6,7 @@ so that a table that is wrong either breaks a rule here or gives another result.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -23,11 +23,13 @@ from cimc.dialects.graph_types import shape_of
 from cimc.dialects.weights import WeightStore
 from cimc.passes.place.network import COLUMNS
 from cimc.passes.schedule.array_product import coding_of
+from cimc.passes.schedule.dealing import dealing_of
 
 
 @dataclass(frozen=True)
 class Block:
-    """Weight rows [k0, k1) x columns [n0, n1) of one copy; core and crossbar are -1 until placed."""
+    """Weight rows [k0, k1) x columns [n0, n1) for positions [p0, p1) of rows ``copy``, ``copy`` + row copies, ...; core
+    and crossbar are -1 until placed."""
 
     copy: int
     chunk: int
@@ -35,6 +37,8 @@ class Block:
     k1: int
     n0: int
     n1: int
+    p0: int
+    p1: int
     xbars: int
     phase: int
     core: int
@@ -49,22 +53,29 @@ class Block:
 def stage_blocks(stage: StageOp, store: WeightStore, arch: Architecture) -> tuple[Block, ...]:
     """The blocks of ``stage``.
 
-    Raises ``MismatchError`` at the stage when copies have no row to compute, weights are held by no block or by
-    two of a copy, or a block states another number of crossbars than it needs.
+    Raises ``MismatchError`` at the stage when copies have no window to compute, windows belong to no copy or to two,
+    weights are held by no block or by two of a copy, or a block states another number of crossbars than it needs.
     """
-    copies, rows = stage.copies.value.data, shape_of(stage.result)[0]
-    if copies > rows:
-        raise _broken(stage, f"{copies} copies share {rows} output rows: some have none to compute")
+    copies, (rows, positions, _) = stage.copies.value.data, shape_of(stage.result)
+    try:
+        dealing = dealing_of(stage)
+    except ValueError as error:
+        raise _broken(stage, f"{error}: some have none to compute") from error
     k, n = _extents(stage)
     if stage.placement is None:
-        return tuple(Block(copy, 0, 0, k, 0, n, -1, 0, -1, -1) for copy in range(copies))
+        return tuple(
+            Block(copy, 0, 0, k, 0, n, *block, -1, 0, -1, -1)
+            for copy in range(dealing.rows)
+            for block in dealing.blocks(positions)
+        )
     table = store.array(stage.placement.key.data)
     if table.ndim != 2 or table.shape[1] != len(COLUMNS):
         raise _broken(stage, f"a placement table has the columns {', '.join(COLUMNS)}, got {table.shape}")
     blocks = tuple(Block.of(row) for row in table)
     for problem in (
-        *_extent_problems(blocks, copies, k, n),
-        *_coverage_problems(blocks, copies, k, n),
+        *_extent_problems(blocks, rows, k, n),
+        *_dealing_problems(blocks, copies, rows, positions),
+        *_coverage_problems(blocks, k, n),
         *_crossbar_problems(blocks, stage, arch),
     ):
         raise _broken(stage, problem)
@@ -113,10 +124,10 @@ def _extents(stage: StageOp) -> tuple[int, int]:
     return k, n
 
 
-def _extent_problems(blocks: Iterable[Block], copies: int, k: int, n: int) -> Iterator[str]:
+def _extent_problems(blocks: Iterable[Block], rows: int, k: int, n: int) -> Iterator[str]:
     for block in blocks:
-        if not 0 <= block.copy < copies:
-            yield f"a block belongs to copy {block.copy}, the stage has {copies}"
+        if not 0 <= block.copy < rows:
+            yield f"a block begins at output row {block.copy}, the stage has {rows}"
         if not (0 <= block.k0 <= block.k1 <= k and 0 <= block.n0 < block.n1 <= n):
             yield (
                 f"rows {block.k0} … {block.k1 - 1}, columns {block.n0} … {block.n1 - 1} are not a block of "
@@ -124,10 +135,25 @@ def _extent_problems(blocks: Iterable[Block], copies: int, k: int, n: int) -> It
             )
 
 
-def _coverage_problems(blocks: tuple[Block, ...], copies: int, k: int, n: int) -> Iterator[str]:
+def _dealing_problems(blocks: Sequence[Block], copies: int, rows: int, positions: int) -> Iterator[str]:
+    """Every window belongs to one copy, and there are as many copies as the stage says."""
+    held = {(b.copy, b.p0, b.p1) for b in blocks}
+    if len(held) != copies:
+        yield f"blocks belong to {len(held)} copies, the stage has {copies}"
+    for copy in range(1 + max(b.copy for b in blocks)):
+        reached = 0
+        for p0, p1 in sorted((b0, b1) for c, b0, b1 in held if c == copy):
+            if p0 != reached or p1 <= p0:
+                break
+            reached = p1
+        if reached != positions:
+            yield f"positions from {reached} on of output row {copy} belong to no copy or to two"
+
+
+def _coverage_problems(blocks: tuple[Block, ...], k: int, n: int) -> Iterator[str]:
     """Every weight (or channel) stands in one block of every copy."""
-    for copy in range(copies):
-        mine = [b for b in blocks if b.copy == copy]
+    for copy, p0 in sorted({(b.copy, b.p0) for b in blocks}):
+        mine = [b for b in blocks if (b.copy, b.p0) == (copy, p0)]
         row_cuts = sorted({0, k, *(b.k0 for b in mine), *(b.k1 for b in mine)}) if k else [0, 1]
         col_cuts = sorted({0, n, *(b.n0 for b in mine), *(b.n1 for b in mine)})
         held = np.zeros((len(row_cuts) - 1, len(col_cuts) - 1), np.int64)

@@ -155,7 +155,7 @@ def read_arrays(
     arch: Architecture,
     arrays: Programmer,
 ) -> ReadResult:
-    """Multiply every window of ``source`` (F, H, W, C) by the blocks of the copy its output row belongs to.
+    """Multiply every window of ``source`` (F, H, W, C) by the blocks of the copy it belongs to.
 
     ``arrays`` programs the cells of every copy. Raises
     ``UnsupportedError`` at the stage for sums that leave the accumulator.
@@ -172,24 +172,25 @@ def read_arrays(
     limits = np.iinfo(np.int32 if str(read.acc.type).endswith("i32>") else np.int64)
     acc = np.empty((len(source), rows, positions, columns), limits.dtype)
     windows = _Windows.of(source, read.window, given)
-    copies = stage.copies.value.data
+    copies = 1 + max(b.copy for b in blocks)
     lossless = needless = True
     plan = _Plan(stage.label.data, matrix, read.diagonal, coding, np.asarray(steps), arch.crossbar.rows)
     prepared: dict[tuple[tuple[int, int, int, int], ...], list[Product]] = {}
-    for copy in range(copies):
-        mine = [b for b in blocks if b.copy == copy]
+    for copy, p0, p1 in sorted({(b.copy, b.p0, b.p1) for b in blocks}):
+        mine = [b for b in blocks if (b.copy, b.p0) == (copy, p0)]
         key = tuple((b.k0, b.k1, b.n0, b.n1) for b in mine)
         if key not in prepared or arrays.copies_differ:
             prepared[key] = plan.products(mine, arrays)
         lossless &= all(p.cells.lossless for p in prepared[key])
         needless &= lossless or plan.fits_step_one(mine)
-        for picked in windows.chunks(range(copy, rows, copies), matrix.shape[0]):
-            total = _sums(windows, picked, prepared[key], columns)
+        dealt = _Windows(windows.view[:, :, p0:p1])
+        for picked in dealt.chunks(range(copy, rows, copies), matrix.shape[0]):
+            total = _sums(dealt, picked, prepared[key], columns)
             if total.min() < limits.min or total.max() > limits.max:
                 raise UnsupportedError(
                     located(read, f"sums of {total.min()} … {total.max()} do not fit {limits.dtype}")
                 )
-            acc[:, picked] = total.reshape(len(source), len(picked), positions, columns)
+            acc[:, picked, p0:p1] = total.reshape(len(source), len(picked), p1 - p0, columns)
     return ReadResult(acc, lossless, needless and not lossless)
 
 

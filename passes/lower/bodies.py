@@ -24,7 +24,13 @@ from cimc.dialects.isa import (
     WriteOp,
     parameters_of,
 )
-from cimc.passes.lower.records import dcom_record, mean_record, real_record, requantise_record
+from cimc.passes.lower.records import (
+    dcom_record,
+    mean_record,
+    real_record,
+    requantise_record,
+    shape_of_constant,
+)
 from cimc.passes.place.network import PARTIAL, ContextSpec, Node
 from cimc.passes.place.source_rows import head_window, holds_image, is_global_pool
 from cimc.passes.place.tail_plan import ACC, SUM, TailStep
@@ -37,7 +43,7 @@ NO_BUFFER = -1
 @dataclass(frozen=True)
 class BodyMaker:
     """Writes the bodies of one stage. Parameters: ``arrays``, ring and buffer names, ``turns``, ``copy``, ``n0``,
-    ``window``, ``tiles``, ``wordlines``, ``hold_<ring>``, ``advance_<ring>``, ``routes0``."""
+    ``p0``, ``at``, ``window``, ``tiles``, ``wordlines``, ``hold_<ring>``, ``advance_<ring>``, ``routes0``."""
 
     node: Node
     stage: StageOp
@@ -54,50 +60,48 @@ class BodyMaker:
         return self._digital(spec)
 
     def _array(self, spec: ContextSpec) -> list[Operation]:
-        n = spec.n1 - spec.n0
+        n, m = spec.n1 - spec.n0, spec.p1 - spec.p0
         by_row = isinstance(self.stage.read, ReadRowOp)
         by_core = isinstance(self.stage.read, ReadCoreOp)
         span: Value = "wordlines" if by_row else "tiles"
         turn: list[Operation] = [
             RecvOp("in0", "advance_in0"),
-            self._read_row(n, by_row, span),
+            self._read_row(n, m, by_row, span),
             FreeOp("in0", "advance_in0"),
         ]
         if spec.role == PARTIAL:
-            turn.append(self._send(Address(ACC), n, tap=-1))
+            turn.append(self._send(Address(ACC), spec, n, m, tap=-1))
         else:
             for name in sorted((r for r in spec.rings if r.startswith("psum")), key=lambda r: int(r[4:])):
-                positions = shape_of(self.stage.result)[1]
                 at = Address(ACC)
                 turn += [
                     RecvOp(name, 1),
-                    AluOp("add_int", at, at, Address(name), n=n, m=positions),
+                    AluOp("add_int", at, at, Address(name), n=n, m=m),
                     FreeOp(name, 1),
                 ]
-            turn += self._tail(n, level=1)
-            turn.append(self._send(self._local(self._sent, 1), n, tap=self.tap))
+            turn += self._tail(spec, n, m, level=1)
+            turn.append(self._send(self._local(self._sent, 1), spec, n, m, tap=self.tap))
         return [
             WriteOp("arrays", 0, span, by_row=by_row, by_core=by_core),
             LoopOp(None, self._held(spec, [LoopOp("turns", turn)])),
         ]
 
-    def _read_row(self, n: int, by_row: bool, span: Value) -> Operation:
-        """All windows of an output row: a loop over positions, or one instruction where cores slide the window."""
+    def _read_row(self, n: int, m: int, by_row: bool, span: Value) -> Operation:
+        """All windows of a block of a row: a loop over positions, or one instruction where cores slide the window."""
         read = self.stage.read
         assert read is not None
-        positions = shape_of(read.acc)[1]
         if isinstance(read, ReadCoreOp):
-            return ReadOp("arrays", 0, span, Address("in0"), "window", Address(ACC), n, positions=positions)
+            return ReadOp("arrays", 0, span, Address("in0"), "window", Address(ACC), n, positions=m)
         step = read.window.strides[1] * read.diagonal.channels
         source = Address("in0", 0, 0, (), (0, 0, step))
         to = Address(ACC, 0, 0, (), (0, 0, n))
-        return LoopOp(positions, [ReadOp("arrays", 0, span, source, "window", to, n, by_row=by_row)])
+        return LoopOp(m, [ReadOp("arrays", 0, span, source, "window", to, n, by_row=by_row)])
 
     def _digital(self, spec: ContextSpec) -> list[Operation]:
         """Pools with windows, and stages that work row by row."""
-        n = spec.n1 - spec.n0
-        turn = self._tail(n, level=1)
-        turn.append(self._send(self._local(self._sent, 1), n, tap=self.tap))
+        n, m = spec.n1 - spec.n0, spec.p1 - spec.p0
+        turn = self._tail(spec, n, m, level=1)
+        turn.append(self._send(self._local(self._sent, 1), spec, n, m, tap=self.tap))
         images: list[Operation] = [LoopOp("turns", turn)]
         if head_window(self.stage) is not None:
             images = self._held(spec, images)
@@ -120,7 +124,7 @@ class BodyMaker:
         finish = AluOp(
             "mean_codes", self._local(head.writes, 0), Address(SUM), n=n, m=1, record=finish_record
         )
-        tail = [op for step in rest for op in self._step(step, n, level=0)]
+        tail = [op for step in rest for op in self._step(step, spec, n, 1, level=0)]
         return [
             LoopOp(
                 None,
@@ -129,7 +133,7 @@ class BodyMaker:
                     LoopOp("turns", rows),
                     finish,
                     *tail,
-                    self._send(self._local(self._sent, 0), n, tap=self.tap),
+                    self._send(self._local(self._sent, 0), spec, n, 1, tap=self.tap),
                 ],
             )
         ]
@@ -150,47 +154,47 @@ class BodyMaker:
         steps = (0,) * level + (1,) if name == self._sent else ()
         return Address(name, 0, 0, steps)
 
-    def _tail(self, n: int, level: int) -> list[Operation]:
+    def _tail(self, spec: ContextSpec, n: int, m: int, level: int) -> list[Operation]:
         assert self.node.tail is not None
-        return [op for step in self.node.tail.steps for op in self._step(step, n, level)]
+        return [op for step in self.node.tail.steps for op in self._step(step, spec, n, m, level)]
 
-    def _step(self, step: TailStep, n: int, level: int) -> list[Operation]:
+    def _step(self, step: TailStep, spec: ContextSpec, n: int, m: int, level: int) -> list[Operation]:
         """One function, with the rows it takes from rings received before and freed after it."""
         rings = list(dict.fromkeys(r for r in step.reads if r.startswith("in")))
         reads = [Address(r) if r in rings else self._local(r, level) for r in step.reads]
-        positions = shape_of(step.op.result)[1]
         alu: AluOp
         if isinstance(step.op, RequantiseOp):
             function, record = requantise_record(step.op, self.ctx, self.builder)
             column = Address(NO_BUFFER, 0, "n0")
-            alu = AluOp(
-                function, self._local(step.writes, level), reads[0], column, n=n, m=positions, record=record
-            )
+            alu = AluOp(function, self._local(step.writes, level), reads[0], column, n=n, m=m, record=record)
         elif isinstance(step.op, RealOp):
-            alu = self._real(step.op, self._local(step.writes, level), reads, n, level)
+            alu = self._real(step.op, self._local(step.writes, level), reads, spec, n, m, level)
         else:
             function, record = dcom_record(step.op, self.builder, n)
             second = reads[1] if len(reads) > 1 else None
             if function.startswith("average_pool"):
-                second = self._row_number(level)
+                second = self._row_number(spec, level)
             alu = AluOp(
                 function,
                 self._local(step.writes, level),
                 reads[0],
                 second,
                 n=n,
-                m=positions,
+                m=m,
                 record=record if record >= 0 else None,
             )
         before: list[Operation] = [RecvOp(r, self._advance(r)) for r in rings]
         return [*before, alu, *(FreeOp(r, self._advance(r)) for r in rings)]
 
-    def _real(self, op: RealOp, dst: Address, reads: list[Address], n: int, level: int) -> AluOp:
-        """A function on float32 rows; constants are those of the row's number and the context's channels."""
+    def _real(
+        self, op: RealOp, dst: Address, reads: list[Address], spec: ContextSpec, n: int, m: int, level: int
+    ) -> AluOp:
+        """A function on float32 rows; constants are those of the row's number and the context's block of it."""
         function, record = real_record(op, self.ctx, self.builder)
         second = reads[1] if len(reads) > 1 else None
         if function.endswith("_constant"):
-            second = replace(self._row_number(level), col="n0")
+            along_row = shape_of_constant(op, self.ctx)[1] > 1
+            second = replace(self._row_number(spec, level), col="at" if along_row else "n0")
         if op.kind in REDUCTIONS:
             n = shape_of(op.args[0])[2]
         return AluOp(
@@ -199,22 +203,22 @@ class BodyMaker:
             reads[0],
             second,
             n=n,
-            m=shape_of(op.result)[1],
+            m=m,
             record=record if record >= 0 else None,
         )
 
     def _advance(self, ring: str) -> Value:
         return "advance_in0" if ring == "in0" and head_window(self.stage) is not None else 1
 
-    def _row_number(self, level: int) -> Address:
-        copies = self.stage.copies.value.data
-        return Address(NO_BUFFER, "copy", 0, (0, copies)) if level else Address(NO_BUFFER)
+    def _row_number(self, spec: ContextSpec, level: int) -> Address:
+        return Address(NO_BUFFER, "copy", 0, (0, spec.copies)) if level else Address(NO_BUFFER)
 
-    def _send(self, source: Address, n: int, tap: int) -> SendOp:
+    def _send(self, source: Address, spec: ContextSpec, n: int, m: int, tap: int) -> SendOp:
         streaming = is_global_pool(self.stage) and not holds_image(self.stage)
-        row = self._row_number(0 if streaming else 1)
-        positions = shape_of(self.stage.result)[1]
-        return SendOp(source, row, "routes0", n=n, m=positions, tap=tap, tap_channel="n0" if tap >= 0 else 0)
+        row = self._row_number(spec, 0 if streaming else 1)
+        if tap < 0:
+            return SendOp(source, row, "routes0", n=n, m=m)
+        return SendOp(source, row, "routes0", n=n, m=m, tap=tap, tap_position="p0", tap_channel="n0")
 
 
 def used_parameters(ops: Sequence[Operation]) -> list[str]:

@@ -71,15 +71,20 @@ def io_tensor(
     )
 
 
-def input_body(op: InputOp, builder: ProgramBuilder, tap: int) -> ChipBody:
-    """DMA a row, quantise it on the chip's digital unit if the rows are codes, send it."""
-    rows, width, depth = shape_of(op.result)
+def input_body(op: InputOp, copies: int, builder: ProgramBuilder, tap: int) -> ChipBody:
+    """DMA a row, quantise it on the chip's digital unit if the rows are codes, send it.
+
+    Rows are dealt to ``copies`` contexts in turn, so that host link, digital unit and port work on different rows.
+    Parameters beside the buffers: ``copy``, ``turns``.
+    """
+    _, width, depth = shape_of(op.result)
     codes = quant_of(op.result)
     element = element_of(op.result.type)
     given = Element.F32 if codes is not None else element
     io = builder.add_io(io_tensor(op.port.data, "in", op.result, op.frame.data, given))
+    number = Address(-1, "copy", 0, (0, copies))
     at = Address("row", 0, 0, (0, 1))
-    turn: list[Operation] = [DmaOp(io, ROW, at, n=depth, m=width, out=False)]
+    turn: list[Operation] = [DmaOp(io, number, at, n=depth, m=width, out=False)]
     buffers = [ChipBuffer("row", given, 2, width * depth, depth)]
     if codes is not None:
         record = builder.add_record([codes.zero_point, codes.qmin, codes.qmax], [codes.scale])
@@ -87,8 +92,8 @@ def input_body(op: InputOp, builder: ProgramBuilder, tap: int) -> ChipBody:
         turn.append(AluOp("quantise", to, at, n=depth, m=width, record=record))
         buffers.append(ChipBuffer("codes", element, 2, width * depth, depth))
         at = to
-    turn.append(SendOp(at, ROW, "routes0", n=depth, m=width, tap=tap))
-    return ChipBody([LoopOp(None, [LoopOp(rows, turn)])], buffers)
+    turn.append(SendOp(at, number, "routes0", n=depth, m=width, tap=tap))
+    return ChipBody([LoopOp(None, [LoopOp("turns", turn)])], buffers)
 
 
 def output_body(op: OutputOp, builder: ProgramBuilder) -> ChipBody:

@@ -114,13 +114,13 @@ class _Emitter:
         )
 
     def _send(self, op: isa.SendOp) -> Row:
-        tap, channel = self.value(op.tap), self.value(op.tap_channel)
+        tap, position, channel = map(self.value, (op.tap, op.tap_position, op.tap_channel))
         return Row(
             Opcode.SEND,
             0,
             self.node,
             tap,
-            0,
+            position,
             channel,
             0,
             *self.at(op.source),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from xdsl.ir import Operation, SSAValue
 
 from cimc.dialects.cim import StageOp
 from cimc.dialects.context import CimContext
+from cimc.dialects.graph_types import shape_of
 from cimc.dialects.isa import BodyOp, SignalOp, WaitOp
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
 from cimc.dialects.mem_real import IndexMapOp, MatmulOp
@@ -230,9 +232,12 @@ class _Linker:
         for number in node.contexts:
             spec = self.network.contexts[number]
             psums = sum(name.startswith("psum") for name in spec.rings)
-            key = (index, spec.role, spec.n1 - spec.n0, psums, spec.holds, *self._edges(spec.phase))
+            block = (spec.n1 - spec.n0, spec.p1 - spec.p0)
+            key = (index, spec.role, *block, psums, spec.holds, *self._edges(spec.phase))
             if key not in self.seen:
-                label = f"{node.label}.{spec.role}.{spec.n1 - spec.n0}"
+                label = f"{node.label}.{spec.role}.{block[0]}"
+                if block[1] != shape_of(stage.result)[1]:
+                    label += f"x{block[1]}"
                 self._body(key, label, node, self._ordered(maker.ops(spec), spec.phase))
             self._use_body(number, self.seen[key])
             self._stage_values(number, spec, stage, node)
@@ -241,13 +246,15 @@ class _Linker:
         """Buffers, arrays and scalars of a stage's context."""
         assert node.tail is not None
         values = self.values[number]
-        n = spec.n1 - spec.n0
+        n, positions = spec.n1 - spec.n0, spec.p1 - spec.p0
         first = self.network.rings[spec.rings["in0"]].geometry
         values |= {"copy": spec.copy, "n0": spec.n0, "turns": first.turns, "tiles": spec.xbars}
+        values |= {"p0": spec.p0, "at": spec.n0 + spec.p0 * shape_of(stage.result)[2]}
         for buffer in node.tail.buffers:
             if spec.role == PARTIAL and buffer.name != ACC:
                 continue
-            values[buffer.name] = self._buffer(number, buffer.element, buffer.slots, buffer.positions * n, n)
+            pitch = buffer.pitch(n, positions)
+            values[buffer.name] = self._buffer(number, buffer.element, buffer.slots, pitch, n)
         if stage.read is not None:
             values["window"] = add_read_window(self.builder, spec, stage)
             values["arrays"] = add_arrays(self.builder, self.ctx, number, spec, stage)
@@ -255,21 +262,27 @@ class _Linker:
             values["wordlines"] = min(self.ctx.arch.crossbar.rows, spec.k1 - spec.k0)
 
     def _chip(self, index: int, node: Node) -> None:
-        number = node.contexts[0]
-        body = self._chip_body(node.op, number)
-        ops = self._ordered(body.ops, self.network.contexts[number].phase)
-        self._use_body(number, self._body((index,), f"{node.label}.chip", node, ops))
-        for buffer in body.buffers:
-            self.values[number][buffer.name] = self._buffer(
-                number, buffer.element, buffer.slots, buffer.pitch, buffer.channels, kind=buffer.kind
-            )
+        spec = self.network.contexts[node.contexts[0]]
+        body = self._chip_body(node.op, spec.copies)
+        ops = self._ordered(body.ops, spec.phase)
+        code = self._body((index,), f"{node.label}.chip", node, ops)
+        for number in node.contexts:
+            copy = self.network.contexts[number].copy
+            self._use_body(number, code)
+            self.values[number] |= {"copy": copy}
+            if isinstance(node.op, InputOp):
+                self.values[number]["turns"] = ceil((shape_of(node.op.result)[0] - copy) / spec.copies)
+            for buffer in body.buffers:
+                self.values[number][buffer.name] = self._buffer(
+                    number, buffer.element, buffer.slots, buffer.pitch, buffer.channels, kind=buffer.kind
+                )
         if isinstance(node.op, HostCallOp):
-            self._host_operator(node.op, number)
+            self._host_operator(node.op, node.contexts[0])
 
-    def _chip_body(self, op: Operation, number: int) -> ChipBody:
+    def _chip_body(self, op: Operation, copies: int) -> ChipBody:
         match op:
             case InputOp():
-                return input_body(op, self.builder, self._tap(op, 0, op.result, op.frame.data))
+                return input_body(op, copies, self.builder, self._tap(op, 0, op.result, op.frame.data))
             case OutputOp():
                 return output_body(op, self.builder)
             case RelayoutOp():
@@ -345,14 +358,12 @@ class _Linker:
 
     def _routes(self, number: int, spec: ContextSpec) -> None:
         for result, targets in enumerate(spec.targets):
-            groups: dict[tuple[int, int, int], int] = {}
+            groups: dict[tuple[int, int, int, int], int] = {}
             routes: list[Route] = []
             for t in targets:
-                group = groups.setdefault((t.src_chan, t.positions, t.channels), len(groups))
-                ring = self.ring_buffers[t.ring]
-                routes.append(
-                    Route(ring, group, 0, t.src_chan, t.positions, t.channels, t.dst_pos, t.dst_chan)
-                )
+                source = (t.src_pos, t.src_chan, t.positions, t.channels)
+                group = groups.setdefault(source, len(groups))
+                routes.append(Route(self.ring_buffers[t.ring], group, *source, t.dst_pos, t.dst_chan))
             self.values[number][f"routes{result}"] = self.builder.add_route_set(routes)
 
 

@@ -84,10 +84,19 @@ def real_record(op: RealOp, ctx: CimContext, builder: ProgramBuilder) -> tuple[s
         case "add" if constant is None:
             return "add_float", builder.add_record([], (-np.inf, np.inf))
         case _ if constant is not None:
+            constant = np.broadcast_to(constant, shape_of_constant(op, ctx))
             ints = [constant.size, *_steps(constant.shape), int(op.swapped is not None)]
             return f"{op.kind}_constant", builder.add_record(ints, constant.reshape(-1))
         case _:
             return op.kind, builder.add_record([], op.values) if op.values else -1
+
+
+def shape_of_constant(op: RealOp, ctx: CimContext) -> tuple[int, int, int]:
+    """Rows, positions and channels of a constant as its record holds it: one that differs along a row has all channels
+    of each position, so that a block of a row begins at a plain number of elements."""
+    assert op.constant is not None
+    rows, positions, channels = ctx.store.array(op.constant.key.data).shape
+    return rows, positions, channels if positions == 1 else shape_of(op.result)[2]
 
 
 def _steps(shape: tuple[int, ...]) -> tuple[int, int, int]:

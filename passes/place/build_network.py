@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from xdsl.ir import Operation, SSAValue
 
 from cimc.dialects.cim import ConcatOp, StageOp
@@ -24,12 +26,15 @@ from cimc.passes.place.network import (
     Spill,
     Target,
 )
-from cimc.passes.place.source_rows import head_window, kernel_rows, pad_value, source_geometry
+from cimc.passes.place.source_rows import kernel_rows, pad_value, source_columns, source_geometry
 from cimc.passes.place.tail_plan import element_of, plan_tail, ring_name
 from cimc.runtime.program import Element
 from cimc.runtime.program.geometry import RingGeometry, ring_geometry
 
 _CHIP_OPERATIONS = (InputOp, OutputOp, RelayoutOp, HostCallOp, IndexMapOp, MatmulOp)
+
+INPUT_STEPS = 3
+"""Steps of an input's row on the chip: host link, digital unit, send. As many rows are under way at a time."""
 
 
 def build_network(ops: list[Operation], ctx: CimContext) -> Network:
@@ -65,18 +70,32 @@ class _Builder:
         return len(self.network.nodes) - 1, node
 
     def _chip(self, op: Operation) -> None:
-        """Whatever runs on the chip itself: one context each."""
+        """Whatever runs on the chip itself: one context each, a few for an input's rows."""
         label = op.port.data if isinstance(op, InputOp | OutputOp) else op.name.removeprefix("mem.")
         index, node = self._node(op, label)
         phase = max((self._phase(v) for v in op.operands), default=0)
+        if isinstance(op, InputOp):
+            self._input(op, index, node)
+            return
         context = self._context(node, ContextSpec(index, MAIN, phase=phase, targets=[[] for _ in op.results]))
         for number, value in enumerate(op.operands):
             rows, _, channels = shape_of(value)
             wanted = op.ranges[number] if isinstance(op, IndexMapOp) else (0, channels)
             geometry = ring_geometry(1, 1, 1, 0, rows, rows)
-            self._ring(context, ring_name(number), value, geometry, wanted, (0, 0), 0)
+            self._ring(context, ring_name(number), value, geometry, wanted, _whole_row(value), 0)
         for number, value in enumerate(op.results):
-            self.parts[value] = [Part(context, number, 0, shape_of(value)[2])]
+            _, width, channels = shape_of(value)
+            self.parts[value] = [Part(context, number, 0, channels, 0, width)]
+
+    def _input(self, op: InputOp, index: int, node: Node) -> None:
+        """The contexts that take an input's rows from the host link, one row in each step of the way."""
+        rows, width, channels = shape_of(op.result)
+        copies = min(INPUT_STEPS, rows)
+        contexts = [
+            self._context(node, ContextSpec(index, MAIN, copy, copies, targets=[[]]))
+            for copy in range(copies)
+        ]
+        self.parts[op.result] = [Part(context, 0, 0, channels, 0, width) for context in contexts]
 
     def _phase(self, value: SSAValue) -> int:
         """The phase in which a value is complete."""
@@ -86,7 +105,7 @@ class _Builder:
         found: list[Part] = []
         offset = 0
         for value in op.args:
-            found += [Part(p.context, p.result, p.chan0 + offset, p.channels) for p in self.parts[value]]
+            found += [replace(p, chan0=p.chan0 + offset) for p in self.parts[value]]
             offset += shape_of(value)[2]
         self.parts[op.result] = found
 
@@ -94,25 +113,27 @@ class _Builder:
         assert stage.placement is not None
         index, node = self._node(stage, stage.label.data)
         node.tail = plan_tail(stage)
-        copies = stage.copies.value.data
-        mains: dict[tuple[int, int], int] = {}
+        table = self.ctx.store.array(stage.placement.key.data)
+        copies = 1 + int(table[:, COLUMNS.index("copy")].max(initial=0))
+        mains: dict[tuple[int, int, int], int] = {}
         parts: list[Part] = []
-        for row in self.ctx.store.array(stage.placement.key.data):
+        for row in table:
             f = dict(zip(COLUMNS, map(int, row), strict=True))
             role = MAIN if f["chunk"] == 0 else PARTIAL
             context = self._context(
                 node,
                 ContextSpec(
                     index, role, f["copy"], copies, f["k0"], f["k1"], f["n0"], f["n1"],
-                    f["xbars"], f["phase"], f["core"], f["xbar"], targets=[[]],
+                    f["p0"], f["p1"], f["xbars"], f["phase"], f["core"], f["xbar"], targets=[[]],
                 ),
             )  # fmt: skip
             self._source_ring(stage, context)
+            block = f["copy"], f["n0"], f["p0"]
             if role == PARTIAL:
-                self._psum_ring(stage, context, mains[f["copy"], f["n0"]], f["chunk"])
+                self._psum_ring(stage, context, mains[block], f["chunk"])
                 continue
-            mains[f["copy"], f["n0"]] = context
-            parts.append(Part(context, 0, f["n0"], f["n1"] - f["n0"]))
+            mains[block] = context
+            parts.append(Part(context, 0, f["n0"], f["n1"] - f["n0"], f["p0"], f["p1"] - f["p0"]))
             self._tail_rings(stage, context)
         self.parts[stage.result] = parts
 
@@ -121,13 +142,12 @@ class _Builder:
         source = stage.sources[0]
         geometry = source_geometry(stage, kernel_rows(stage, spec.k0, spec.k1), spec.copy, spec.copies)
         spec.holds = geometry.window > geometry.advance
-        window = head_window(stage)
-        pads = (window.pads[1], window.pads[3]) if window is not None else (0, 0)
         read = stage.read
         channels = read.diagonal.channel_range(spec.n0) if read is not None else (spec.n0, spec.n1)
         if takes_whole_rows(stage):
             channels = (0, shape_of(source)[2])
-        self._ring(context, ring_name(0), source, geometry, channels, pads, pad_value(source, stage))
+        columns = source_columns(stage, spec.p0, spec.p1)
+        self._ring(context, ring_name(0), source, geometry, channels, columns, pad_value(source, stage))
 
     def _tail_rings(self, stage: StageOp, context: int) -> None:
         """Rings of the sources that enter the tail: the context's channels of every row it computes."""
@@ -135,7 +155,9 @@ class _Builder:
         turns = shape_of(stage.result)[0]
         geometry = ring_geometry(1, 1, 1, 0, turns, turns, spec.copy, spec.copies)
         for number, source in enumerate(stage.sources[1:], start=1):
-            self._ring(context, ring_name(number), source, geometry, (spec.n0, spec.n1), (0, 0), 0)
+            self._ring(
+                context, ring_name(number), source, geometry, (spec.n0, spec.n1), (spec.p0, spec.p1), 0
+            )
 
     def _psum_ring(self, stage: StageOp, sender: int, main: int, chunk: int) -> None:
         """Partial sums of a row chunk travel whole rows to the context that ends the column block.
@@ -144,8 +166,8 @@ class _Builder:
         """
         assert stage.read is not None
         spec = self.network.contexts[sender]
-        turns, positions, _ = shape_of(stage.read.acc)
-        channels = spec.n1 - spec.n0
+        turns = shape_of(stage.read.acc)[0]
+        positions, channels = spec.p1 - spec.p0, spec.n1 - spec.n0
         geometry = ring_geometry(1, 1, 1, 0, turns, turns, spec.copy, spec.copies)
         element = element_of(stage.read.acc.type)
         phase = self.network.contexts[main].phase
@@ -153,9 +175,9 @@ class _Builder:
             block = (turns, positions, channels)
             spill = self._spill((sender,), [sender], 0, block, element, (spec.copy, spec.copies))
             sender = self._reader(spill, phase)
-        ring = Ring(main, f"psum{chunk}", geometry, element, positions, channels, 0, 0, positions * channels)
+        ring = Ring(main, f"psum{chunk}", geometry, element, positions, channels, 0, positions * channels)
         self._add_ring(ring)
-        target = Target(len(self.network.rings) - 1, 0, positions, channels, 0, 0)
+        target = Target(len(self.network.rings) - 1, 0, 0, positions, channels, 0, 0)
         self.network.contexts[sender].targets[0].append(target)
 
     def _spill(
@@ -179,9 +201,9 @@ class _Builder:
         node.spill = self.spills[key] = Spill(writer, rows, positions, channels, element, copy, copies)
         geometry = ring_geometry(1, 1, 1, 0, rows, rows, copy, copies)
         self._add_ring(
-            Ring(writer, ring_name(0), geometry, element, positions, channels, 0, 0, positions * channels)
+            Ring(writer, ring_name(0), geometry, element, positions, channels, 0, positions * channels)
         )
-        target = Target(len(self.network.rings) - 1, 0, positions, channels, 0, 0)
+        target = Target(len(self.network.rings) - 1, 0, 0, positions, channels, 0, 0)
         for sender in senders:
             self.network.contexts[sender].targets[result].append(target)
         return node.spill
@@ -199,19 +221,18 @@ class _Builder:
         spec = self.network.contexts[part.context]
         if spec.phase == phase:
             return part
-        key = (spec.node, part.result, spec.n0, spec.phase)
+        key = (spec.node, part.result, spec.n0, spec.p0, spec.phase)
         spill = self.spills.get(key)
         if spill is None:
-            rows, positions, _ = shape_of(value)
             same = [
                 i
                 for i in self.network.nodes[spec.node].contexts
                 for c in [self.network.contexts[i]]
-                if (c.role, c.n0, c.phase) == (spec.role, spec.n0, spec.phase)
+                if (c.role, c.n0, c.p0, c.phase) == (spec.role, spec.n0, spec.p0, spec.phase)
             ]
-            block = (rows, positions, part.channels)
+            block = (shape_of(value)[0], part.positions, part.channels)
             spill = self._spill(key, same, part.result, block, element_of(value.type), (0, 1))
-        return Part(self._reader(spill, phase), 0, part.chan0, part.channels)
+        return replace(part, context=self._reader(spill, phase), result=0)
 
     def _add_ring(self, ring: Ring) -> None:
         self.network.rings.append(ring)
@@ -224,22 +245,37 @@ class _Builder:
         value: SSAValue,
         geometry: RingGeometry,
         wanted: tuple[int, int],
-        pads: tuple[int, int],
+        columns: tuple[int, int],
         pad: int,
     ) -> None:
-        """A ring for channels ``wanted`` of ``value``, and a target at every context that produces some of them."""
+        """A ring for channels ``wanted`` and ``columns`` of ``value``, some of which may lie outside the image, and a
+        target at every context that produces some of them."""
         _, width, _ = shape_of(value)
         channels = wanted[1] - wanted[0]
         element = element_of(value.type)
-        positions = pads[0] + width + pads[1]
-        self._add_ring(
-            Ring(context, name, geometry, element, positions, channels, pads[0], pad, width * channels)
-        )
+        first, positions = columns[0], columns[1] - columns[0]
+        inside = max(first, 0), min(columns[1], width)
+        fill = (inside[1] - inside[0]) * channels
+        self._add_ring(Ring(context, name, geometry, element, positions, channels, pad, fill))
         number = len(self.network.rings) - 1
         phase = self.network.contexts[context].phase
         for part in dict.fromkeys(self._available(p, value, phase) for p in self.parts[value]):
             low, high = max(part.chan0, wanted[0]), min(part.chan0 + part.channels, wanted[1])
-            if low >= high:
+            left, right = max(part.pos0, inside[0]), min(part.pos0 + part.positions, inside[1])
+            if low >= high or left >= right:
                 continue
-            target = Target(number, low - part.chan0, width, high - low, pads[0], low - wanted[0])
+            target = Target(
+                number,
+                left - part.pos0,
+                low - part.chan0,
+                right - left,
+                high - low,
+                left - first,
+                low - wanted[0],
+            )
             self.network.contexts[part.context].targets[part.result].append(target)
+
+
+def _whole_row(value: SSAValue) -> tuple[int, int]:
+    """All columns of a value."""
+    return 0, shape_of(value)[1]

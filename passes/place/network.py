@@ -6,6 +6,8 @@ are written out. ``build_network`` derives it from the mapped module, always in 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,8 +28,11 @@ MAIN, PARTIAL = "main", "partial"
 SPILL, RELOAD = "spill", "reload"
 """Roles of the chip contexts that carry rows from one phase to a later one."""
 
-COLUMNS = ("copy", "chunk", "k0", "k1", "n0", "n1", "xbars", "phase", "core", "xbar")
-"""Columns of a stage's placement table; phase is 0, core and xbar are -1 until decided."""
+COLUMNS = ("copy", "chunk", "k0", "k1", "n0", "n1", "p0", "p1", "xbars", "phase", "core", "xbar")
+"""Columns of a stage's placement table; phase is 0, core and xbar are -1 until decided.
+
+``copy``: rows copy, copy + copies, ... of the result, positions [p0, p1) of them (``passes/schedule/dealing.py``).
+"""
 
 
 @dataclass
@@ -41,7 +46,6 @@ class Ring:
     positions: int
     """Positions of a slot, padding columns included."""
     channels: int
-    pad_left: int
     pad: int
     fill: int
 
@@ -61,6 +65,7 @@ class Target:
     """One entry of a route set: the rectangle of the sent row that goes to a ring, and where it lands."""
 
     ring: int
+    src_pos: int
     src_chan: int
     positions: int
     channels: int
@@ -76,10 +81,13 @@ class ContextSpec:
     role: str
     copy: int = 0
     copies: int = 1
+    """Contexts to which the rows are dealt in turn."""
     k0: int = 0
     k1: int = 0
     n0: int = 0
     n1: int = 0
+    p0: int = 0
+    p1: int = 0
     xbars: int = 0
     phase: int = 0
     core: int = CHIP
@@ -131,12 +139,15 @@ class Node:
 
 @dataclass(frozen=True)
 class Part:
-    """Channels [chan0, chan0 + channels) of a value come from result ``result`` of ``context``."""
+    """Channels [chan0, chan0 + channels) of positions [pos0, pos0 + positions) of a value's rows come from result
+    ``result`` of ``context``, which has some of the rows."""
 
     context: int
     result: int
     chan0: int
     channels: int
+    pos0: int
+    positions: int
 
 
 @dataclass
@@ -156,17 +167,17 @@ class Network:
 def table_of(network: Network, node: Node) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The placement table of a stage from its contexts, the inverse of what the builder reads."""
     rows = [
-        (c.copy, _chunk(network, node, i), c.k0, c.k1, c.n0, c.n1, c.xbars, c.phase, c.core, c.xbar)
-        for i in node.contexts
-        for c in [network.contexts[i]]
+        (c.copy, chunk, c.k0, c.k1, c.n0, c.n1, c.p0, c.p1, c.xbars, c.phase, c.core, c.xbar)
+        for chunk, c in _chunks(network, node)
     ]
     return np.array(rows, np.int64).reshape(len(rows), len(COLUMNS))
 
 
-def _chunk(network: Network, node: Node, index: int) -> int:
-    """The row chunk of a context: its rank among those of the same copy and column block."""
-    mine = network.contexts[index]
-    same = [
-        i for i in node.contexts if (network.contexts[i].copy, network.contexts[i].n0) == (mine.copy, mine.n0)
-    ]
-    return same.index(index)
+def _chunks(network: Network, node: Node) -> Iterator[tuple[int, ContextSpec]]:
+    """The contexts of a node, each with its row chunk: its rank among those of the same copy and blocks."""
+    seen: Counter[tuple[int, int, int]] = Counter()
+    for number in node.contexts:
+        spec = network.contexts[number]
+        place = spec.copy, spec.n0, spec.p0
+        yield seen[place], spec
+        seen[place] += 1

@@ -129,10 +129,10 @@ def local_bytes(network: Network, context: ContextSpec) -> int:
     tail = network.nodes[context.node].tail
     if tail is None:
         return 0
-    channels = context.n1 - context.n0
+    block = context.n1 - context.n0, context.p1 - context.p0
     if context.role == "partial":
-        return next(b for b in tail.buffers if b.name == "acc").bytes(channels)
-    return tail.bytes(channels)
+        return next(b for b in tail.buffers if b.name == "acc").bytes(*block)
+    return tail.bytes(*block)
 
 
 def _first_fit(network: Network, slots: npt.NDArray[np.int64], arch: Any) -> dict[int, Cores]:

@@ -1,4 +1,4 @@
-"""Which rows of its first source a context takes: window, kernel rows, ring geometry and padding."""
+"""Which rows and columns of its first source a context takes: window, kernel rows, ring geometry and padding."""
 
 from __future__ import annotations
 
@@ -50,6 +50,22 @@ def source_geometry(stage: StageOp, kernel: tuple[int, int], copy: int, copies: 
     return ring_geometry(
         kernel[1] - kernel[0], window.strides[0], dilation, above, rows_in, turns, copy, copies
     )
+
+
+def source_columns(stage: StageOp, p0: int, p1: int) -> tuple[int, int]:
+    """The columns [first, last) of the first source that positions [p0, p1) of an array stage's result need.
+
+    Columns outside the image are padding. Other stages take whole rows, with the window's padding.
+    """
+    width = shape_of(stage.sources[0])[1]
+    window = head_window(stage)
+    if window is None:
+        return 0, width
+    if stage.read is None:
+        return -window.pads[1], width + window.pads[3]
+    step, reach = window.strides[1], (window.kernel[1] - 1) * window.dilations[1]
+    first = p0 * step - window.pads[1]
+    return first, first + (p1 - p0 - 1) * step + reach + 1
 
 
 def kernel_rows(stage: StageOp, k0: int, k1: int) -> tuple[int, int]:

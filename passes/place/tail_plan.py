@@ -38,16 +38,20 @@ def ring_name(argument: int) -> str:
 
 @dataclass(frozen=True)
 class LocalBuffer:
-    """A buffer of whole output rows: ``slots`` rows of ``positions`` x the context's channels."""
+    """A buffer of output rows: ``slots`` rows of ``positions`` (or the context's block of them) x its channels."""
 
     name: str
     element: Element
     positions: int
     slots: int
 
-    def bytes(self, channels: int) -> int:
-        """Size in a context of ``channels`` output channels."""
-        return self.slots * self.positions * channels * self.element.size_bytes
+    def pitch(self, channels: int, positions: int) -> int:
+        """Elements of a slot in a context of ``channels`` output channels and ``positions`` of a row."""
+        return min(self.positions, positions) * channels
+
+    def bytes(self, channels: int, positions: int) -> int:
+        """Size in such a context."""
+        return self.slots * self.pitch(channels, positions) * self.element.size_bytes
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,9 @@ class TailPlan:
     buffers: tuple[LocalBuffer, ...]
     sent: str
 
-    def bytes(self, channels: int) -> int:
-        """Bytes of all buffers in a context of ``channels`` output channels."""
-        return sum(b.bytes(channels) for b in self.buffers)
+    def bytes(self, channels: int, positions: int) -> int:
+        """Bytes of all buffers in a context of ``channels`` output channels and ``positions`` of a row."""
+        return sum(b.bytes(channels, positions) for b in self.buffers)
 
 
 def plan_tail(stage: StageOp) -> TailPlan:

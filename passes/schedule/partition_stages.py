@@ -19,9 +19,10 @@ from cimc.dialects.context import CimContext
 from cimc.dialects.graph_types import shape_of
 from cimc.dialects.weights import WeightRefAttr
 from cimc.passes.place.network import COLUMNS
-from cimc.passes.place.source_rows import head_window, is_global_pool, kernel_rows, source_geometry
+from cimc.passes.place.source_rows import is_global_pool, kernel_rows, source_columns, source_geometry
 from cimc.passes.place.tail_plan import element_of, plan_tail
 from cimc.passes.schedule.array_product import coding_of
+from cimc.passes.schedule.dealing import Dealing, dealing_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class PartitionStagesPass(ModulePass):
     A row chunk is a range of row tiles, at most a core's crossbars; a column block takes as many column tiles as
     the rest of the core allows and its rows take at most half of the local memory. Blocks of a grouped convolution
     never share a context, so that its ring holds the channels of one block. Digital stages are
-    cut by channels. Columns of the table: copy, chunk, k0, k1, n0, n1, crossbars, core, crossbar.
+    cut by channels. Copies take rows in turn and blocks of their windows (``dealing.py``). Columns of the table:
+    ``COLUMNS`` of ``passes/place/network.py``.
 
     ```mlir
     %y = cim.stage "conv1" (%x) ...                            // before
@@ -58,55 +60,65 @@ class PartitionStagesPass(ModulePass):
         raise_all(errors)
 
 
-def context_bytes(stage: StageOp, chunks: int, k0: int, k1: int, channels: int, slack: int) -> int:
+def context_bytes(
+    stage: StageOp, dealing: Dealing, chunks: int, k0: int, k1: int, channels: int, slack: int
+) -> int:
     """Local memory of a context: rings with ``slack`` extra advances, partial sums, buffers of the tail."""
     source = stage.sources[0]
-    width = shape_of(source)[1]
-    window = head_window(stage)
-    pads = window.pads[1] + window.pads[3] if window is not None else 0
-    geometry = source_geometry(stage, kernel_rows(stage, k0, k1), 0, stage.copies.value.data)
+    positions = ceil(shape_of(stage.result)[1] / dealing.columns)
+    first, last = source_columns(stage, 0, positions)
+    geometry = source_geometry(stage, kernel_rows(stage, k0, k1), 0, dealing.rows)
     lanes = stage.read.diagonal.channels if stage.read is not None else channels
     if takes_whole_rows(stage):
         lanes = shape_of(source)[2]
     total = (
-        (width + pads)
+        (last - first)
         * lanes
         * element_of(source.type).size_bytes
         * (geometry.window + slack * geometry.advance)
     )
-    positions = shape_of(stage.result)[1]
     if stage.read is not None:
         total += (
             (chunks - 1) * positions * channels * element_of(stage.read.acc.type).size_bytes * (1 + slack)
         )
     for other in stage.sources[1:]:
         total += positions * channels * element_of(other.type).size_bytes * (1 + slack)
-    return total + plan_tail(stage).bytes(channels)
+    return total + plan_tail(stage).bytes(channels, positions)
 
 
 def partition(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The table of a stage, chunks of a block together and the chunk that ends it first.
 
-    Raises ``DoesNotFitError`` for a stage that no core can hold.
+    Raises ``DoesNotFitError`` for a stage that no core can hold, ``ValueError`` for copies without windows.
     """
-    return _array_blocks(stage, arch) if stage.read is not None else _digital_blocks(stage, arch)
+    dealing = dealing_of(stage)
+    return (
+        _array_blocks(stage, dealing, arch)
+        if stage.read is not None
+        else _digital_blocks(stage, dealing, arch)
+    )
 
 
-def _digital_blocks(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _digital_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Channel blocks whose rings and rows take at most half of a core, if channels are independent."""
-    channels = shape_of(stage.result)[2]
+    _, positions, channels = shape_of(stage.result)
     whole = takes_whole_rows(stage)
     block = channels
     while (
-        not whole and block > 1 and 2 * context_bytes(stage, 1, 0, 0, block, 2) > arch.core.local_buffer_bytes
+        not whole
+        and block > 1
+        and 2 * context_bytes(stage, dealing, 1, 0, 0, block, 2) > arch.core.local_buffer_bytes
     ):
         block = ceil(block / 2)
-    _check_memory(stage, context_bytes(stage, 1, 0, 0, block, 0), arch)
-    rows = [(0, 0, 0, 0, n, min(n + block, channels), 0, 0, -1, -1) for n in range(0, channels, block)]
+    _check_memory(stage, context_bytes(stage, dealing, 1, 0, 0, block, 0), arch)
+    rows = [
+        (0, 0, 0, 0, n, min(n + block, channels), 0, positions, 0, 0, -1, -1)
+        for n in range(0, channels, block)
+    ]
     return np.array(rows, np.int64).reshape(len(rows), len(COLUMNS))
 
 
-def _array_blocks(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _array_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
     write, read = stage.write, stage.read
     assert write is not None
     assert read is not None
@@ -122,7 +134,7 @@ def _array_blocks(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int6
 
     def need(tiles: int, slack: int) -> int:
         channels = min(tiles * columns, block)
-        return max(context_bytes(stage, len(edges), k0, k1, channels, slack) for k0, k1 in edges)
+        return max(context_bytes(stage, dealing, len(edges), k0, k1, channels, slack) for k0, k1 in edges)
 
     while width > 1 and 2 * need(width, 2) > arch.core.local_buffer_bytes:
         width -= 1
@@ -132,8 +144,9 @@ def _array_blocks(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int6
     # A context sees one block of the weights' diagonal: spans start anew at each.
     spans = [(n0, min(n0 + span, b + block)) for b in range(0, n, block) for n0 in range(b, b + block, span)]
     table = [
-        (copy, chunk, k0, k1, n0, n1, _xbars(k1 - k0, n1 - n0, rows, columns), 0, -1, -1)
-        for copy in range(stage.copies.value.data)
+        (copy, chunk, k0, k1, n0, n1, p0, p1, _xbars(k1 - k0, n1 - n0, rows, columns), 0, -1, -1)
+        for copy in range(dealing.rows)
+        for p0, p1 in dealing.blocks(shape_of(stage.result)[1])
         for n0, n1 in spans
         for chunk, (k0, k1) in enumerate(edges)
     ]

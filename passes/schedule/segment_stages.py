@@ -18,12 +18,13 @@ from cimc.dialects.context import CimContext
 from cimc.dialects.weights import WeightRefAttr
 from cimc.passes.place.cores import Cores
 from cimc.passes.place.network import COLUMNS
-from cimc.passes.schedule.partition_stages import context_bytes
+from cimc.passes.schedule.dealing import dealing_of, possible_copies
+from cimc.passes.schedule.partition_stages import context_bytes, partition
 
 SLACK = 2
 """Extra advances of a ring that the estimate of a context's memory holds: room for the growth found later."""
 
-COPY, CHUNK, K0, K1, N0, N1, XBARS, PHASE = (COLUMNS.index(c) for c in COLUMNS[:8])
+CHUNK, K0, K1, N0, N1, XBARS, PHASE = map(COLUMNS.index, ("chunk", "k0", "k1", "n0", "n1", "xbars", "phase"))
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ class _Segments:
                 copies = stage.copies.value.data - 1
                 if copies == 0:
                     return self._cut(stage, done)
-                stage.copies = IntegerAttr(copies, i64)
-                done = done[done[:, COPY] < copies]
+                stage.copies = IntegerAttr(possible_copies(stage, copies), i64)
+                done = partition(stage, self.arch)
         done[:, PHASE] = self.phase
         return done
 
@@ -147,6 +148,7 @@ class _Segments:
         """An estimate of a context's local memory, within an empty core's."""
         key = (int(row[K0]), int(row[K1]), int(row[N1] - row[N0]))
         if key not in self.sizes:
-            full = [context_bytes(stage, chunks, *key, slack) for slack in (SLACK, 0)]
+            dealing = dealing_of(stage)
+            full = [context_bytes(stage, dealing, chunks, *key, slack) for slack in (SLACK, 0)]
             self.sizes[key] = min(full[0], max(full[1], self.arch.core.local_buffer_bytes))
         return self.sizes[key]

@@ -143,7 +143,7 @@ def bind_send(
     number, image = frame.b_row(row), frame.image()
     n, m, size, read = row.n, row.m, row.n * row.m, source.buffer.read
     kind = source.buffer.data.dtype
-    tap, channel = taps.get(row.dst), row.dst_col
+    tap, corner = taps.get(row.dst), (row.dst_row, row.dst_col)
 
     def attempt() -> bool:
         r, i = number(), image()
@@ -169,7 +169,7 @@ def bind_send(
             if ring.filled[slot] == ring.fill:
                 board.changed(id(ring.filled))
         if tap is not None:
-            tap.write(i, r, data, channel)
+            tap.write(i, r, data, *corner)
         return True
 
     return attempt

@@ -42,11 +42,13 @@ class HostTensor:
         self._check(row, positions, channels)
         return self._rows[frame, row, :positions, :channels]
 
-    def write(self, frame: int, row: int, data: npt.NDArray[Any], channel: int = 0) -> None:
-        """Put a part (positions, channels) of a row, channels from ``channel`` on."""
+    def write(
+        self, frame: int, row: int, data: npt.NDArray[Any], position: int = 0, channel: int = 0
+    ) -> None:
+        """Put a part (positions, channels) of a row, from ``position`` and ``channel`` on."""
         positions, channels = data.shape
-        self._check(row, positions, channel + channels)
-        place = (frame, row, slice(positions), slice(channel, channel + channels))
+        self._check(row, position + positions, channel + channels)
+        place = (frame, row, slice(position, position + positions), slice(channel, channel + channels))
         self._rows[place] = data
         if self._marks is not None:
             self._marks[place] = True

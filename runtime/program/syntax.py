@@ -56,6 +56,7 @@ SYNTAX: MappingProxyType[Opcode, Syntax] = MappingProxyType(
                 ("row", "b"),
                 ("routes", "imm"),
                 ("tap", "dst"),
+                ("tap_position", "dst_row"),
                 ("tap_channel", "dst_col"),
             ),
         ),

@@ -35,7 +35,7 @@ _USED: Mapping[int, frozenset[str]] = MappingProxyType(
         Opcode.READ_ROW: _READ,
         Opcode.READ_CORE: _READ | {"m"},
         Opcode.COPY: _DST | _A | {"imm"},
-        Opcode.SEND: _A | _ROW | {"dst", "dst_col", "n", "m", "imm"},
+        Opcode.SEND: _A | _ROW | {"dst", "dst_row", "dst_col", "n", "m", "imm"},
         Opcode.RECV: frozenset(("a", "n")),
         Opcode.FREE: frozenset(("a", "n")),
         Opcode.DMA_IN: _DST | _ROW | {"n", "m", "imm"},

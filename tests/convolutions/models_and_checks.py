@@ -21,6 +21,7 @@ from cimc.interpreters.graph import run_graph
 from cimc.interpreters.mapped import execute_mapped
 from cimc.interpreters.quantised import execute_quantised
 from cimc.mapping_options import MappingOptions
+from cimc.passes.place.network import COLUMNS
 from cimc.runtime.functional import FunctionalResult, run_program
 from cimc.runtime.verifier import verify_program
 
@@ -115,7 +116,7 @@ class Checked:
         """Crossbars of all stages."""
         store = self.compiled.store
         keys = [s.placement.key.data for s in self.stages if s.placement is not None]
-        return sum(int(store.array(key)[:, 6].sum()) for key in keys)
+        return sum(int(store.array(key)[:, COLUMNS.index("xbars")].sum()) for key in keys)
 
 
 def check(

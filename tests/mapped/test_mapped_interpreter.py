@@ -47,6 +47,12 @@ def set_at(row: int, name: str, value: Callable[[int], int]) -> Callable[[Table]
     return change
 
 
+def narrower(table: Table) -> Table:
+    """The table with blocks that leave the last position of every row out."""
+    table[:, COLUMN["p1"]] -= 1
+    return table
+
+
 def without_first(table: Table) -> Table:
     """The table without its first block."""
     return table[1:]
@@ -72,7 +78,9 @@ def moved_start(table: Table) -> Table:
     [
         (set_at(0, "k1", lambda k: k - 1), "held by 0 blocks"),
         (set_at(0, "n1", lambda n: n + 1), "crossbars|held by 2 blocks|not a block"),
-        (set_at(0, "copy", lambda c: 7), "belongs to copy 7"),
+        (set_at(0, "copy", lambda c: 7), "begins at output row 7"),
+        (narrower, "belong to no copy or to two"),
+        (set_at(0, "copy", lambda c: 1), "belong to 2 copies, the stage has 1"),
         (set_at(0, "xbars", lambda x: x - 1), "the table says"),
         (without_first, "held by 0 blocks"),
         (first_twice, "is held by 'c2' already"),

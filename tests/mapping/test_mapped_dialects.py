@@ -65,7 +65,7 @@ builtin.module {
         isa.read <"arrays"> <0> <16> by_row source <"x"[0, 0] cols [0, 0, 64]> window <0> to <3[0, 0]> n <4>
         isa.alu "requantise" to <4[0, 0] rows [0, 1]> from <3[0, 0]> and <-1[0, 0]> n <4> m <6> record <0>
         isa.copy to <4[0, 0]> from <3[0, 0]> pattern <1>
-        isa.send <4[0, 0]> n <4> m <6> row <-1[0, 0] rows [0, 2]> routes <"routes"> tap <0> <0>
+        isa.send <4[0, 0]> n <4> m <6> row <-1[0, 0] rows [0, 2]> routes <"routes"> tap <0> <0> <0>
         isa.free <"x"> <1>
       }
     }

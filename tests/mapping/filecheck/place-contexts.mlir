@@ -16,7 +16,7 @@ builtin.module {
 }
 // CHECK: cim.ring_slots = #graph.ref<"ring_slots">
 // CHECK: cim.stage "conv1" copies 2({{.*}} placement <"conv1.place">
-// CHECK: conv1.place = {{\[\[}}0, 0, 0, 18, 0, 6, 4, 0, 0, 0], [1, 0, 0, 18, 0, 6, 4, 0, 1, 0]]
+// CHECK: conv1.place = {{\[\[}}0, 0, 0, 18, 0, 6, 0, 6, 4, 0, 0, 0], [1, 0, 0, 18, 0, 6, 0, 6, 4, 0, 1, 0]]
 // CHECK: ring_slots = [7, 7, 3]
 // -----
 // RUN: map-stages calibrate-converters assign-copies partition-stages segment-stages place-contexts
@@ -35,4 +35,4 @@ builtin.module {
     func.return %y : tensor<1x6x6x6xf32>
   }
 }
-// CHECK: conv1.place = {{\[\[}}0, 0, 0, 18, 0, 6, 4, 0, 0, 0], [1, 0, 0, 18, 0, 6, 4, 0, 0, 4], [2, 0, 0, 18, 0, 6, 4, 0, 1, 0]]
+// CHECK: conv1.place = {{\[\[}}0, 0, 0, 18, 0, 6, 0, 6, 4, 0, 0, 0], [1, 0, 0, 18, 0, 6, 0, 6, 4, 0, 0, 4], [2, 0, 0, 18, 0, 6, 0, 6, 4, 0, 1, 0]]
