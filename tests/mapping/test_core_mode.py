@@ -14,6 +14,7 @@ import cimc
 from cimc import models
 from cimc.backends.loader import load_architecture
 from cimc.backends.schema import Architecture
+from cimc.mapping_options import MappingOptions
 from cimc.runtime.program.assembler import assemble
 from cimc.runtime.program.opcodes import Opcode
 from cimc.runtime.program.tables import SCHEMAS
