@@ -264,13 +264,12 @@ class AffineOp(GraphOperation):
     """``y = scale[c] * x + shift[c]`` along one axis: BatchNormalization, or a constant factor or term.
 
     It exists between import and the pass ``graph-fold-batch-norm`` only, which folds it into the product
-    before it or turns it into the host operator ``op_type`` whose one-node model is ``model``.
+    before it or makes it a factor and a term of the digital unit. ``op_type`` is the ONNX operator it was.
     ``scale`` and ``shift`` are float64, so that folding rounds once.
 
     ```mlir
-    %y = graph.affine %x scale <"bn1.scale"> shift <"bn1.shift"> axis 1
-        host "BatchNormalization" <"bn1.onnx"> tensors ["y"]
-        : (tensor<1x16x8x8xf32>) -> tensor<1x16x8x8xf32>
+    %y = graph.affine %x scale <"bn1.scale"> shift <"bn1.shift"> axis 1 of "BatchNormalization"
+        tensors ["y"] : (tensor<1x16x8x8xf32>) -> tensor<1x16x8x8xf32>
     ```
     """
 
@@ -281,12 +280,11 @@ class AffineOp(GraphOperation):
     shift = prop_def(WeightRefAttr)
     axis = prop_def(IntegerAttr[I64])
     op_type = prop_def(StringAttr)
-    model = prop_def(WeightRefAttr)
     result = result_def(TensorType)
 
     assembly_format = (
-        "$input `scale` $scale `shift` $shift `axis` $axis `host` $op_type $model "
-        "`tensors` $tensors attr-dict `:` functional-type(operands, results)"
+        "$input `scale` $scale `shift` $shift `axis` $axis `of` $op_type `tensors` $tensors attr-dict "
+        "`:` functional-type(operands, results)"
     )
 
     def __init__(
@@ -297,7 +295,6 @@ class AffineOp(GraphOperation):
         shift: str,
         axis: int,
         op_type: str,
-        model: str,
         tensors: Sequence[str],
     ):
         super().__init__(
@@ -308,7 +305,6 @@ class AffineOp(GraphOperation):
                 "shift": ref(shift),
                 "axis": IntegerAttr(axis, i64),
                 "op_type": StringAttr(op_type),
-                "model": ref(model),
                 "tensors": names(tensors),
             },
         )

@@ -46,7 +46,7 @@ def test_a_wrong_expectation_fails(filecheck: Callable[[Path], None], tmp_path: 
 CONV = """
 %c = graph.conv %x weight <"w"> bias <"b"> kernel <3, 3> strides <1, 1> pads <0, 0, 0, 0> dilations <1, 1>
   group 2 tensors ["c"] : (tensor<1x4x6x6xf32>) -> tensor<1x6x4x4xf32> loc("conv1"("m.onnx":3:0))
-%y = graph.affine %c scale <"s"> shift <"t"> axis 1 host "BatchNormalization" <"m"> tensors ["y"]
+%y = graph.affine %c scale <"s"> shift <"t"> axis 1 of "BatchNormalization" tensors ["y"]
   : (tensor<1x6x4x4xf32>) -> tensor<1x6x4x4xf32>
 func.return %y : tensor<1x6x4x4xf32>
 """

@@ -33,9 +33,9 @@ func.func @main(%x: tensor<2x3xf32>) -> tensor<2x4xf32> {
 """
 AFFINE = """
 func.func @main(%x: tensor<2x3xf32>) -> tensor<2x3xf32> {
-  %a = graph.affine %x scale <"s"> shift <"t"> axis 1 host "Mul" <"m"> tensors ["a"]
+  %a = graph.affine %x scale <"s"> shift <"t"> axis 1 of "Mul" tensors ["a"]
     : (tensor<2x3xf32>) -> tensor<2x3xf32>
-  %y = graph.affine %a scale <"s"> shift <"t"> axis 1 host "Mul" <"m"> tensors ["y"]
+  %y = graph.affine %a scale <"s"> shift <"t"> axis 1 of "Mul" tensors ["y"]
     : (tensor<2x3xf32>) -> tensor<2x3xf32>
   func.return %y : tensor<2x3xf32>
 }

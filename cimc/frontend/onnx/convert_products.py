@@ -10,7 +10,6 @@ import numpy.typing as npt
 from cimc.dialects.graph import AffineOp, ConvOp, GemmOp
 from cimc.dialects.graph_types import shape_of
 from cimc.frontend.onnx.builder import Builder, float_type
-from cimc.frontend.onnx.host import host_model
 from cimc.frontend.onnx.node import Node, ToHost
 from cimc.frontend.onnx.product_weights import as_matrix, codes_of, store_product, swapped, times
 from cimc.frontend.onnx.stored_codes import StoredCodes
@@ -97,7 +96,7 @@ def batch_norm(build: Builder, node: Node) -> None:
     if not np.all(spread > 0):
         raise ToHost("its variance is negative")
     scale = gamma / spread
-    _add_affine(build, node, x, node.input(0), scale, beta - mean * scale, axis=1)
+    _add_affine(build, node, x, scale, beta - mean * scale, axis=1)
 
 
 def channel_constant(build: Builder, node: Node) -> None:
@@ -129,7 +128,7 @@ def channel_constant(build: Builder, node: Node) -> None:
             raise ToHost("a division by a value of run time, or by zero")
         case _:
             scale, shift = 1.0 / values, zero
-    _add_affine(build, node, x, name, scale, shift, axis)
+    _add_affine(build, node, x, scale, shift, axis)
 
 
 def _channel_axis(owner: ConvOp | GemmOp | AffineOp, rank: int) -> int:
@@ -153,7 +152,7 @@ def _along(constant: npt.NDArray[Any], shape: tuple[int, ...], axis: int) -> npt
 
 
 def _add_affine(
-    build: Builder, node: Node, x: Any, name: str, scale: npt.NDArray[Any], shift: npt.NDArray[Any], axis: int
+    build: Builder, node: Node, x: Any, scale: npt.NDArray[Any], shift: npt.NDArray[Any], axis: int
 ) -> None:
     if scale.shape != (shape_of(x)[axis],):
         raise ToHost(f"{scale.size} factors for {shape_of(x)[axis]} channels")
@@ -163,7 +162,6 @@ def _add_affine(
         shift=build.put(f"{node.name}.shift", shift),
         axis=axis,
         op_type=node.op_type,
-        model=host_model(build, node, [name], any_batch=True),
         tensors=[node.output],
     )
     build.add(op, node, node.output)

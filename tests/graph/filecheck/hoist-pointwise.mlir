@@ -10,7 +10,7 @@ builtin.module {
     // CHECK-NEXT: [[Y:%.*]] = graph.reshape [[A]] tensors ["y"] : (tensor<1x4x1x6xf32>) -> tensor<1x4x6xf32>
     %c = graph.conv %x weight <"w"> kernel <1, 3> strides <1, 1> pads <0, 0, 0, 0> dilations <1, 1> group 1 tensors ["c"] : (tensor<1x3x1x8xf32>) -> tensor<1x4x1x6xf32>
     %r = graph.reshape %c tensors ["r"] : (tensor<1x4x1x6xf32>) -> tensor<1x4x6xf32>
-    %n = graph.affine %r scale <"s"> shift <"t"> axis 1 host "BatchNormalization" <"m"> tensors ["n"] : (tensor<1x4x6xf32>) -> tensor<1x4x6xf32> loc("bn"("m.onnx":1:0))
+    %n = graph.affine %r scale <"s"> shift <"t"> axis 1 of "BatchNormalization" tensors ["n"] : (tensor<1x4x6xf32>) -> tensor<1x4x6xf32> loc("bn"("m.onnx":1:0))
     %y = graph.relu %n tensors ["y"] : (tensor<1x4x6xf32>) -> tensor<1x4x6xf32> loc("relu"("m.onnx":2:0))
 
     // A reshape that moves the channels stays before a per-channel map.
@@ -18,7 +18,7 @@ builtin.module {
     // CHECK-NEXT: graph.affine
     %c2 = graph.conv %x weight <"w"> kernel <1, 3> strides <1, 1> pads <0, 0, 0, 0> dilations <1, 1> group 1 tensors ["c2"] : (tensor<1x3x1x8xf32>) -> tensor<1x4x1x6xf32>
     %r2 = graph.reshape %c2 tensors ["r2"] : (tensor<1x4x1x6xf32>) -> tensor<4x6xf32>
-    %z = graph.affine %r2 scale <"s"> shift <"t"> axis 0 host "Mul" <"m"> tensors ["z"] : (tensor<4x6xf32>) -> tensor<4x6xf32>
+    %z = graph.affine %r2 scale <"s"> shift <"t"> axis 0 of "Mul" tensors ["z"] : (tensor<4x6xf32>) -> tensor<4x6xf32>
 
     // The sum of two sequences is one of two rows.
     // CHECK: [[S:%.*]] = graph.add {{.*}} tensors ["k/0"] : (tensor<1x4x1x6xf32>, tensor<1x4x1x6xf32>) -> tensor<1x4x1x6xf32>
