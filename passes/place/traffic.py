@@ -35,12 +35,12 @@ def flows(network: Network) -> list[Flow]:
     patterns: dict[tuple[int, ...], list[tuple[tuple[int, ...], int]]] = {}
     for number, spec in enumerate(network.contexts):
         for result, targets in enumerate(spec.targets):
-            groups: dict[tuple[int, int, int], list[int]] = {}
+            groups: dict[tuple[int, int, int, int], list[int]] = {}
             for target in targets:
-                rectangle = (target.src_chan, target.positions, target.channels)
+                rectangle = (target.src_pos, target.src_chan, target.positions, target.channels)
                 groups.setdefault(rectangle, []).append(target.ring)
             rows = sent_rows(network, spec, result)
-            for (_, positions, channels), group in groups.items():
+            for (_, _, positions, channels), group in groups.items():
                 key = (rows.start, rows.stop, rows.step, *group)
                 if key not in patterns:
                     consumers = [rings[ring].context for ring in group]
