@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cimc.diagnostics import UnsupportedError
 from cimc.runtime.crossbar.coding import Coding
 from cimc.runtime.device.noise import variance_grid
 from cimc.runtime.device.normals import normals
@@ -22,8 +23,8 @@ from cimc.runtime.device.recipe import Recipe
 class GroupCells:
     """The cells of one row group, physical columns side by side: (rows, N, D).
 
-    ``values`` int32 in units of 2^-e, ``flips`` bool (N, D), ``clipped`` cells outside ±v_max, ``g_us`` and
-    ``before_us`` float64 conductances now and before drift (None for ideal cells).
+    ``values`` int32 in units of 2^-e, ``flips`` bool (N, D), ``clipped`` cells outside ±v_max. Float64 conductances:
+    ``g_us`` now, ``before_us`` before drift, ``seen_us`` between drivers and sense nodes (None for ideal cells).
     """
 
     values: Tensor
@@ -31,6 +32,7 @@ class GroupCells:
     clipped: int
     g_us: Tensor | None
     before_us: Tensor | None
+    seen_us: Tensor | None
 
 
 def digits_of(codes: Tensor, coding: Coding) -> Tensor:
@@ -62,7 +64,7 @@ def group_cells(recipe: Recipe, codes: Tensor, first_row: int) -> GroupCells:
     levels, flips = _stored(codes, recipe.coding)
     device = recipe.device
     if device.ideal:
-        return GroupCells(levels.to(torch.int32), flips, 0, None, None)
+        return GroupCells(levels.to(torch.int32), flips, 0, None, None, None)
     shape = (levels.shape[0], levels.shape[1], levels.shape[2])
 
     def words(purpose: Purpose) -> Tensor:
@@ -74,8 +76,44 @@ def group_cells(recipe: Recipe, codes: Tensor, first_row: int) -> GroupCells:
     g = device.faulty_us(drifted, uniforms(words(Purpose.FAULTS)))
     if recipe.noisy and device.read_scope == "frozen":
         g = device.read_us(g, recipe.chip.time_s, normals(words(Purpose.READ)), before)
-    values, clipped = on_grid(recipe, g, first_row)
-    return GroupCells(values, flips, clipped, g, before)
+    seen = _through_array(recipe, g, first_row)
+    values, clipped = on_grid(recipe, seen, first_row)
+    return GroupCells(values, flips, clipped, g, before, seen)
+
+
+def _through_array(recipe: Recipe, g_us: Tensor, first_row: int) -> Tensor:
+    """Conductances (rows, N, D) as the converters see them: at the read voltage, behind the wires of their arrays.
+
+    An array holds as many logical columns as its physical columns have room for; arrays of one width are solved in one
+    batch.
+    """
+    device = recipe.device
+    driven = device.driven_us(g_us, 1, 1)
+    if device.array_columns is None:
+        return driven
+    rows, columns, digits = driven.shape
+    width = device.array_columns // digits
+    if not width:
+        raise UnsupportedError(
+            f"a weight has {digits} cells, but array_columns of the device's wires is {device.array_columns}; give the "
+            "machine's number of columns",
+            where=f"layer {recipe.layer}",
+        )
+    below = recipe.wordlines_below(first_row + rows)
+    solved: list[Tensor] = []
+    whole = columns // width * width
+    for part, count in ((driven[:, :whole], width), (driven[:, whole:], columns - whole)):
+        if part.shape[1]:
+            arrays = part.reshape(rows, -1, count * digits).transpose(0, 1)
+            solved.append(device.effective_us(arrays, below).transpose(0, 1).reshape(part.shape))
+    return torch.cat(solved, dim=1)
+
+
+def _sensitivity(cells: GroupCells) -> Tensor | float:
+    """Change of the conductance seen per change of the cell's: the share of a cell's current that arrives."""
+    if cells.g_us is None or cells.seen_us is None:
+        return 1.0
+    return torch.where(cells.g_us > 0, cells.seen_us / cells.g_us, 1.0)
 
 
 def on_grid(recipe: Recipe, g_us: Tensor, first_row: int) -> tuple[Tensor, int]:
@@ -86,7 +124,7 @@ def on_grid(recipe: Recipe, g_us: Tensor, first_row: int) -> tuple[Tensor, int]:
         zero = zero + device.g_off_us
     if device.baseline == "column":
         zero = _baseline_us(recipe, first_row, len(g_us), g_us.device)
-    level = (g_us - zero) * (2.0**recipe.grid_bits / device.step_us(recipe.top))
+    level = (g_us - zero) * (recipe.gain * 2.0**recipe.grid_bits / device.step_us(recipe.top))
     values = torch.round(level)
     most = int(recipe.v_max * 2.0**recipe.grid_bits)
     outside = int((values.abs() > most).sum())
@@ -113,11 +151,12 @@ def conversion_values(values: Tensor, coding: Coding) -> Tensor:
 
 def resampled(recipe: Recipe, cells: GroupCells, first_row: int, epoch: int) -> Tensor:
     """int32 (rows, N, D): the cells with the read noise of draw ``epoch``, on the grid; themselves without noise."""
-    if cells.g_us is None or cells.before_us is None:
+    if cells.g_us is None or cells.before_us is None or cells.seen_us is None:
         return cells.values
     shape = (cells.g_us.shape[0], cells.g_us.shape[1], cells.g_us.shape[2])
     z = normals(cell_words(recipe.key(Purpose.READ), first_row, shape, epoch, cells.g_us.device))
-    seen = recipe.device.read_us(cells.g_us, recipe.chip.time_s, z, cells.before_us)
+    read = recipe.device.read_us(cells.g_us, recipe.chip.time_s, z, cells.before_us)
+    seen = cells.seen_us + (read - cells.g_us) * _sensitivity(cells)
     return on_grid(recipe, seen, first_row)[0]
 
 
@@ -131,7 +170,7 @@ def group_variance(recipe: Recipe, cells: GroupCells) -> tuple[Tensor, int] | No
     sigma = recipe.device.read_sigma_us(cells.g_us, recipe.chip.time_s, cells.before_us)
     if sigma is None:
         return None
-    sigma = sigma / recipe.device.step_us(recipe.top)
+    sigma = sigma * _sensitivity(cells) * (recipe.gain / recipe.device.step_us(recipe.top))
     if recipe.coding.analog:
         half = recipe.coding.cells_per_weight // 2
         sigma = torch.hypot(sigma[:, :, :half], sigma[:, :, half:])

@@ -59,6 +59,41 @@ class DeviceModel(Protocol):
         """Whether noise is additive, Gaussian and fresh at every read."""
         ...
 
+    @property
+    def proportional(self) -> bool:
+        """Whether a cell's current is proportional to the voltage."""
+        ...
+
+    @property
+    def array_columns(self) -> int | None:
+        """Physical columns of an array with resistive wires, None without them."""
+        ...
+
+    @property
+    def array_rows(self) -> int | None:
+        """Its wordlines, where the wires depend on them."""
+        ...
+
+    def check_top(self, top: int) -> None:
+        """An error when a cell does not have levels 0 … ``top``."""
+        ...
+
+    def check_time(self, time_s: float) -> None:
+        """An error when the device says nothing about ``time_s``."""
+        ...
+
+    def drift_gain(self, time_s: float, top: int) -> float:
+        """What reads are multiplied by against the mean drift."""
+        ...
+
+    def driven_us(self, g_us: Tensor, digit: int, top: int) -> Tensor:
+        """Current over voltage of cells driven with ``digit`` 1 … ``top``."""
+        ...
+
+    def effective_us(self, g_us: Tensor, wordlines_below: int = 0) -> Tensor:
+        """Conductances of row groups (…, rows, columns) between drivers and sense nodes."""
+        ...
+
     def step_us(self, top: int) -> float:
         """dG: uS of one level."""
         ...
@@ -110,7 +145,8 @@ class Recipe:
     of the cells' grid.
 
     Raises :class:`ValueError` for tiles or steps that do not fit, :class:`UnsupportedError` when a partial sum of
-    grid values cannot be held exactly.
+    grid values cannot be held exactly or the device cannot be read this way, :class:`UsageError` when it has too few
+    levels or was not fitted for the time.
     """
 
     layer: int
@@ -131,6 +167,21 @@ class Recipe:
         for purpose in Purpose:
             self.key(purpose)
         self.steps  # noqa: B018 - the check of h
+        self.device.check_top(self.top)
+        self.device.check_time(self.chip.time_s)
+        if not self.device.proportional and self.drive > 1:
+            raise UnsupportedError(
+                "its cells' current is not proportional to the voltage, which is built for dac_bits 1 only, got "
+                f"digits up to {self.drive}; use a 1-bit DAC or take `current` out of the device file",
+                where=f"layer {self.layer}",
+            )
+        used = max(rows + first for rows, first in self.segments)
+        if self.device.array_rows is not None and used > self.device.array_rows:
+            raise UnsupportedError(
+                f"a tile reaches wordline {used - 1}, but array_rows of the device's wires is "
+                f"{self.device.array_rows}; give the machine's number of wordlines",
+                where=f"layer {self.layer}",
+            )
 
     @cached_property
     def bounds(self) -> Bounds:
@@ -189,6 +240,22 @@ class Recipe:
         """Whether reads have noise of their own."""
         probe = torch.full((1,), self.device.g_off_us, dtype=torch.float64)
         return self.device.read_sigma_us(probe, self.chip.time_s) is not None
+
+    @cached_property
+    def gain(self) -> float:
+        """What currents are multiplied by before the converter against the mean drift."""
+        return self.device.drift_gain(self.chip.time_s, self.top)
+
+    def wordlines_below(self, last_row: int) -> int:
+        """Wordlines between the row before ``last_row``, at the end of a group, and the sense nodes."""
+        if self.device.array_rows is None:
+            return 0
+        row = 0
+        for rows, first in self.segments:
+            row += rows
+            if last_row <= row:
+                return self.device.array_rows - (first + rows - (row - last_row))
+        raise ValueError(f"row {last_row} is outside the {self.rows} rows of the product")
 
     @property
     def resamples(self) -> bool:

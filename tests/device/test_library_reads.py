@@ -1,0 +1,184 @@
+"""Devices of the library through the simulator: reads equal the reference, and the physics arrives in them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+
+from cimc.diagnostics import UnsupportedError, UsageError
+from cimc.runtime.crossbar.coding import Coding
+from cimc.runtime.device.cells import group_cells, group_variance
+from cimc.runtime.device.ir_drop import nodal_effective_us
+from cimc.runtime.device.library import DeviceModel
+from cimc.runtime.device.loader import PRESETS, load_device, parse_device, preset_names
+from cimc.runtime.device.prepared import prepare
+from cimc.runtime.device.product import read
+from cimc.runtime.device.recipe import Chip, Recipe
+from cimc.runtime.device.reference import read_reference
+
+HEAD = "name: probe\ndescription: for a test\ncell: {g_off_us: 1.0, g_on_us: 100.0}\n"
+ROWS, COLUMNS, WINDOWS = 64, 10, 3
+"""The last layer of a network on scikit-learn's digits: 64 pixels, 10 classes."""
+
+
+def weights(seed: int, bits: int = 8) -> Tensor:
+    """Weight codes (ROWS, COLUMNS) of a trained layer's shape: Gaussian, a few at the ends."""
+    top = 2 ** (bits - 1) - 1
+    w = np.random.default_rng(seed).normal(0, top / 4, (ROWS, COLUMNS))
+    return torch.from_numpy(np.clip(np.rint(w), -top, top).astype(np.int64))
+
+
+def inputs(seed: int, windows: int = WINDOWS) -> Tensor:
+    """Activation codes (windows, ROWS), half of them 0."""
+    x = np.random.default_rng(seed).normal(0, 60, (windows, ROWS))
+    return torch.from_numpy(np.clip(np.rint(x), 0, 255).astype(np.int64))
+
+
+def recipe(
+    device: DeviceModel, coding: Coding, *, time_s: float = 0.0, instance: int = 0, **other: bool
+) -> Recipe:
+    """A product of ROWS rows that starts at wordline 40, so that its groups are not the tiles."""
+    segments = ((40, 0), (ROWS - 40, 16))
+    return Recipe(
+        3, coding, segments, device, Chip(7, instance, time_s), h=2, converter=other.get("converter", True)
+    )
+
+
+CODING = Coding(parallel_rows=32, converter_hi=63)
+DIFFERENTIAL = Coding(
+    parallel_rows=32, weight_encoding="differential", converter_lo=-32, converter_hi=31, max_abs_weight=127
+)
+
+
+@pytest.mark.parametrize("coding", [CODING, DIFFERENTIAL], ids=["offset", "differential"])
+@pytest.mark.parametrize("name", preset_names())
+def test_reads_of_every_preset_equal_the_reference(name: str, coding: Coding) -> None:
+    """Prepared and read fast, in chunks or at once, a product is the slow definition's, integer for integer."""
+    device = load_device(name)
+    product = recipe(device, coding, time_s=0.0 if name == "ideal" else 86400.0)
+    codes, x = weights(1), inputs(2)
+    expected = read_reference(product, codes, x, first_window=5)
+    prepared = prepare(product, codes)
+    assert torch.equal(read(product, prepared, x, 5), expected)
+    in_two = [read(product, prepared, x[:1], 5, 4096), read(product, prepared, x[1:], 6, 4096)]
+    assert torch.equal(torch.cat(in_two), expected)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_computes_roughly_the_product(name: str) -> None:
+    """Fresh from programming, pairs of cells without a converter are within half of the exact product."""
+    codes, x = weights(1), inputs(2)
+    product = recipe(load_device(name), DIFFERENTIAL, converter=False)
+    result = read(product, prepare(product, codes), x).to(torch.float64) / 2.0**product.frac_bits
+    exact = (x @ codes).to(torch.float64)
+    assert float((result - exact).norm() / exact.norm()) < 0.5
+
+
+@pytest.mark.parametrize("name", [name for name in preset_names() if name not in ("ideal", "neurosim-drift")])
+def test_chips_differ_and_are_reproducible(name: str) -> None:
+    """Another instance is another chip with other results; the same instance gives the same bits."""
+    device = load_device(name)
+    codes, x = weights(1), inputs(2)
+    results = []
+    for instance in (0, 0, 1):
+        product = recipe(device, CODING, instance=instance)
+        results.append(read(product, prepare(product, codes), x))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def digits_of(codes: Tensor, coding: Coding) -> npt.NDArray[np.int64]:
+    """Digits (rows, N, D) of offset encoded weights, least significant first, written out."""
+    stored = codes.numpy() + 2 ** (coding.weight_bits - 1)
+    shifts = range(0, coding.weight_bits, coding.cell_bits)
+    return np.stack([stored >> shift & (2**coding.cell_bits - 1) for shift in shifts], axis=-1)
+
+
+def test_wires_lower_the_cells_of_their_array() -> None:
+    """Cells are those of the resistor networks: arrays of 3 weights, the last one narrower, groups above the sense."""
+    wires = "array_columns: 14, array_rows: 48, row_segment_ohm: 2.0, column_segment_ohm: 3.0"
+    device = parse_device(HEAD + f"wires: {{nodal: {{{wires}}}}}\n", "dev.yaml")
+    product = recipe(device, CODING)
+    assert product.bounds.tolist() == [0, 32, 40, 56, 64]
+    codes = weights(3)
+    # rows of the product, wordlines below the group in its array of 48
+    for first, last, below in ((0, 32, 16), (32, 40, 8), (40, 56, 16), (56, 64, 8)):
+        digits = digits_of(codes[first:last], CODING)
+        g = torch.from_numpy(1.0 + 33.0 * digits.reshape(last - first, -1))
+        expected = torch.empty_like(g)
+        for left in range(0, 40, 12):  # 14 columns hold 3 weights of 4 cells
+            array = g[:, left : left + 12]
+            expected[:, left : left + 12] = nodal_effective_us(array, 2.0, 3.0, 0.0, 3.0 * below)
+        values = (expected - 1.0) / 33.0 * 2.0**product.grid_bits
+        cells = group_cells(product, codes[first:last], first).values
+        assert torch.equal(cells.reshape(last - first, -1), torch.round(values).to(torch.int32))
+
+
+def test_wires_scale_the_noise_of_a_cell() -> None:
+    """What a cell's noise adds at the sense node shrinks as the cell's current does: variances by its square."""
+    noise = "read_noise: {gaussian: {absolute_us: 2.0}}\n"
+    wires = "wires: {nodal: {array_columns: 64, row_segment_ohm: 90.0, column_segment_ohm: 90.0}}\n"
+    found: list[Tensor] = []
+    for text in (noise, noise + wires):
+        product = recipe(parse_device(HEAD + text, "dev.yaml"), CODING, converter=False)
+        cells = group_cells(product, weights(4)[:32], 0)
+        variance = group_variance(product, cells)
+        assert variance is not None
+        found.append(variance[0].to(torch.float64) / 2.0 ** variance[1])
+    assert cells.g_us is not None
+    assert cells.seen_us is not None
+    arrives = cells.seen_us / cells.g_us
+    assert float(arrives.min()) < 0.7
+    unit = 2.0 ** -variance[1]
+    torch.testing.assert_close(found[1], found[0] * arrives**2, rtol=1e-4, atol=unit)
+
+
+def test_a_nonlinear_current_is_that_of_the_read_voltage() -> None:
+    """With a 1-bit DAC every driven cell is at the read voltage; wider DACs are refused."""
+    text = (PRESETS / "reram-milo.yaml").read_text()
+    text = text[: text.index("programming:")] + text[text.index("current:") :]
+    device = parse_device(text, "milo.yaml")
+    product = recipe(device, CODING)
+    codes = weights(6)
+    g = torch.from_numpy(50.0 + 175.0 / 3 * digits_of(codes[:32], CODING))
+    value = (device.driven_us(g, 1, 1) - 50.0) / (175.0 / 3) * 2.0**product.grid_bits
+    assert torch.equal(group_cells(product, codes[:32], 0).values, torch.round(value).to(torch.int32))
+    with pytest.raises(UnsupportedError, match="built for dac_bits 1 only, got digits up to 3"):
+        recipe(device, Coding(parallel_rows=32, dac_bits=2))
+
+
+def test_the_drift_gain_reaches_the_cells() -> None:
+    """With global compensation the mean result stays where it was programmed; without it falls by a third in a year."""
+    text = (PRESETS / "pcm.yaml").read_text()
+    text = text[: text.index("read_noise:")]
+    codes, x = weights(7), inputs(8, 40)
+    exact = (x @ codes).to(torch.float64)
+    slopes: list[float] = []
+    for option in ("none", "global"):
+        device = parse_device(text + f"drift_compensation: {option}\n", "pcm.yaml")
+        coding = Coding(parallel_rows=32, weight_encoding="differential", converter_lo=-128, converter_hi=127)
+        product = recipe(device, coding, time_s=3.15e7, converter=False)
+        result = read(product, prepare(product, codes), x).to(torch.float64) / 2.0**product.frac_bits
+        slopes.append(float((result * exact).sum() / (exact * exact).sum()))
+    assert slopes[0] < 0.6
+    assert slopes[1] == pytest.approx(1, abs=0.05)
+
+
+def test_devices_that_cannot_serve_a_product_are_refused() -> None:
+    """Too few levels, a time without a fit, wires that are too short: errors before any cell is made."""
+    with pytest.raises(UsageError, match="has 2 levels, but digits of 4 levels"):
+        recipe(
+            parse_device("name: d\ndescription: d\ncell: {g_off_us: 0, g_on_us: 1, levels: 2}\n", "d"), CODING
+        )
+    with pytest.raises(UsageError, match="fitted at 1, 86400, 172800 s only"):
+        recipe(load_device("reram-wan"), CODING, time_s=3600.0)
+    nodal = "row_segment_ohm: 1, column_segment_ohm: 1"
+    short = parse_device(HEAD + f"wires: {{nodal: {{array_columns: 8, array_rows: 32, {nodal}}}}}\n", "d")
+    with pytest.raises(UnsupportedError, match=r"reaches wordline 39, but array_rows .* is 32"):
+        recipe(short, CODING)
+    narrow = parse_device(HEAD + f"wires: {{nodal: {{array_columns: 3, {nodal}}}}}\n", "d")
+    with pytest.raises(UnsupportedError, match=r"a weight has 4 cells, but array_columns .* is 3"):
+        group_cells(recipe(narrow, CODING), weights(1)[:32], 0)
