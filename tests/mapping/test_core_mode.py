@@ -23,6 +23,8 @@ from cimc.runtime.verifier import verify_program
 
 FRAMES = 3
 
+ONE_COPY = MappingOptions(copies=1)
+
 
 def jia(**crossbar: object) -> Architecture:
     """The machine with some numbers of its crossbar changed."""
@@ -46,8 +48,7 @@ def images() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def made(digits: Path, images: dict[str, np.ndarray]) -> cimc.Artifact:
     """The network on jia, a copy each: rows stay whole."""
-    mapping = MappingOptions(copies=1)
-    return cimc.compile(digits, "jia", calibration=images, mapping=mapping, require_arrays=True)
+    return cimc.compile(digits, "jia", calibration=images, mapping=ONE_COPY, require_arrays=True)
 
 
 def test_a_row_is_one_instruction_of_a_core(made: cimc.Artifact) -> None:
@@ -72,7 +73,9 @@ def test_core_and_crossbar_mode_compute_the_same(
 ) -> None:
     """Integer for integer the results, instructions and products are those of crossbar mode and of level 2."""
     other = jia().model_copy(update={"mode": "crossbar", "name": "jia-xb"})
-    crossbar = cimc.compile(digits, other, calibration=images, require_arrays=True).run(images)
+    crossbar = cimc.compile(digits, other, calibration=images, mapping=ONE_COPY, require_arrays=True).run(
+        images
+    )
     stream = made.run(images)
     walked = made.run({"x": images["x"][:1]}, walk=True)
     reference = made.run(images, engine="quantised").integer_outputs["logits"]
