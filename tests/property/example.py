@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from cimc.compiler import BATCH, Compiled, CompileOptions, build
 from cimc.dialects.cim import ConcatOp, DcomOp, StageOp
 from cimc.dialects.cim_types import Function
 from cimc.dialects.context import CimContext
-from cimc.dialects.graph import main_function
+from cimc.dialects.graph import HostOp, MatmulOp, NormOp, ProductOperation, UnaryOp, main_function
 from cimc.dialects.graph_types import quant_of
 from cimc.driver import parse_module, print_module
 from cimc.interpreters.mapped import execute_mapped
@@ -46,7 +47,17 @@ WANTED = (
     "4-bit operands",
     "lossy converter",
     "batch 3",
-    "more than one phase",
+    "groups",
+    "dilation",
+    "ConvTranspose",
+    "16-bit operands",
+    "two phases",
+    "operator larger than the chip",
+    "mode core",
+    "mode crossbar",
+    "mode wordline",
+    "weight zero points",
+    "LayerNorm, Gelu or product of activations",
 )
 """What the examples must cover; each in at least a tenth of them."""
 
@@ -86,7 +97,7 @@ def random_example(choices: Choices) -> Example:
     return Example(
         network,
         random_machine(choices),
-        random_mapping(choices, network.products),
+        random_mapping(choices, network.products, network.floating),
         choices.number(0, 2**31 - 1),
     )
 
@@ -117,7 +128,7 @@ def check_example(example: Example, *, walk: bool = False) -> list[str]:
         for level, module in compiled.modules.items():
             text = print_module(module)
             assert print_module(parse_module(text, CimContext(), level)) == text, level
-    return list(_seen(compiled))
+    return list(_seen(compiled, example))
 
 
 def _loader(compiled: Compiled) -> Callable[[str], bytes]:
@@ -178,11 +189,17 @@ def _stages(compiled: Compiled) -> list[StageOp]:
     return [op for op in compiled.modules["mapped"].walk() if isinstance(op, StageOp)]
 
 
-def _steps(compiled: Compiled) -> Iterator[tuple[str, Steps]]:
+def _steps(compiled: Compiled) -> Iterator[tuple[tuple[str, int], Steps]]:
+    """By node name and number among the products that the node became: labels are ``name``, ``name.1``, ..."""
+    seen: Counter[str] = Counter()
     for stage in _stages(compiled):
-        if stage.read is not None and stage.read.steps is not None and stage.write is not None:
+        if stage.read is None or stage.write is None:
+            continue
+        name = stage.label.data.split(".")[0]
+        if stage.read.steps is not None:
             h = compiled.store.array(stage.read.steps.key.data)
-            yield stage.label.data, Steps(h, coding_of(stage.write.coding).frac_bits)
+            yield (name, seen[name]), Steps(h, coding_of(stage.write.coding).frac_bits)
+        seen[name] += 1
 
 
 def _producers(value: SSAValue) -> Iterator[StageOp]:
@@ -205,7 +222,14 @@ def _apart(stage: StageOp, compiled: Compiled) -> bool:
     return any(len(found) > 1 for found in cores.values())
 
 
-def _seen(compiled: Compiled) -> Iterator[str]:
+def _cut(stage: StageOp, compiled: Compiled) -> bool:
+    """Whether the contexts of a stage's one copy are in several phases."""
+    assert stage.placement is not None
+    phases = compiled.store.array(stage.placement.key.data)[:, COLUMNS.index("phase")]
+    return len(set(phases.tolist())) > 1
+
+
+def _seen(compiled: Compiled, example: Example) -> Iterator[str]:
     """Which of :data:`WANTED` the compiled program has."""
     stages = _stages(compiled)
     arrays = [(s, s.read, s.write) for s in stages if s.read is not None and s.write is not None]
@@ -217,6 +241,9 @@ def _seen(compiled: Compiled) -> Iterator[str]:
     batch = main_function(compiled.modules["mapped"]).attributes[BATCH]
     assert isinstance(batch, IntegerAttr)
     assert compiled.linked is not None
+    level2 = list(compiled.modules["quantised"].walk())
+    hosts = {op.op_type.data for op in level2 if isinstance(op, HostOp)}
+    nodes = example.network.model.graph.node
     facts = (
         any(_apart(stage, compiled) for stage, _, _ in arrays),
         any(write.grid.data[1] > 1 for _, _, write in arrays),
@@ -229,6 +256,17 @@ def _seen(compiled: Compiled) -> Iterator[str]:
         any((c.weight_bits, c.input_bits) == (4, 4) for c in codings),
         any(read.steps is not None for _, read, _ in arrays),
         batch.value.data == 3,
+        any(read.block is not None for _, read, _ in arrays),
+        any(max(w.dilations) > 1 for w in windows),
+        any(n.op_type == "ConvTranspose" for n in nodes) and "ConvTranspose" not in hosts,
+        any(16 in (c.weight_bits, c.input_bits) for c in codings),
         bool(compiled.linked.program["contexts"]["phase"].any()),
+        any(_cut(stage, compiled) for stage, _, _ in arrays),
+        *(example.arch.mode == mode for mode in ("core", "crossbar", "wordline")),
+        any(p.weight_zero is not None for p in level2 if isinstance(p, ProductOperation)),
+        any(
+            isinstance(op, NormOp | MatmulOp) or (isinstance(op, UnaryOp) and op.function.data == "erf")
+            for op in level2
+        ),
     )
     yield from (name for name, holds in zip(WANTED, facts, strict=True) if holds)

@@ -34,6 +34,8 @@ class Network:
     input_shape: tuple[int, ...]
     batch: int
     products: tuple[str, ...]
+    floating: tuple[str, ...]
+    """Those of the products whose weights are real numbers, so that their bits may be chosen."""
     positive: bool
     """Whether inputs are non-negative, so that their zero point is 0."""
 
@@ -53,6 +55,9 @@ class Builder:
     nodes: list[NodeProto] = field(default_factory=list[NodeProto])
     initializers: list[TensorProto] = field(default_factory=list[TensorProto])
     products: list[str] = field(default_factory=list[str])
+    coded: list[str] = field(default_factory=list[str])
+    """Names of weights that are integers with a scale."""
+    floating: list[str] = field(default_factory=list[str])
 
     def constant(self, array: npt.NDArray[Any]) -> str:
         """The name of a new initializer."""
@@ -62,16 +67,30 @@ class Builder:
 
     def weight(self, shape: tuple[int, ...], fan_in: int) -> str:
         """Normal weights that keep the spread of ``fan_in`` inputs."""
-        drawn = self.weights.normal(size=shape) / np.sqrt(fan_in)
-        return self.constant(drawn.astype(np.float32))
+        drawn = (self.weights.normal(size=shape) / np.sqrt(fan_in)).astype(np.float32)
+        return self._codes(drawn) if self.choices.happens(8) else self.constant(drawn)
+
+    def _codes(self, weight: npt.NDArray[np.float32]) -> str:
+        """``weight`` as a quantised model brings it: 8-bit integers with one scale and a zero point that is not 0."""
+        zero = np.int8(self.choices.one_of((-40, -3, 5, 31)))
+        scale = np.float32(np.abs(weight).max() / 80)
+        codes = np.clip(np.rint(weight / scale) + zero, -128, 127).astype(np.int8)
+        stored = [self.constant(np.asarray(array)) for array in (codes, scale, zero)]
+        self.coded.append(self.add("DequantizeLinear", stored, ()).name)
+        return self.coded[-1]
 
     def add(self, op: str, inputs: list[str], shape: tuple[int, ...], **attributes: Any) -> Tensor:
         """Append a node with one result."""
         name = f"{op.lower()}{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, inputs, [f"t{len(self.nodes)}"], name, **attributes))
-        if op in ("Conv", "Gemm", "MatMul"):
-            self.products.append(name)
+        if op in ("Conv", "ConvTranspose", "Gemm"):
+            self._product(name, inputs[1])
         return Tensor(f"t{len(self.nodes) - 1}", shape)
+
+    def _product(self, name: str, weight: str) -> None:
+        self.products.append(name)
+        if weight not in self.coded:
+            self.floating.append(name)
 
     def conv(self, x: Tensor, *, same: bool = False, channels: int | None = None) -> Tensor:
         """A convolution; ``same`` keeps height and width."""
@@ -92,12 +111,40 @@ class Builder:
         sizes = [(x.shape[1 + i] + pads[i] + pads[2 + i] - spans[i]) // strides[i] + 1 for i in range(2)]
         if min(sizes) < 1:
             return self.conv(x, same=True, channels=channels)
-        out = channels or c.number(1, MAX_CHANNELS)
-        inputs = [x.name, self.weight((out, x.shape[0], *kernel), x.shape[0] * kernel[0] * kernel[1])]
+        out, group = channels or c.number(1, MAX_CHANNELS), 1
+        if c.happens(25):
+            group = c.one_of([g for g in (x.shape[0], x.shape[0], 2, 3) if x.shape[0] % g == 0])
+            out = channels or group * c.number(1, 3)
+            group = group if out % group == 0 else 1
+        inner = x.shape[0] // group
+        inputs = [x.name, self.weight((out, inner, *kernel), inner * kernel[0] * kernel[1])]
         if c.happens(70):
             inputs.append(self.constant((self.weights.normal(size=out) * 0.3).astype(np.float32)))
         return self.add(
-            "Conv", inputs, (out, *sizes), kernel_shape=kernel, strides=strides, pads=pads, dilations=dilations
+            "Conv", inputs, (out, *sizes),
+            kernel_shape=kernel, strides=strides, pads=pads, dilations=dilations, group=group,
+        )  # fmt: skip
+
+    def transposed(self, x: Tensor) -> Tensor:
+        """A transposed convolution each of whose outputs meets a tap; groups now and then."""
+        c = self.choices
+        strides = (c.one_of((2, 1, 2)), c.one_of((2, 1, 2)))
+        kernel = [c.number(s, 3) for s in strides]
+        pads = [c.number(0, k - 1) for k in kernel]
+        extra = [c.number(0, s - 1) for s in strides]
+        sizes = [
+            s * (e - 1) + k - 2 * p + o
+            for s, e, k, p, o in zip(strides, x.shape[1:], kernel, pads, extra, strict=True)
+        ]
+        if min(sizes) < 1:
+            return self.conv(x, same=True)
+        group = 2 if x.shape[0] % 2 == 0 and c.happens(25) else 1
+        width = c.number(1, 5)
+        taps = [-(-k // s) for k, s in zip(kernel, strides, strict=True)]
+        weight = self.weight((x.shape[0], width, *kernel), x.shape[0] // group * taps[0] * taps[1])
+        return self.add(
+            "ConvTranspose", [x.name, weight], (width * group, *sizes),
+            strides=strides, pads=pads * 2, output_padding=extra, group=group,
         )  # fmt: skip
 
     def activation(self, x: Tensor) -> Tensor:
@@ -148,6 +195,7 @@ class Builder:
         k = x.shape[-1]
         if len(x.shape) > 1 or self.choices.happens(20):
             y = self.add("MatMul", [x.name, self.weight((k, features), k)], (*x.shape[:-1], features))
+            self._product(self.nodes[-1].name, self.nodes[-1].input[1])
             return y
         turned = self.choices.happens(50)
         weight = self.weight((features, k) if turned else (k, features), k)
@@ -158,6 +206,14 @@ class Builder:
         """Another shape of the same frame."""
         target = self.constant(np.array([self.batch, *shape], np.int64))
         return self.add("Reshape", [x.name, target], shape)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """A Gelu as exporters wrote it before opset 20: by Erf, Mul and Add."""
+        half, one, root = (self.constant(np.array(v, np.float32)) for v in (0.5, 1.0, np.sqrt(2)))
+        inner = self.add("Div", [x.name, root], x.shape)
+        outer = self.add("Add", [self.add("Erf", [inner.name], x.shape).name, one], x.shape)
+        scaled = self.add("Mul", [x.name, outer.name], x.shape)
+        return self.add("Mul", [scaled.name, half], x.shape)
 
     def host(self, x: Tensor) -> Tensor:
         """An operator that only the host has."""
@@ -178,7 +234,7 @@ def random_network(choices: Choices) -> Network:
     c = choices
     batch = 3 if c.happens(25) else 1
     builder = Builder(c, batch, np.random.default_rng(c.number(0, 2**31 - 1)))
-    kind = c.one_of(("image",) * 8 + ("vector", "tokens"))
+    kind = c.one_of(("image",) * 7 + ("vector", "tokens", "tokens"))
     positive = c.happens(30)
     if kind == "image":
         shape: tuple[int, ...] = (c.number(1, 6), c.number(5, 11), c.number(5, 11))
@@ -189,7 +245,15 @@ def random_network(choices: Choices) -> Network:
     else:
         shape = (c.number(2, 6), c.number(2, 24))
         outputs = [_tokens_body(builder, Tensor("x", shape))]
-    return Network(_model(builder, shape, outputs), "x", shape, batch, tuple(builder.products), positive)
+    return Network(
+        _model(builder, shape, outputs),
+        "x",
+        shape,
+        batch,
+        tuple(builder.products),
+        tuple(builder.floating),
+        positive,
+    )
 
 
 def _image_body(b: Builder, x: Tensor) -> list[Tensor]:
@@ -198,7 +262,10 @@ def _image_body(b: Builder, x: Tensor) -> list[Tensor]:
     y = b.conv(x) if c.happens(80) else x
     inner = [b.activation(y)] if y is not x else [x]
     for _ in range(c.number(1, 3)):
-        blocks = (_concat, _pool, _residual, _concat, _plain, _twice, _pool, _host, _reshaped, _concat)
+        blocks = (
+            _concat, _pool, _residual, _concat, _plain, _twice, _pool, _host, _reshaped, _concat,
+            _upsampled, _upsampled, _upsampled,
+        )  # fmt: skip
         block = c.one_of(blocks)
         inner.append(block(b, inner[-1]))
     if not b.products:
@@ -224,6 +291,11 @@ def _reshaped(b: Builder, x: Tensor) -> Tensor:
     """The same elements as another image."""
     channels, height, width = x.shape
     return b.conv(b.reshape(x, b.choices.one_of(((height, channels, width), (1, channels * height, width)))))
+
+
+def _upsampled(b: Builder, x: Tensor) -> Tensor:
+    """A transposed convolution of an image that is still small."""
+    return b.activation(b.transposed(x) if x.shape[1] * x.shape[2] <= 64 else b.conv(x))
 
 
 def _pool(b: Builder, x: Tensor) -> Tensor:
@@ -288,12 +360,32 @@ def _vector_head(b: Builder, x: Tensor) -> Tensor:
 
 
 def _tokens_body(b: Builder, x: Tensor) -> Tensor:
-    """Products of every token by one matrix, residual or not, and a softmax over the features."""
+    """Products of every token by one matrix, with what stands between them in a transformer."""
     c = b.choices
+    if c.happens(35):
+        constants = [
+            b.constant((1 + b.weights.normal(size=x.shape[-1]) / 4).astype(np.float32)) for _ in range(2)
+        ]
+        x = b.add("LayerNormalization", [x.name, *constants], x.shape, axis=-1)
+    if c.happens(35):
+        x = _attention(b, x)
     y = b.gemm(x, x.shape[-1] if c.happens(50) else c.number(2, 12))
-    y = b.sum(x, y) if y.shape == x.shape else b.activation(y)
+    if y.shape == x.shape:
+        y = b.sum(x, y)
+    else:
+        y = b.gelu(y) if c.happens(40) else b.activation(y)
     y = b.gemm(y, c.number(2, 9))
     return b.add("Softmax", [y.name], y.shape, axis=2) if c.happens(40) else y
+
+
+def _attention(b: Builder, x: Tensor) -> Tensor:
+    """Every token by every other: two products of activations around a softmax."""
+    tokens, width = x.shape
+    query, key = b.gemm(x, width), b.gemm(x, width)
+    turned = b.add("Transpose", [key.name], (width, tokens), perm=[0, 2, 1])
+    score = b.add("MatMul", [query.name, turned.name], (tokens, tokens))
+    share = b.add("Softmax", [score.name], score.shape, axis=2)
+    return b.add("MatMul", [share.name, x.name], x.shape)
 
 
 def _model(b: Builder, shape: tuple[int, ...], outputs: list[Tensor]) -> ModelProto:
@@ -303,5 +395,5 @@ def _model(b: Builder, shape: tuple[int, ...], outputs: list[Tensor]) -> ModelPr
     graph = helper.make_graph(
         b.nodes, "random", [value(Tensor("x", shape))], [value(t) for t in outputs], b.initializers
     )
-    opset = b.choices.number(13, 20)
+    opset = b.choices.number(17, 20)
     return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", opset)])

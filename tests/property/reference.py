@@ -7,8 +7,9 @@ choice and are given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,12 +45,13 @@ def run_reference(
     module: ModuleOp,
     weights: WeightStore,
     arch: Architecture,
-    steps: Mapping[str, Steps],
+    steps: Mapping[tuple[str, int], Steps],
     inputs: Mapping[str, Array],
 ) -> dict[str, tuple[Array, Array]]:
     """Outputs of a level-2 module on one frame, by name: as float32, and as codes where level 2 has them.
 
-    ``steps``: of the products whose converter can lose, by node name; the others are read with step 1.
+    ``steps``: of the products whose converter can lose, by node name and number among that node's products; the
+    others are read with step 1.
     """
     main = main_function(module)
     values: dict[SSAValue, Array] = {
@@ -90,9 +92,11 @@ def _real(codes: Array, x: QuantType) -> Array:
 class _Walker:
     weights: WeightStore
     arch: Architecture
-    steps: Mapping[str, Steps]
+    steps: Mapping[tuple[str, int], Steps]
     values: dict[SSAValue, Array]
     host: HostRunner
+    products: Counter[str] = field(default_factory=Counter[str])
+    """Products so far, by node name."""
 
     def results(self, op: Operation) -> list[Array]:
         """The results of one operation."""
@@ -105,9 +109,9 @@ class _Walker:
         x = given[0]
         match op:
             case graph.ConvOp():
-                return np.moveaxis(self._product(op, *_conv_operands(op, x, self.weights)), -1, 1)
+                return np.moveaxis(self._product(op, self._conv_blocks(op, x)), -1, 1)
             case graph.GemmOp():
-                return self._product(op, *_gemm_operands(op, x, self.weights))
+                return self._product(op, [_gemm_operands(op, x, self.weights)])
             case graph.QuantizeOp():
                 y = _quant(op.result)
                 return _coded(x / y.scale, y, op.clamp())
@@ -140,29 +144,44 @@ class _Walker:
                 return x.reshape(shape_of(op.result))
             case graph.SoftmaxOp():
                 return digital.softmax(x, op.axis.value.data)
+            case graph.UnaryOp():
+                return digital.unary(op.function.data, x, op.values)
+            case graph.BinaryOp():
+                return digital.binary(op.function.data, *given)
+            case graph.BinaryConstantOp():
+                pair = (x, self.weights.array(op.constant.key.data))
+                return digital.binary(op.function.data, *(pair if op.swapped is None else pair[::-1]))
+            case graph.NormOp() if op.constant is not None:
+                scale, shift = self.weights.array(op.constant.key.data)
+                return digital.layer_norm(x, scale, shift, op.values[0])
+            case graph.MatmulOp():
+                return digital.matmul_float(*given)
+            case graph.IndexMapOp():
+                held = [] if op.constant is None else [self.weights.array(op.constant.key.data)]
+                elements = np.concatenate([part.reshape(-1) for part in (*given, *held)])
+                return elements[self.weights.array(op.index.key.data)].reshape(shape_of(op.result))
             case _:
                 raise AssertionError(f"no definition of {op.name}")
 
-    def _product(self, op: graph.ProductOperation, windows: Array, matrix: Array) -> Array:
-        """Steps 1 to 8 for windows (..., K) of codes and weights (K, N); requantised by rule 5 or 6."""
+    def _product(self, op: graph.ProductOperation, blocks: Sequence[tuple[Array, Array]]) -> Array:
+        """Steps 1 to 8 for windows (..., K) and weights (K, N) of every block of outputs; then rule 5 or 6."""
         x = _quant(op.input)
         assert op.weight_scale is not None
         name = short_name(op.location)
-        steps = self.steps.get(name, Steps(np.ones(1, np.int64), 0))
-        coding = self._coding(op, x, matrix, steps.frac_bits)
-        rows, found = self.arch.crossbar.rows, np.zeros((*windows.shape[:-1], matrix.shape[1]), np.int64)
-        for first in range(0, len(matrix), rows):
-            tile = matrix[first : first + rows]
-            edges = np.array([*range(0, len(tile), coding.parallel_rows), len(tile)], np.int64)
-            cells, flips = store_cells(tile, coding, edges)
-            codes = windows[..., first : first + rows].reshape(-1, len(tile))
-            read = read_reference(codes, cells, flips, coding, edges, steps.h)
-            found += read.reshape(*windows.shape[:-1], -1)
+        steps = self.steps.get((name, self.products[name]), Steps(np.ones(1, np.int64), 0))
+        self.products[name] += 1
+        most = max(int(np.abs(matrix).max()) for _, matrix in blocks)
+        coding = self._coding(op, x, most, steps.frac_bits)
         # A read is sum_k value * w; what is missing to sum_k (qx - zx) * w is the same for every window.
-        constant = (coding.input_offset - x.zero_point) * matrix.sum(axis=0)
+        parts = [
+            self._read(windows, matrix, coding, steps.h)
+            + ((coding.input_offset - x.zero_point) * matrix.sum(axis=0) << steps.frac_bits)
+            for windows, matrix in blocks
+        ]
+        found = np.concatenate(parts, axis=-1)
         if op.bias is not None:
-            constant = constant + self.weights.array(op.bias.key.data)
-        total = (found + (constant << steps.frac_bits)).astype(np.float32)
+            found = found + (self.weights.array(op.bias.key.data).astype(np.int64) << steps.frac_bits)
+        total = found.astype(np.float32)
         scale = x.scale * self.weights.array(op.weight_scale.key.data)
         y = quant_of(op.result)
         unit = np.float32(2.0**-steps.frac_bits)
@@ -170,13 +189,43 @@ class _Walker:
             return total * (scale * unit)
         return _coded(total * (scale / y.scale * unit), y, op.clamp())
 
-    def _coding(self, op: graph.ProductOperation, x: QuantType, matrix: Array, frac_bits: int) -> Coding:
-        """The machine's digits, from its description."""
+    def _read(self, windows: Array, matrix: Array, coding: Coding, h: Array) -> Array:
+        """Steps 1 to 7, tile by tile of rows."""
+        rows, found = self.arch.crossbar.rows, np.zeros((*windows.shape[:-1], matrix.shape[1]), np.int64)
+        for first in range(0, len(matrix), rows):
+            tile = matrix[first : first + rows]
+            edges = np.array([*range(0, len(tile), coding.parallel_rows), len(tile)], np.int64)
+            cells, flips = store_cells(tile, coding, edges)
+            codes = windows[..., first : first + rows].reshape(-1, len(tile))
+            found += read_reference(codes, cells, flips, coding, edges, h).reshape(found.shape)
+        return found
+
+    def _conv_blocks(self, op: graph.ConvOp, x: Array) -> list[tuple[Array, Array]]:
+        """Windows and matrix of every block of groups: as many whole groups as one crossbar holds, at least one."""
+        weights, groups, crossbar = _centred(op, self.weights), op.group.value.data, self.arch.crossbar
+        wide, deep = len(weights) // groups, weights[0].size
+        columns = crossbar.weight_columns(_weight_bits(op, weights))
+        fitting = min(crossbar.rows // deep, columns // wide)
+        packed = max([d for d in range(1, fitting + 1) if groups % d == 0], default=1)
+        if groups == 1:
+            packed = 1
+        channels = weights.shape[1]
+        found: list[tuple[Array, Array]] = []
+        for first in range(0, groups, packed):
+            block = np.zeros((packed * wide, packed * channels, *weights.shape[2:]), np.int64)
+            for g in range(packed):
+                own = weights[(first + g) * wide : (first + g + 1) * wide]
+                block[g * wide : (g + 1) * wide, g * channels : (g + 1) * channels] = own
+            images = x[:, first * channels : (first + packed) * channels]
+            found.append(_conv_operands(op, images, block))
+        return found
+
+    def _coding(self, op: graph.ProductOperation, x: QuantType, most: int, frac_bits: int) -> Coding:
+        """The machine's digits, from its description; ``most``: the largest magnitude of a weight."""
         c = self.arch.crossbar
-        assert op.weight_bits is not None
         half = 1 << (c.adc_bits - 1)
         return Coding(
-            weight_bits=op.weight_bits.value.data,
+            weight_bits=_weight_bits(op, _centred(op, self.weights)),
             weight_encoding=c.weight_encoding,
             column_flip=c.column_flip,
             cell_bits=c.cell_bits,
@@ -189,17 +238,28 @@ class _Walker:
             converter_lo=-half if c.adc_signed else 0,
             converter_hi=half - 1 if c.adc_signed else 2 * half - 1,
             frac_bits=frac_bits,
-            max_abs_weight=int(np.abs(matrix).max()) if c.weight_encoding == "differential" else 0,
+            max_abs_weight=most if c.weight_encoding == "differential" else 0,
         )
 
 
 def _centred(op: graph.ProductOperation, weights: WeightStore) -> Array:
+    """Weights less their zero points, which run along the output channels."""
     codes = weights.array(op.weight.key.data).astype(np.int64)
-    assert op.weight_zero is None, "the quantiser makes symmetric weights"
-    return codes
+    if op.weight_zero is None:
+        return codes
+    zero = weights.array(op.weight_zero.key.data).astype(np.int64)
+    return codes - (zero.reshape(-1, 1, 1, 1) if isinstance(op, graph.ConvOp) else zero)
 
 
-def _conv_operands(op: graph.ConvOp, x: Array, weights: WeightStore) -> tuple[Array, Array]:
+def _weight_bits(op: graph.ProductOperation, centred: Array) -> int:
+    """Bits that hold the weights: one more than the codes' where a zero point moves them out of range (rule 3)."""
+    assert op.weight_bits is not None
+    bits = op.weight_bits.value.data
+    fits = -(1 << (bits - 1)) <= centred.min() and centred.max() < 1 << (bits - 1)
+    return bits if fits or op.weight_zero is None else bits + 1
+
+
+def _conv_operands(op: graph.ConvOp, x: Array, w: Array) -> tuple[Array, Array]:
     """Windows (N, OH, OW, kH*kW*C) and matrix (kH*kW*C, M), both by kernel row, kernel column, channel."""
     (kh, kw), (sh, sw), (dh, dw) = op.kernel.data, op.strides.data, op.dilations.data
     _, _, high, wide = shape_of(op.result)
@@ -209,7 +269,6 @@ def _conv_operands(op: graph.ConvOp, x: Array, weights: WeightStore) -> tuple[Ar
     windows = np.empty((len(x), high, wide, kh, kw, x.shape[1]), x.dtype)
     for r, c, i, j in np.ndindex(high, wide, kh, kw):
         windows[:, r, c, i, j] = padded[:, :, r * sh + i * dh, c * sw + j * dw]
-    w = _centred(op, weights)
     matrix = np.stack([w[:, :, i, j].T for i in range(kh) for j in range(kw)])
     return windows.reshape(len(x), high, wide, -1), matrix.reshape(-1, len(w))
 
