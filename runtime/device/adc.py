@@ -17,9 +17,10 @@ from pydantic import Field
 from torch import Tensor
 
 from cimc.configuration.located import BrokenRule, Section
+from cimc.diagnostics import UnsupportedError
 from cimc.runtime.crossbar.calibrate import Observed, least_error_step
 from cimc.runtime.crossbar.coding import MAX_BITS, Coding, converter_range
-from cimc.runtime.crossbar.converter import StepChoice, full_step
+from cimc.runtime.crossbar.converter import MAX_STEP, StepChoice, Steps, full_step, least_step
 from cimc.runtime.device.choice import Amount
 
 THRESHOLD_BITS = 16
@@ -87,7 +88,37 @@ class Adc(Section):
         if self.bits is None:
             return coding
         low, high, zero = converter_range(self.bits, coding.converter_lo < coding.converter_zero)
-        return replace(coding, converter_lo=low, converter_hi=high, converter_zero=zero, frac_bits=0)
+        return replace(coding, converter_lo=low, converter_hi=high, converter_zero=zero)
+
+    def adapted(self, h: int | Steps, rows: int, coding: Coding) -> Steps:
+        """Steps of this converter, in the same units of 2^-F, where the machine's ``coding`` has steps ``h``.
+
+        ``unit`` and ``worst`` (groups of up to ``rows`` wordlines) follow from the coding. The others keep the range
+        that was calibrated for the machine's codes: a step widens as the codes get fewer. :class:`UnsupportedError`
+        when a step would be above 65535.
+        """
+        ours = self.applied(coding)
+        machines = np.asarray(h, dtype=np.int64)
+        if self.calibration == "unit":
+            found = np.full_like(machines, 1 << coding.frac_bits)
+        elif self.calibration == "worst":
+            low, high = ours.worst_range(min(rows, coding.parallel_rows))
+            ends = np.array(low, dtype=np.int64), np.array(high, dtype=np.int64)
+            found = np.broadcast_to(least_step(*ends, ours, coding.frac_bits), machines.shape)
+        else:
+            # the codes on the side of zero that has more of them
+            had = max(
+                coding.converter_hi - coding.converter_zero, coding.converter_zero - coding.converter_lo
+            )
+            has = max(ours.converter_hi - ours.converter_zero, ours.converter_zero - ours.converter_lo)
+            found = np.maximum(-(-machines * had // has), 1)
+        if int(found.max()) > MAX_STEP:
+            raise UnsupportedError(
+                f"a converter of {self.bits} bits needs a step of {int(found.max())} / 2^{coding.frac_bits}, at most "
+                f"{MAX_STEP}; use more bits or fewer parallel rows",
+                where="adc",
+            )
+        return found
 
     def steps(self, observed: Sequence[Observed], rows: Sequence[int], coding: Coding) -> StepChoice:
         """Steps ``h`` that broadcast to (groups, phases, conversions), from what each row group observed.

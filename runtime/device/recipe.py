@@ -16,6 +16,7 @@ from cimc.diagnostics import UnsupportedError
 from cimc.runtime.crossbar.coding import Coding
 from cimc.runtime.crossbar.converter import Steps, broadcast_steps
 from cimc.runtime.crossbar.rows import Bounds, group_bounds
+from cimc.runtime.device.adc import Adc
 from cimc.runtime.device.random import Key, Purpose, stream_key
 
 Baseline = Literal["ideal", "column", "none"]
@@ -57,6 +58,11 @@ class DeviceModel(Protocol):
     @property
     def independent_gaussian_reads(self) -> bool:
         """Whether noise is additive, Gaussian and fresh at every read."""
+        ...
+
+    @property
+    def adc(self) -> Adc | None:
+        """The converter that the device brings, None for the machine's."""
         ...
 
     @property
@@ -158,6 +164,12 @@ class Recipe:
     converter: bool = True
 
     def __post_init__(self) -> None:
+        adc = self.device.adc
+        if adc is not None:
+            # The device's converter takes the place of the machine's; doing so twice changes nothing.
+            h = adc.adapted(self.h, self.rows_at_once, self.coding)
+            object.__setattr__(self, "coding", adc.applied(self.coding))
+            object.__setattr__(self, "h", h)
         if self.grid_bits < 0:
             raise UnsupportedError(
                 f"{self.rows_at_once} rows of {self.drive} x {self.v_max:g} levels exceed 2^24: partial sums are not "

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cimc.diagnostics import CimError
+from cimc.diagnostics import CimError, UnsupportedError
 from cimc.runtime.crossbar.calibrate import Observed, choose_steps, observe
 from cimc.runtime.crossbar.cells import store
 from cimc.runtime.crossbar.coding import Coding
@@ -186,6 +186,30 @@ def test_a_device_brings_its_own_converter() -> None:
     applied = Adc(bits=6).applied(signed)
     assert (applied.converter_lo, applied.converter_hi) == (-32, 31)
     assert Adc().applied(CODING) is CODING
+
+
+@pytest.mark.parametrize("calibration", ["mse", "max", "percentile"])
+def test_fewer_codes_keep_the_calibrated_range(calibration: str) -> None:
+    """Without new data the range stays that of the machine's steps: codes get fewer and steps wider."""
+    coding = replace(CODING, converter_hi=255, frac_bits=4)
+    machines = np.array([[16, 23], [40, 400]])
+    adc = Adc.model_validate({"bits": 5, "calibration": calibration})
+    ours = adc.adapted(machines, 64, coding)
+    reach = machines * 255
+    assert bool((ours * 31 >= reach).all())
+    assert bool(((ours - 1) * 31 < reach).all())
+    np.testing.assert_array_equal(Adc().adapted(machines, 64, coding), machines)
+
+
+def test_unit_and_worst_need_no_range() -> None:
+    """Unit is one level whatever the machine had; worst covers rows x digit x level; a step too wide is an error."""
+    coding = replace(CODING, converter_hi=255, frac_bits=4)
+    machines = np.array([[16, 23], [40, 400]])
+    assert (Adc(calibration="unit").adapted(machines, 64, coding) == 16).all()
+    worst = Adc(bits=6, calibration="worst").adapted(machines, 40, coding)
+    assert (worst == math.floor(40 * 9 * 32 / 127) + 1).all()
+    with pytest.raises(UnsupportedError, match="a converter of 1 bits needs a step"):
+        Adc(bits=1).adapted(machines * 100, 64, coding)
 
 
 # --- successive approximation --------------------------------------------------------------------------------------
