@@ -138,6 +138,19 @@ class _ReadOp(CimOperation):
                 f"{groups} groups do not share {channels} channels and {width} columns evenly"
             )
 
+    def _verify_codes(self) -> None:
+        """The source's codes are those that the arrays' coding cuts into digits."""
+        codes = quant_of(self.source)
+        if codes is None:
+            raise VerifyException("arrays take codes; quantise the source first")
+        write = self.arrays.owner
+        fields = write.coding.fields if isinstance(write, _WriteOp) else {}
+        for name, given in (("input_bits", codes.bits), ("input_min", codes.qmin)):
+            if fields.get(name, given) != given:
+                raise VerifyException(
+                    f"the arrays' coding has {name} {fields[name]}, the source's codes {given}"
+                )
+
     def verify_(self) -> None:
         height, width, _ = shape_of(self.source)
         kh, kw = self.window.kernel
@@ -150,8 +163,7 @@ class _ReadOp(CimOperation):
             raise VerifyException(
                 f"a window of {kh}x{kw}x{channels} is {kh * kw * channels} rows, the arrays have {k}"
             )
-        if quant_of(self.source) is None:
-            raise VerifyException("arrays take codes; quantise the source first")
+        self._verify_codes()
         acc = self.acc.type
         assert isinstance(acc, TensorType)
         if acc.get_shape() != (*self.window.output(height, width), n):

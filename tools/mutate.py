@@ -171,6 +171,7 @@ MUTATIONS: tuple[Callable[[Subject, np.random.Generator], Mutant], ...] = (
     changed_number("const_i", ("value",)),
     changed_number("const_f", ("value",)),
     changed_number("steps", ("h",)),
+    changed_number("codings", ("fields",)),
     dropped_row(Opcode.WRITE_ROW, Opcode.WRITE_XB),
     dropped_row(Opcode.RECV),
     dropped_row(Opcode.FREE),

@@ -156,11 +156,19 @@ def _check_weights(
     columns = slice(max(0, int(sets["n0"][number])), max(0, int(sets["n1"][number])))
     block = weights[name][rows, columns]
     low, high = coding.weight_range
+    narrowest = np.dtype(np.int8 if coding.weight_bits <= 8 else np.int16)
     if block.size and (int(block.min()) < low or int(block.max()) > high):
         decoded.report(
             "P066",
             f"array set {number} holds weights {block.min()} … {block.max()} of '{name}'; its coding holds {low} …"
             f" {high}",
+            node=decoded.node_of(int(sets["context"][number])),
+        )
+    elif block.dtype != narrowest:
+        decoded.report(
+            "P066",
+            f"array set {number} holds weights {block.dtype} of '{name}'; those of {coding.weight_bits} bits are stored"
+            f" as {narrowest}",
             node=decoded.node_of(int(sets["context"][number])),
         )
 

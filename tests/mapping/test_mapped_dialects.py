@@ -16,7 +16,7 @@ from cimc.driver import print_module
 U8 = "!graph.quant<u8, 0.1, 3>"
 """The codes of most cases."""
 
-CODING = "coding <weight_bits 8, weight_encoding offset>"
+CODING = "coding <weight_bits 8, weight_encoding offset, input_bits 8, input_min 0>"
 
 STAGE = f"""
 builtin.module {{
@@ -94,6 +94,8 @@ SPOILT = [
     (STAGE, "tensor<6x6x4xi32>", "tensor<6x6x4xi16>", "a read delivers i32 or i64 sums"),
     (STAGE, "pad 1 1 1 1", "pad 0 0 0 0", r"the window gives \(4, 4, 4\) sums"),
     (STAGE, "lo 3 hi 255", "lo 3", "codes are clamped by lo and hi"),
+    (STAGE, "input_bits 8", "input_bits 9", "the arrays' coding has input_bits 9, the source's codes 8"),
+    (STAGE, "input_min 0", "input_min -128", "the arrays' coding has input_min -128, the source's codes 0"),
     (STAGE, "copies 2", "copies 0", "at least one copy"),
     (STAGE, "cim.yield %q : tensor<6x6x4x!graph.quant<u8, 0.1, 3>>", "cim.yield %acc : tensor<6x6x4xi32>",
      "ends in a cim.yield of its result's type"),

@@ -326,12 +326,14 @@ def test_a_block_held_twice_and_one_never(residual_program: Program, change: Cha
 
 
 def test_weights_wider_than_their_cells(residual_program: Program, shapes: Shapes) -> None:
-    """A weight of 128 in a set of 8-bit cells; found when the weights are given."""
-    weights = {name: np.zeros(shape, np.int16) for name, shape in shapes.items()}
+    """16-bit numbers where the coding has 8, in two sets; in one of them a weight of 128, which no cell can hold."""
+    weights = {name: np.zeros(shape, np.int8) for name, shape in shapes.items()}
+    weights["w2"] = np.zeros(shapes["w2"], np.int16)
     weights["w2"][2, 1] = 128
-    (finding,) = verify_program(residual_program, weights=weights)
-    assert (finding.rule, finding.node) == ("P066", "conv2")
-    assert "weights 0 … 128 of 'w2'; its coding holds -128 … 127" in finding.message
+    stored, wide = verify_program(residual_program, weights=weights)
+    assert {(found.rule, found.node) for found in (stored, wide)} == {("P066", "conv2")}
+    assert "weights int16 of 'w2'; those of 8 bits are stored as int8" in stored.message
+    assert "weights 0 … 128 of 'w2'; its coding holds -128 … 127" in wide.message
 
 
 def test_a_whole_buffer_written_in_part(residual_program: Program, change: Change) -> None:
