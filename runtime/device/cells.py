@@ -110,10 +110,13 @@ def _through_array(recipe: Recipe, g_us: Tensor, first_row: int) -> Tensor:
 
 
 def _sensitivity(cells: GroupCells) -> Tensor | float:
-    """Change of the conductance seen per change of the cell's: the share of a cell's current that arrives."""
+    """Change of the conductance seen per change of the cell's: the share of a cell's current that arrives.
+
+    A weak cell among strong ones may show more than itself, current that came round through others: not more than 1.
+    """
     if cells.g_us is None or cells.seen_us is None:
         return 1.0
-    return torch.where(cells.g_us > 0, cells.seen_us / cells.g_us, 1.0)
+    return torch.where(cells.g_us > 0, cells.seen_us / cells.g_us, 1.0).clamp(max=1)
 
 
 def on_grid(recipe: Recipe, g_us: Tensor, first_row: int) -> tuple[Tensor, int]:
@@ -160,8 +163,8 @@ def resampled(recipe: Recipe, cells: GroupCells, first_row: int, epoch: int) -> 
     return on_grid(recipe, seen, first_row)[0]
 
 
-def group_variance(recipe: Recipe, cells: GroupCells) -> tuple[Tensor, int] | None:
-    """Variances of the conversions' read noise, int32 (rows, N, J) in units of 2^-f levels^2, and f.
+def group_variance(recipe: Recipe, cells: GroupCells) -> tuple[Tensor, Tensor] | None:
+    """Variances of the conversions' read noise, uint8 (rows, N, J), and the scales of noise, float32 (N, J).
 
     None when reads have no independent Gaussian noise. The polarities of an analog difference add.
     """
@@ -174,7 +177,7 @@ def group_variance(recipe: Recipe, cells: GroupCells) -> tuple[Tensor, int] | No
     if recipe.coding.analog:
         half = recipe.coding.cells_per_weight // 2
         sigma = torch.hypot(sigma[:, :, :half], sigma[:, :, half:])
-    return variance_grid(sigma, len(sigma), recipe.drive)
+    return variance_grid(sigma, recipe.grid_bits)
 
 
 def groups(recipe: Recipe) -> Iterator[tuple[int, int, int]]:

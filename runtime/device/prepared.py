@@ -1,8 +1,8 @@
 """A product's cells in the form that reads want: what collapses and what is converted (docs/device.md, shortcuts).
 
-A (group, conversion) collapses when its conversions provably lose nothing: ideal cells with a lossless converter, or no
-converter and no noise. Its digits then merge with the digital corrections, which are linear in the values, into one
-integer matrix. The others keep their cells.
+A (group, conversion) collapses when its conversions provably lose nothing: ideal cells with a lossless converter,
+or no converter and no noise. Its digits then merge with the digital corrections, which are linear in the values,
+into one integer matrix. The others keep their cells.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from cimc.runtime.crossbar.converter import is_lossless
 from cimc.runtime.device.cells import GroupCells, conversion_values, group_cells, group_variance, groups
-from cimc.runtime.device.noise import noise_scale
+from cimc.runtime.device.converter import division
+from cimc.runtime.device.dense import Dense, dense_of
+from cimc.runtime.device.fused import Fused, fuse
 from cimc.runtime.device.recipe import Recipe
 
 
@@ -23,32 +25,35 @@ from cimc.runtime.device.recipe import Recipe
 class Converted:
     """The conversions of one row group, rows ``first`` … ``last`` - 1, that did not collapse.
 
-    ``kept`` are their numbers j; ``values`` integers (rows, J', N) in units of 2^-e, empty when reads make the cells
-    anew; ``worth`` int64 (J', N), the worth of a conversion in the weight, negated where the column is flipped.
-    ``variance`` (rows, J', N) with the ``scale`` of its noise, or None.
+    ``kept`` are their numbers j; ``values`` integers (rows, J', N) in units of 2^-e, empty when reads make the
+    cells anew; ``worth`` int64 (J', N), the worth of a conversion in the weight, negated where the column is
+    flipped. ``variance`` uint8 (rows, J', N) and ``scale`` float32 (J', N) are those of the read noise, or None.
+    ``fused`` holds cells and noise instead where the CPU kernel serves the group.
     """
 
     group: int
     first: int
     last: int
     kept: tuple[int, ...]
-    values: Tensor
     worth: Tensor
-    variance: Tensor | None
-    scale: np.float32
+    values: Tensor
+    variance: Tensor | None = None
+    scale: Tensor | None = None
+    fused: Fused | None = None
 
 
 @dataclass(frozen=True)
 class Prepared:
     """One product, ready to read.
 
-    ``dense`` int64 (K, N) is what the values are multiplied by outside the converter, in units of 2^-e. ``codes`` are
-    kept only when reads draw the noise of cells anew. ``clipped_share`` is the share of cells outside ±v_max.
+    ``dense`` is what the values are multiplied by outside the converter. ``codes`` are kept only when reads draw the
+    noise of cells anew. ``clipped_share`` is the share of cells outside ±v_max.
     """
 
     codes: Tensor | None
-    dense: Tensor
+    dense: Dense
     converted: tuple[Converted, ...]
+    columns: int
     clipped_share: float
 
     @property
@@ -59,10 +64,12 @@ class Prepared:
     @property
     def size_bytes(self) -> int:
         """Bytes of all tensors."""
-        tensors = [self.codes, self.dense]
+        tensors = [self.codes, self.dense.constant]
         for part in self.converted:
-            tensors += [part.values, part.worth, part.variance]
-        return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+            tensors += [part.values, part.worth, part.variance, part.scale]
+        held = sum(part.fused.size_bytes for part in self.converted if part.fused is not None)
+        held += sum(t.numel() * t.element_size() for t in tensors if t is not None)
+        return held + self.dense.size_bytes
 
 
 def prepare(recipe: Recipe, codes: Tensor) -> Prepared:
@@ -72,58 +79,80 @@ def prepare(recipe: Recipe, codes: Tensor) -> Prepared:
     """
     if codes.ndim != 2 or codes.shape[0] != recipe.rows:
         raise ValueError(f"weights are ({recipe.rows}, N), got {tuple(codes.shape)}")
-    dense = torch.empty(codes.shape, dtype=torch.int64, device=codes.device)
+    collapsed: list[Tensor | None] = []
     converted: list[Converted] = []
     clipped = 0
     for g, first, last in groups(recipe):
         cells = group_cells(recipe, codes[first:last], first)
         clipped += cells.clipped
-        part = _split(recipe, cells, dense[first:last], (g, first, last))
+        dense, part = _split(recipe, cells, (g, first, last))
+        collapsed.append(dense)
         if part is not None:
             converted.append(part)
     kept = codes if recipe.resamples else None
     cell_count = codes.numel() * recipe.coding.cells_per_weight
-    return Prepared(kept, dense, tuple(converted), clipped / max(1, cell_count))
+    dense = dense_of(recipe, collapsed, codes.shape[1], codes.device)
+    return Prepared(kept, dense, tuple(converted), codes.shape[1], clipped / max(1, cell_count))
 
 
-def _split(recipe: Recipe, cells: GroupCells, dense: Tensor, place: tuple[int, int, int]) -> Converted | None:
-    """Fill ``dense`` (rows, N) of one group and return what has to be converted."""
+def _split(
+    recipe: Recipe, cells: GroupCells, place: tuple[int, int, int]
+) -> tuple[Tensor | None, Converted | None]:
+    """What of one group goes outside the converter, integers (rows, N) or None, and what is converted."""
     coding = recipe.coding
     group, first, last = place
     values = conversion_values(cells.values, coding)
     count = values.shape[2]
-    where = values.device
-    coefficients = torch.tensor([plane.coefficient for plane in coding.conversions], device=where)
-    tops = torch.tensor([plane.top for plane in coding.conversions], device=where)
+    coefficients = torch.tensor([plane.coefficient for plane in coding.conversions], device=values.device)
+    tops = torch.tensor([plane.top for plane in coding.conversions], device=values.device)
     flips = cells.flips[:, :count]
     worth = torch.where(flips, -coefficients, coefficients)
-    fixed = (flips * (coefficients * tops)).sum(dim=1) - coding.weight_offset
-    dense[:] = fixed if recipe.converter else fixed << recipe.grid_bits
     collapsed = _collapsed(recipe, values, group)
-    for j in np.flatnonzero(collapsed).tolist():
-        dense += worth[:, j] * values[:, :, j]
+    dense = None
+    if collapsed.any() or bool(flips.any()):
+        fixed = (flips * (coefficients * tops)).sum(dim=1) - coding.weight_offset
+        fixed = fixed if recipe.converter else fixed << recipe.grid_bits
+        dense = fixed.expand(values.shape[:2]).clone()
+        for j in np.flatnonzero(collapsed).tolist():
+            dense += worth[:, j] * values[:, :, j]
     kept = np.flatnonzero(~collapsed).tolist()
     if not kept:
-        return None
-    variance = group_variance(recipe, cells)
-    spread, bits = (None, 0) if variance is None else variance
-    return Converted(
-        group,
-        first,
-        last,
-        tuple(kept),
-        _planes_first(values[:, :, kept]) if not recipe.resamples else values.new_empty(0),
-        worth[:, kept].T.contiguous(),
-        None if spread is None else _planes_first(spread[:, :, kept]),
-        noise_scale(recipe.grid_bits, bits),
-    )
+        return dense, None
+    return dense, _converted(recipe, cells, values, worth, (group, first, last, kept))
 
 
-def _planes_first(values: Tensor) -> Tensor:
-    """(rows, N, J) as (rows, J, N), in 16 bits where they fit."""
-    swapped = values.transpose(1, 2)
+def _converted(
+    recipe: Recipe,
+    cells: GroupCells,
+    values: Tensor,
+    worth: Tensor,
+    place: tuple[int, int, int, list[int]],
+) -> Converted:
+    """The conversions ``kept`` of one group, for the CPU kernel where that can serve them."""
+    group, first, last, kept = place
+    chosen = worth[:, kept].T.contiguous()
+    empty = values.new_empty(0)
+    if recipe.resamples:
+        return Converted(group, first, last, tuple(kept), chosen, empty)
+    mine = values[:, :, kept].transpose(1, 2)
+    noise = group_variance(recipe, cells)
+    variance = None if noise is None else noise[0][:, :, kept].transpose(1, 2)
+    scale = None if noise is None else noise[1][:, kept].T.contiguous()
+    if recipe.converter and values.device.type == "cpu":
+        constants = division(recipe.steps[group][:, kept], recipe.coding, recipe.grid_bits)
+        drawn = None if variance is None or scale is None else (variance.numpy(), scale.numpy())
+        fused = fuse(recipe, mine.numpy(), drawn, constants)
+        if fused is not None:
+            return Converted(group, first, last, tuple(kept), chosen, empty, fused=fused)
+    if variance is not None:
+        variance = variance.contiguous()
+    return Converted(group, first, last, tuple(kept), chosen, _narrow(mine), variance, scale)
+
+
+def _narrow(values: Tensor) -> Tensor:
+    """``values`` in 16 bits where they fit."""
     small = not values.numel() or int(values.abs().max()) < 1 << 15
-    return swapped.to(torch.int16 if small else torch.int32, memory_format=torch.contiguous_format)
+    return values.to(torch.int16 if small else torch.int32, memory_format=torch.contiguous_format)
 
 
 def _collapsed(recipe: Recipe, values: Tensor, group: int) -> np.ndarray:

@@ -1,18 +1,21 @@
 """Reads of a prepared product, fast and equal to :func:`~cimc.runtime.device.reference.read_reference`.
 
-What collapsed is one exact integer product. What is converted has the digits of all phases stacked and goes through one
-product per row group, a bounded block of windows at a time.
+What collapsed is one exact integer product. What is converted has the digits of all phases stacked and goes through
+one product per row group, a bounded block of windows at a time.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cimc.runtime.crossbar.coding import Coding, Phase
 from cimc.runtime.device.cells import conversion_values, group_cells, resampled
 from cimc.runtime.device.converter import Division, division
+from cimc.runtime.device.dense import read_dense
 from cimc.runtime.device.exact import exact_type, largest_sum, product
+from cimc.runtime.device.fused import Fused, add_group, bytes_per_window
 from cimc.runtime.device.noise import noise_units, read_words
 from cimc.runtime.device.prepared import Converted, Prepared
 from cimc.runtime.device.random import Purpose
@@ -37,9 +40,12 @@ def read(
     :class:`ValueError` for codes out of range.
     """
     check_codes(x, recipe)
-    total = torch.empty((len(x), prepared.dense.shape[1]), dtype=torch.int64, device=x.device)
-    _read_dense(recipe, prepared, x, total, chunk_bytes)
+    total = torch.empty((len(x), prepared.columns), dtype=torch.int64, device=x.device)
+    read_dense(recipe, prepared.dense, x, total, chunk_bytes)
     for part in prepared.converted:
+        if part.fused is not None:
+            _add_fused(recipe, part, part.fused, x, total, first_window, chunk_bytes)
+            continue
         _add_converted(recipe, prepared, part, x, total, first_window, chunk_bytes, call)
     return total
 
@@ -57,22 +63,6 @@ def check_codes(x: Tensor, recipe: Recipe) -> None:
         raise ValueError(
             f"input codes must be in {coding.input_min} … {coding.input_max}, got {least} … {most}"
         )
-
-
-def _read_dense(recipe: Recipe, prepared: Prepared, x: Tensor, total: Tensor, chunk_bytes: int) -> None:
-    """The collapsed product, in units of the result."""
-    coding = recipe.coding
-    shift = recipe.frac_bits if recipe.converter else 0
-    centre = (coding.input_min + coding.input_max + 1) // 2
-    dense = prepared.dense
-    kind = exact_type(largest_sum(coding.input_max + 1 - centre, dense))
-    weights = dense.to(kind)
-    constant = (centre - coding.input_offset) * dense.sum(dim=0)
-    size = torch.finfo(kind).bits // 8
-    block = max(1, chunk_bytes // (size * (x.shape[1] + 2 * dense.shape[1])))
-    for start in range(0, len(x), block):
-        part = product(x[start : start + block].to(kind) - centre, weights)
-        total[start : start + block] = (part.to(torch.int64) + constant) << shift
 
 
 def phase_digits(values: Tensor, phase: Phase) -> Tensor:
@@ -118,6 +108,28 @@ def _add_converted(
         total[start : start + block] += _shift_add(recipe, part, partial)
 
 
+def _add_fused(
+    recipe: Recipe,
+    part: Converted,
+    fused: Fused,
+    x: Tensor,
+    total: Tensor,
+    first_window: int,
+    chunk_bytes: int,
+) -> None:
+    """The same by the CPU kernel."""
+    phases = recipe.coding.digit_cycles
+    key = recipe.key(Purpose.READ)
+    counters = np.array([part.group << 9 | j << 3 for j in part.kept], dtype=np.int64)
+    block = max(1, chunk_bytes // bytes_per_window(fused, phases))
+    worth = part.worth.numpy()
+    for start in range(0, len(x), block):
+        codes = x[start : start + block, part.first : part.last]
+        values = codes.to(torch.int32) - recipe.coding.input_offset
+        target = total[start : start + block].numpy()
+        add_group(recipe, fused, worth, values.numpy(), key, counters, first_window + start, target)
+
+
 def _redrawn(recipe: Recipe, codes: Tensor, part: Converted, epoch: int) -> Tensor:
     """Cells (rows, J', N) of a group with the read noise of draw ``epoch``."""
     cells = group_cells(recipe, codes[part.first : part.last], part.first)
@@ -147,7 +159,7 @@ def _sums(recipe: Recipe, part: Converted, values: Tensor, x: Tensor, first_wind
     kind = exact_type(largest_sum(recipe.drive, flat))
     digits = stacked_digits(x, recipe.coding, kind).reshape(-1, len(flat))
     sums = product(digits, flat.to(kind)).to(torch.int64).reshape(shape)
-    if part.variance is None:
+    if part.variance is None or part.scale is None:
         return sums
     spread = part.variance.reshape(len(flat), -1)
     kind = exact_type(largest_sum(recipe.drive**2, spread))
@@ -156,7 +168,7 @@ def _sums(recipe: Recipe, part: Converted, values: Tensor, x: Tensor, first_wind
     key = recipe.key(Purpose.READ)
     for at, j in enumerate(part.kept):
         words = read_words(key, windows, part.group, j, shape[0], shape[3])
-        sums[:, :, at] += noise_units(summed[:, :, at], words, part.scale)
+        sums[:, :, at] += noise_units(summed[:, :, at], words, part.scale[at])
     return sums
 
 

@@ -19,7 +19,7 @@ from cimc.runtime.device.cells import (
     groups,
     resampled,
 )
-from cimc.runtime.device.noise import noise_scale, noise_units, read_words
+from cimc.runtime.device.noise import noise_units, read_words
 from cimc.runtime.device.random import Purpose
 from cimc.runtime.device.recipe import Recipe
 
@@ -98,12 +98,11 @@ def _partial_sums(
     variance = group_variance(recipe, cells)
     if variance is None:
         return partial
-    grid, bits = variance
+    grid, scale = variance
     summed = ((digits * digits)[:, None, None] * grid.to(torch.int64)).sum(dim=0)
-    scale = noise_scale(recipe.grid_bits, bits)
     for j in range(partial.shape[1]):
         words = read_words(
             recipe.key(Purpose.READ), torch.tensor([window]), group, j, coding.digit_cycles, len(partial)
         )
-        partial[:, j] += noise_units(summed[:, j], words[phase, 0], scale)
+        partial[:, j] += noise_units(summed[:, j], words[phase, 0], scale[:, j])
     return partial
