@@ -85,7 +85,7 @@ def load_backend_file(path: Path) -> Backend:
     sys.modules[module_name] = module  # dataclasses look their module up by name
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except Exception as error:  # whatever the user's file raises when it runs
         del sys.modules[module_name]
         where = f"{path}:{_line_in(path, error)}"
         raise UsageError(f"the file fails: {_said(error)}; correct it", where=where) from error
@@ -142,7 +142,7 @@ def _checked(backend: Any, where: str) -> Backend:
         stages = [stage for stage, _ in backend.extra_passes()]
     except CimError:
         raise
-    except Exception as error:
+    except Exception as error:  # as above
         raise UsageError(f"BACKEND fails: {_said(error)}; see docs/backends.md", where=where) from error
     unknown = sorted(set(stages) - set(STAGES))
     if unknown:
@@ -168,5 +168,7 @@ def _line_in(path: Path, error: Exception) -> int:
     """The last line of ``path`` that the error passed through."""
     if isinstance(error, SyntaxError) and error.lineno:
         return error.lineno
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
+    # Python notes files by their absolute paths.
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]
     return lines[-1] if lines and lines[-1] else 1

@@ -100,11 +100,17 @@ def compile(
 def load(path: str | Path, *, arch: str | Path | Architecture | None = None) -> Artifact:
     """Open an artifact.
 
-    ``arch``: the machine it is meant to run on; raises ``UsageError`` (exit 2) when it was compiled for another,
-    and for a folder that is no artifact, unfinished, truncated or altered.
+    ``arch``: the machine it is meant to run on, with the network it was compiled for where that was chosen; raises
+    ``UsageError`` (exit 2) when it was compiled for another, and for a folder that is no artifact, unfinished,
+    truncated or altered.
     """
-    expected = choose_backend(arch, None)[1].sha256 if arch is not None else None
-    return Artifact(parts_on_disk(open_artifact(Path(path), expected_arch_sha256=expected)))
+    files = open_artifact(Path(path))
+    if arch is not None:
+        machine = choose_backend(arch, None)[1]
+        # What the compile was told to put in the place of the machine's own network.
+        network = files.options.get("mapping", {}).get("network")
+        files.check_architecture((machine.with_network(network) if network else machine).sha256)
+    return Artifact(parts_on_disk(files))
 
 
 class Artifact:

@@ -146,7 +146,7 @@ class Driver:
                 raise UnsupportedError(str(error)) from error
             except CimError:
                 raise
-            except Exception as error:
+            except Exception as error:  # any fault of a pass, ours or a plug-in's: keep what shows it again
                 raise self._internal(step, steps[number:], good, error) from error
             last = number + 1 == len(steps)
             # The first pass of `schedule` already leaves level 2; other stages end at their last pass.

@@ -203,6 +203,15 @@ class ArtifactFiles:
         """Digest of the resolved architecture this artifact was made for."""
         return str(self.manifest["arch_sha256"])
 
+    def check_architecture(self, sha256: str) -> None:
+        """Raise ``UsageError`` unless the artifact was made for the architecture of that digest."""
+        if self.arch_sha256 != sha256:
+            raise UsageError(
+                f"was compiled for architecture {self.arch_sha256[:12]}, not for the given {sha256[:12]}; "
+                "compile for this architecture",
+                where=str(self.folder),
+            )
+
     @property
     def model_sha256(self) -> str:
         """Digest of the model it was made from."""
@@ -295,14 +304,10 @@ def open_artifact(
     malformed = _manifest_problem(manifest)
     if malformed:
         raise UsageError(f"{MANIFEST} is malformed: {malformed}; compile again", where=str(path))
-    if expected_arch_sha256 is not None and manifest["arch_sha256"] != expected_arch_sha256:
-        raise UsageError(
-            f"was compiled for architecture {manifest['arch_sha256'][:12]}, not for the given"
-            f" {expected_arch_sha256[:12]}; compile for this architecture",
-            where=str(path),
-        )
-    _check_sizes(folder, manifest["files"])
     files = ArtifactFiles(folder, manifest)
+    if expected_arch_sha256 is not None:
+        files.check_architecture(expected_arch_sha256)
+    _check_sizes(folder, manifest["files"])
     if check_all:
         files.check_all()
     return files

@@ -32,6 +32,7 @@ from cimc.cli.check import check
 from cimc.cli.compile import compile
 from cimc.cli.diff import diff
 from cimc.cli.disasm import disasm
+from cimc.cli.eval import evaluate
 from cimc.cli.models import models
 from cimc.cli.output import Names, error, print_warning
 from cimc.cli.report import report
@@ -66,7 +67,20 @@ def cimc(ctx: click.Context) -> None:
         ctx.exit(ExitCode.USAGE)
 
 
-for _command in (compile, check, run, verify, simulate, report, diff, disasm, arch, backends, models):
+for _command in (
+    compile,
+    check,
+    run,
+    verify,
+    simulate,
+    evaluate,
+    report,
+    diff,
+    disasm,
+    arch,
+    backends,
+    models,
+):
     cimc.add_command(_command)
 
 
@@ -105,7 +119,9 @@ def _run(arguments: list[str]) -> int:
             return _internal(problem, arguments)
         error(f"{problem.filename or 'writing'}: {problem.strerror}")
         return ExitCode.USAGE
-    except Exception as problem:
+    except (
+        Exception
+    ) as problem:  # the last net: any fault of ours leaves with 70 and a reproducer, never a traceback
         return _internal(problem, arguments)
 
 

@@ -46,9 +46,10 @@ class HostRunner:
         Raises ``UnsupportedError`` with the operator's place and onnxruntime's reason when it fails.
         """
         key = op.model.key.data
+        model = self.store.array(key).tobytes() if key not in self._sessions else b""
         try:
-            if key not in self._sessions:
-                self._sessions[key] = open_session(self.store.array(key).tobytes())
+            if model:
+                self._sessions[key] = open_session(model)
             session = self._sessions[key]
             names = [value.name for value in session.get_inputs()]
             return session.run(None, dict(zip(names, inputs, strict=True)))

@@ -266,6 +266,14 @@ def test_a_file_that_is_no_backend_is_refused(source: str, said: str, tmp_path: 
     assert said in str(caught.value)
 
 
+def test_the_line_of_a_file_given_by_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failing line is named however the file is: tracebacks hold absolute paths."""
+    (tmp_path / "chip.py").write_text("first = 1\nsecond = 2\nBACKEND = first / 0\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"^chip\.py:3: .*ZeroDivisionError"):
+        load_backend_file(Path("chip.py"))
+
+
 def test_an_absent_file_is_refused(tmp_path: Path) -> None:
     """The path stands in the message."""
     with pytest.raises(UsageError, match=r"nowhere\.py: no such file"):

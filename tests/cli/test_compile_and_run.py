@@ -54,6 +54,15 @@ def test_two_compiles_give_the_same_bytes(cimc: Cimc, built: Any, tmp_path: Path
     assert _files(tmp_path / "again.cim") == _files(built.artifact)
 
 
+def test_an_artifact_for_a_bus_runs_on_the_machine_it_was_made_for(cimc: Cimc, built: Any) -> None:
+    """`--network bus` is recorded, so that the machine's name still says which one is meant; another is refused."""
+    assert cimc(*_compile(built, "-o", "bus.cim", "--network", "bus")).code == 0
+    assert cimc("simulate", "bus.cim", "--arch", "isaac").code == 0
+    ran = cimc("simulate", "bus.cim", "--arch", "puma")
+    assert ran.code == 2
+    assert "was compiled for architecture" in ran.errors[0]
+
+
 def test_timing_names_every_pass_on_stderr(cimc: Cimc, built: Any) -> None:
     """A table whose last line is the sum; stdout stays the artifact's name."""
     ran = cimc(*_compile(built, "-o", "timed.cim", "--timing"))
