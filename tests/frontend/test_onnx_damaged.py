@@ -239,3 +239,14 @@ def test_operands_that_do_not_broadcast(model: Make, proto: Any, constant: Any, 
         UnsupportedError, match=rf"^n \(model:0\): {proto.op_type}: .*Incompatible dimensions"
     ):
         import_onnx(made, store=WeightStore())
+
+
+def test_results_without_elements(model: Make) -> None:
+    """They are constants, whatever makes them; an output without elements is refused by name."""
+    picked = node("Gather", ["x", "none"], ["g"], axis=1)
+    nodes = [picked, node("ReduceSum", ["g"], ["s"]), node("Add", ["x", "s"], ["y"])]
+    constants = {"none": np.zeros(0, np.int64)}
+    made = import_onnx(model(nodes, {"x": [1, 2, 4]}, ["y"], constants), store=WeightStore())
+    assert "graph.host" not in str(made)
+    with pytest.raises(UnsupportedError, match=r"^model: output 'g' has no elements"):
+        import_onnx(model(nodes, {"x": [1, 2, 4]}, ["y", "g"], constants), store=WeightStore())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from onnx import helper
@@ -10,7 +10,7 @@ from onnx import helper
 from cimc.diagnostics import UnsupportedError
 from cimc.dialects.graph import HostOp
 from cimc.frontend.onnx.batch import is_batch_parallel_node
-from cimc.frontend.onnx.builder import Builder
+from cimc.frontend.onnx.builder import Builder, Constant
 from cimc.frontend.onnx.node import Node
 from cimc.frontend.onnx.source import opset_of
 from cimc.frontend.onnx.structure import node_inputs
@@ -49,6 +49,10 @@ def to_host(build: Builder, node: Node, reason: str) -> None:
             f"the extents of its result {unknown[0]!r} depend on data of run time; "
             "cut the model before this operator or fix its shape operands"
         )
+    empty = [name for name in outputs if 0 in _extents(found[name])]
+    if empty:
+        _without_elements(build, outputs, empty, found)
+        return
     parallel = is_batch_parallel_node(
         node,
         {name: typed.shape or () for name, typed in types.items()},
@@ -67,8 +71,21 @@ def to_host(build: Builder, node: Node, reason: str) -> None:
     build.add(op, node, *outputs)
 
 
+def _without_elements(
+    build: Builder, outputs: Sequence[str], empty: Sequence[str], found: Mapping[str, Typed]
+) -> None:
+    """Results without elements are known whatever the data: constants. Raises where only some of them are."""
+    if len(empty) < len(outputs):
+        raise UnsupportedError(f"its result {empty[0]!r} has no elements, and others have; take it away")
+    for name in outputs:
+        dtype = helper.tensor_dtype_to_np_dtype(found[name].code)
+        build.constants[name] = Constant.of(np.zeros(_extents(found[name]), dtype))
+
+
 def constant_to_host(build: Builder, name: str) -> None:
-    """A graph output that is known at compile time: the host hands it out."""
+    """A graph output that is known at compile time: the host hands it out. Raises where it has no elements."""
+    if not build.constants[name].array.size:
+        raise UnsupportedError(f"output {name!r} has no elements; take it away", where=build.file)
     proto = helper.make_node("Identity", [name], [name + "/value"], name=name)
     node = Node.of(proto, len(build.model.graph.node), name, opset_of(build.model), proto.output)
     to_host(build, node, "its value is known at compile time")
