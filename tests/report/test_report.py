@@ -75,7 +75,7 @@ def test_throughput_and_efficiency_follow_from_cycles_and_energy(isaac_ce: cimc.
 def test_utilisation_counts_cells(isaac_ce: cimc.Artifact) -> None:
     """Cells of all weights over cells of all crossbars in use, and crossbars over those of the cores in use."""
     report = isaac_ce.report
-    weights = sum(s["weights"][0] * s["weights"][1] for s in report["stages"])
+    weights = sum(s["copies"] * s["weights"][0] * s["weights"][1] for s in report["stages"])
     cells = report["crossbars"]["used"] * 128 * 128
     arrays = report["utilisation"]["arrays"]
     assert arrays["mean"] == pytest.approx(4 * weights / cells)
@@ -85,7 +85,8 @@ def test_utilisation_counts_cells(isaac_ce: cimc.Artifact) -> None:
     for stage in report["stages"]:
         if stage["crossbars"]:
             k, n = stage["weights"]
-            assert stage["utilisation"] == pytest.approx(4 * k * n / (stage["crossbars"] * 128 * 128))
+            held = 4 * k * n * stage["copies"]
+            assert stage["utilisation"] == pytest.approx(held / (stage["crossbars"] * 128 * 128))
     assert report["area"]["chip_mm2"] == 85.4
     assert report["area"]["crossbars_in_use_mm2"] == pytest.approx(2.5e-5 * report["crossbars"]["used"])
 
