@@ -4,6 +4,9 @@ One cell is one process (``python -m tools.model_table MODEL.onnx NAME MACHINE``
 and time. It compiles with calibration on 8 inputs, runs one input through the stream, compares it with level 2 (on a
 machine whose converters lose: with the mapped level, and states the distance to level 2), asks the program verifier,
 and times 8 inputs on the cycle engine. ``fill`` keeps cells in ``cells.json`` and measures what is missing.
+
+Seconds are CPU seconds of the one thread, which other work on the same cores changes little; a quiet machine's wall
+clock shows the same.
 """
 
 from __future__ import annotations
@@ -143,15 +146,15 @@ def measure_cell(path: Path, name: str, machine: str) -> Cell:
     x = inputs_of(name, path, 1, 2)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary, "artifact")
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             made = cimc.compile(path, machine, calibration=calibration, output=folder, require_arrays=True)
         except DoesNotFitError as error:
             return Cell(name, machine, refused=str(error))
-        compile_seconds = time.perf_counter() - start
-        start = time.perf_counter()
+        compile_seconds = time.process_time() - start
+        start = time.process_time()
         stream = made.run(x)
-        run_seconds = time.perf_counter() - start
+        run_seconds = time.process_time() - start
         level_2 = made.run(x, engine="quantised")
         wanted = made.run(x, engine="mapped") if machine in LOSSY else level_2
         # Before the interpreters of other levels would be part of it; they are much larger than the stream.
