@@ -85,7 +85,7 @@ def load_backend_file(path: Path) -> Backend:
     sys.modules[module_name] = module  # dataclasses look their module up by name
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises when it runs
+    except (Exception, SystemExit) as error:  # whatever the user's file raises when it runs
         del sys.modules[module_name]
         where = f"{path}:{_line_in(path, error)}"
         raise UsageError(f"the file fails: {_said(error)}; correct it", where=where) from error
@@ -160,11 +160,11 @@ def _duplicate(entries: tuple[EntryPoint, ...]) -> str:
     return f"backend '{entries[0].name}' is registered {len(entries)} times, by {origins}; uninstall one"
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _line_in(path: Path, error: Exception) -> int:
+def _line_in(path: Path, error: BaseException) -> int:
     """The last line of ``path`` that the error passed through."""
     if isinstance(error, SyntaxError) and error.lineno:
         return error.lineno

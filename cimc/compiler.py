@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
+from xdsl.utils.exceptions import VerifyException
 
 from cimc.backends.protocol import Backend
 from cimc.backends.registry import load_backend_file, resolve_backend
 from cimc.backends.schema import Architecture
 from cimc.calibration import Samples, collect_ranges, load_samples, random_samples
 from cimc.converter_codes import put_converter_codes
-from cimc.diagnostics import DoesNotFitError, UnsupportedError, UsageError
+from cimc.diagnostics import CimError, DoesNotFitError, UnsupportedError, UsageError
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph import INPUTS, ProductOperation, main_function, main_names
 from cimc.dialects.graph_types import shape_of
@@ -125,6 +126,17 @@ def build(
             module, level = _import(model, driver, options), "imported"
         _run_stages(module, steps, level, driver, options)
         linked = _lower(module, driver) if "mapped" in driver.kept and not options.stop_after else None
+    except CimError:
+        raise
+    except Exception as error:  # dumps are edited by hand, and verifiers do not know every rule of the passes
+        if not resume:
+            raise
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise UsageError(
+            f"this dump does not compile any further: {type(error).__name__}: {said}; undo what was edited in it, "
+            "or report it if nothing was",
+            where=str(model),
+        ) from error
     finally:
         if dumps is not None and dumps.count:
             dumps.write_store(ctx.store)
@@ -165,6 +177,10 @@ def _resume(
     for key in store.keys():
         driver.ctx.store.put(key, store.array(key))
     module = parse_module(path.read_text(), driver.ctx, path.name)
+    try:
+        module.verify()
+    except VerifyException as error:
+        raise UsageError(f"the IR breaks a rule of its operations: {error}", where=path.name) from error
     driver.kept[point.level] = module.clone()
     return module, point.remaining(steps), point.level
 
