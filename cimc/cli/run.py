@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cimc.cli.device_options import chip_options
 from cimc.cli.options import did_you_mean_choice
 from cimc.cli.output import print_json, print_table
 from cimc.diagnostics import UsageError
@@ -14,7 +15,7 @@ from cimc.diagnostics import UsageError
 if TYPE_CHECKING:
     from cimc import RunResult
 
-ENGINES = ("program", "mapped", "quantised", "graph")
+ENGINES = ("program", "mapped", "quantised", "graph", "device")
 
 
 @click.command()
@@ -42,12 +43,13 @@ ENGINES = ("program", "mapped", "quantised", "graph")
     show_default=True,
     metavar="|".join(ENGINES),
     callback=did_you_mean_choice(ENGINES),
-    help="The instruction stream, or the interpreter of a level.",
+    help="The instruction stream, the interpreter of a level, or the device simulator.",
 )
 @click.option(
     "--tap", "taps", metavar="NAME", multiple=True, help="Also write this tensor; any number of times."
 )
 @click.option("--walk", is_flag=True, help="One window and one digit at a time: slow, for comparison.")
+@chip_options
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def run(
     artifact: Path,
@@ -57,11 +59,18 @@ def run(
     engine: str,
     taps: tuple[str, ...],
     walk: bool,
+    device_model: str | None,
+    chip: int,
+    seed: int,
+    time_s: float,
+    digital: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Run ARTIFACT on the arrays of an .npz and write its outputs to another."""
     if walk and engine != "program":
         raise UsageError(f"--walk is a way to run the program, given --engine {engine}; drop one of the two")
+    if (engine == "device") != (device_model is not None):
+        raise UsageError("--engine device and --device-model go together; give both or neither")
     from cimc.arrays_io import check_writable, read_arrays, write_arrays
 
     check_writable(target)
@@ -69,7 +78,13 @@ def run(
     import cimc
 
     loaded = cimc.load(artifact, arch=arch)
-    result = loaded.run(inputs, taps=taps, engine=engine, walk=walk)
+    on_chip = None
+    if device_model is not None:
+        from cimc.device_run import DeviceRun
+        from cimc.runtime.device.loader import load_device
+
+        on_chip = DeviceRun(load_device(device_model), seed, chip, time_s, digital)
+    result = loaded.run(inputs, taps=taps, engine=engine, walk=walk, device=on_chip)
     arrays: dict[str, Any] = {
         **result.outputs,
         **{f"integer:{name}": array for name, array in result.integer_outputs.items()},

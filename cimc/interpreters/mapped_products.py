@@ -58,6 +58,8 @@ class Written:
 
     stage: str
     copy: int
+    position: int
+    """The first window of a row that this copy takes; with ``copy`` it tells copies apart."""
     first_row: int
     first_column: int
     weights: Array
@@ -229,8 +231,8 @@ class _Plan:
             columns = np.concatenate([np.arange(n0, n1) for n0, n1 in beside])
             tiles = tuple((min(self.rows, k1 - k), 0) for k in range(k0, k1, self.rows))
             weights = np.concatenate([self.matrix[k0:k1, n0:n1] for n0, n1 in beside], axis=1)
-            first = int(columns[0])
-            made = Written(self.stage, blocks[0].copy, k0, first, weights, self.coding, tiles, self.steps)
+            mine, first = blocks[0], int(columns[0])
+            made = Written(self.stage, mine.copy, mine.p0, k0, first, weights, self.coding, tiles, self.steps)
             found.append(Product(channels, slice(k0, k1), columns, arrays.program(made)))
         return found
 

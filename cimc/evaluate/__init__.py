@@ -1,0 +1,1 @@
+"""Accuracy on real devices: metrics, chip instances, sweeps that resume, sensitivity of layers (docs/evaluation.md)."""
