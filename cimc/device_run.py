@@ -137,7 +137,8 @@ def run_device(
     """Execute a mapped module on the chip of ``arrays``.
 
     With read noise frames go one after the other: a frame's windows are read in order, so results do not depend on how
-    frames are split into calls with the same ``arrays``. Raises UsageError for a time the device's drift was not fitted for and for globs without a stage.
+    frames are split into calls with the same ``arrays``. Raises UsageError for a time the device's drift was not
+    fitted for and for globs without a stage.
     """
     run = arrays.run
     run.device.check_time(run.time_s)
