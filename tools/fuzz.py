@@ -54,6 +54,7 @@ def run_case(case: Callable[[], object]) -> End:
         return End(os.waitstatus_to_exitcode(status), time.monotonic() - started, peak)
     code = BROKEN
     try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a handler in Python would wait for C code to end
         signal.alarm(SECONDS)
         held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (held + BYTES, held + BYTES))
