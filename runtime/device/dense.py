@@ -41,8 +41,12 @@ class Dense:
         return held if self.weights is None else held + self.weights.numel() * self.weights.element_size()
 
 
-def dense_of(recipe: Recipe, groups: list[Tensor | None], columns: int, where: torch.device) -> Dense:
-    """The matrix of all row groups, each an integer (rows, N), or None where only the offset's correction is left."""
+def dense_of(recipe: Recipe, groups: list[Tensor | None], codes: Tensor, kernels: bool) -> Dense:
+    """The matrix of all row groups, each an integer (rows, N), or None where only the offset's correction is left.
+
+    ``codes`` (K, N) give columns and device; ``kernels`` allows the CPU kernel.
+    """
+    columns, where = codes.shape[1], codes.device
     coding = recipe.coding
     shift = coding.frac_bits if recipe.converter else 0
     uniform = -coding.weight_offset if recipe.converter else -coding.weight_offset << recipe.grid_bits
@@ -61,7 +65,7 @@ def dense_of(recipe: Recipe, groups: list[Tensor | None], columns: int, where: t
     magnitude = max(centre - coding.input_min, coding.input_max - centre)
     peak = largest_sum(magnitude, matrix)
     narrow = peak < INT32 and magnitude <= INT16 and matrix.numel() and int(matrix.abs().max()) < INT16
-    if where.type == "cpu" and narrow:
+    if kernels and where.type == "cpu" and narrow:
         packed = pack16(matrix.numpy()[:, None, :])
         return Dense(0, None, packed, centre, constant, shift)
     return Dense(0, matrix.to(exact_type(peak)), None, centre, constant, shift)

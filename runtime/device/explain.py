@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cimc.runtime.device.periphery import mismatched
 from cimc.runtime.device.prepared import Converted, Prepared
 from cimc.runtime.device.recipe import Recipe
 
@@ -39,7 +40,9 @@ def _why_collapsed(recipe: Recipe) -> str:
 
 def _kinds(recipe: Recipe, converted: tuple[Converted, ...]) -> dict[str, list[Converted]]:
     """Parts by the reason that they are simulated."""
-    if recipe.resamples:
+    if mismatched(recipe):
+        why = "the converters' capacitors are mismatched"
+    elif recipe.resamples:
         why = f"read noise of scope '{recipe.device.read_scope}' is drawn cell by cell"
     elif recipe.noisy and recipe.device.read_scope != "frozen":
         why = "read noise is one normal a sum, of the variance that the squared digits give: exact in distribution"

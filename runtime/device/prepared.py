@@ -18,6 +18,7 @@ from cimc.runtime.device.cells import GroupCells, conversion_values, group_cells
 from cimc.runtime.device.converter import division
 from cimc.runtime.device.dense import Dense, dense_of
 from cimc.runtime.device.fused import Fused, fuse
+from cimc.runtime.device.periphery import mismatched
 from cimc.runtime.device.recipe import Recipe
 
 
@@ -72,9 +73,11 @@ class Prepared:
         return held + self.dense.size_bytes
 
 
-def prepare(recipe: Recipe, codes: Tensor) -> Prepared:
+def prepare(recipe: Recipe, codes: Tensor, kernels: bool = True) -> Prepared:
     """Cells of the weights ``codes`` (K, N), integers, on their device: a deterministic function of both.
 
+    On a CPU compiled kernels serve what they can; without ``kernels`` reads take the tensor form everywhere, as on a
+    GPU, with the same results.
     :class:`ValueError` when a weight is out of range or K is not the recipe's.
     """
     if codes.ndim != 2 or codes.shape[0] != recipe.rows:
@@ -85,18 +88,18 @@ def prepare(recipe: Recipe, codes: Tensor) -> Prepared:
     for g, first, last in groups(recipe):
         cells = group_cells(recipe, codes[first:last], first)
         clipped += cells.clipped
-        dense, part = _split(recipe, cells, (g, first, last))
+        dense, part = _split(recipe, cells, (g, first, last), kernels)
         collapsed.append(dense)
         if part is not None:
             converted.append(part)
     kept = codes if recipe.resamples else None
     cell_count = codes.numel() * recipe.coding.cells_per_weight
-    dense = dense_of(recipe, collapsed, codes.shape[1], codes.device)
+    dense = dense_of(recipe, collapsed, codes, kernels)
     return Prepared(kept, dense, tuple(converted), codes.shape[1], clipped / max(1, cell_count))
 
 
 def _split(
-    recipe: Recipe, cells: GroupCells, place: tuple[int, int, int]
+    recipe: Recipe, cells: GroupCells, place: tuple[int, int, int], kernels: bool
 ) -> tuple[Tensor | None, Converted | None]:
     """What of one group goes outside the converter, integers (rows, N) or None, and what is converted."""
     coding = recipe.coding
@@ -118,7 +121,7 @@ def _split(
     kept = np.flatnonzero(~collapsed).tolist()
     if not kept:
         return dense, None
-    return dense, _converted(recipe, cells, values, worth, (group, first, last, kept))
+    return dense, _converted(recipe, cells, values, worth, (group, first, last, kept), kernels)
 
 
 def _converted(
@@ -127,6 +130,7 @@ def _converted(
     values: Tensor,
     worth: Tensor,
     place: tuple[int, int, int, list[int]],
+    kernels: bool,
 ) -> Converted:
     """The conversions ``kept`` of one group, for the CPU kernel where that can serve them."""
     group, first, last, kept = place
@@ -138,7 +142,8 @@ def _converted(
     noise = group_variance(recipe, cells)
     variance = None if noise is None else noise[0][:, :, kept].transpose(1, 2)
     scale = None if noise is None else noise[1][:, kept].T.contiguous()
-    if recipe.converter and values.device.type == "cpu":
+    exact = kernels and recipe.device.dac is None and not mismatched(recipe)
+    if recipe.converter and exact and values.device.type == "cpu":
         constants = division(recipe.steps[group][:, kept], recipe.coding, recipe.grid_bits)
         drawn = None if variance is None or scale is None else (variance.numpy(), scale.numpy())
         fused = fuse(recipe, mine.numpy(), drawn, constants)
@@ -158,7 +163,7 @@ def _narrow(values: Tensor) -> Tensor:
 def _collapsed(recipe: Recipe, values: Tensor, group: int) -> np.ndarray:
     """bool [J]: conversions that provably lose nothing in any phase, whatever the inputs."""
     count = values.shape[2]
-    if recipe.noisy and recipe.device.read_scope != "frozen":
+    if (recipe.noisy and recipe.device.read_scope != "frozen") or mismatched(recipe):
         return np.zeros(count, dtype=np.bool_)
     if not recipe.converter:
         return np.ones(count, dtype=np.bool_)

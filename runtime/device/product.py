@@ -11,12 +11,19 @@ import torch
 from torch import Tensor
 
 from cimc.runtime.crossbar.coding import Coding, Phase
-from cimc.runtime.device.cells import conversion_values, group_cells, resampled
+from cimc.runtime.device.cells import GroupCells, conversion_values, group_cells, resampled
 from cimc.runtime.device.converter import Division, division
 from cimc.runtime.device.dense import read_dense
 from cimc.runtime.device.exact import exact_type, largest_sum, product
 from cimc.runtime.device.fused import Fused, add_group, bytes_per_window
 from cimc.runtime.device.noise import noise_units, read_words
+from cimc.runtime.device.periphery import (
+    drive_bits,
+    driven_rows,
+    largest_drive,
+    mismatched,
+    mismatched_codes,
+)
 from cimc.runtime.device.prepared import Converted, Prepared
 from cimc.runtime.device.random import Purpose
 from cimc.runtime.device.recipe import Recipe
@@ -95,16 +102,18 @@ def _add_converted(
     noise = 160 if part.variance is not None else 0
     per_window = phases * (part.last - part.first) * 16 + phases * len(part.kept) * columns * (48 + noise)
     block = max(1, chunk_bytes // per_window)
-    values = part.values
-    if recipe.device.read_scope == "call" and prepared.codes is not None:
-        values = _redrawn(recipe, prepared.codes, part, recipe.epoch(0, 0, call))
+    values, still = part.values, None
+    if prepared.codes is not None:
+        still = group_cells(recipe, prepared.codes[part.first : part.last], part.first)
+        if recipe.device.read_scope == "call":
+            values, still = _redrawn(recipe, still, part, recipe.epoch(0, 0, call)), None
     for start in range(0, len(x), block):
         codes = x[start : start + block, part.first : part.last]
         window = first_window + start
-        if prepared.codes is not None and recipe.device.read_scope != "call":
-            partial = _sums_of_draws(recipe, prepared.codes, part, codes, window)
-        else:
+        if still is None:
             partial = _sums(recipe, part, values, codes, window)
+        else:
+            partial = _sums_of_draws(recipe, still, part, codes, window)
         total[start : start + block] += _shift_add(recipe, part, partial)
 
 
@@ -130,22 +139,23 @@ def _add_fused(
         add_group(recipe, fused, worth, values.numpy(), key, counters, first_window + start, target)
 
 
-def _redrawn(recipe: Recipe, codes: Tensor, part: Converted, epoch: int) -> Tensor:
+def _redrawn(recipe: Recipe, cells: GroupCells, part: Converted, epoch: int) -> Tensor:
     """Cells (rows, J', N) of a group with the read noise of draw ``epoch``."""
-    cells = group_cells(recipe, codes[part.first : part.last], part.first)
     seen = conversion_values(resampled(recipe, cells, part.first, epoch), recipe.coding)
     return seen[:, :, list(part.kept)].transpose(1, 2)
 
 
-def _sums_of_draws(recipe: Recipe, codes: Tensor, part: Converted, x: Tensor, first_window: int) -> Tensor:
+def _sums_of_draws(recipe: Recipe, still: GroupCells, part: Converted, x: Tensor, first_window: int) -> Tensor:
     """Partial sums int64 (I, M, J', N) where every window, or every window and phase, sees cells of its own."""
     phases = recipe.coding.digit_cycles
+    windows = torch.arange(first_window, first_window + len(x), device=x.device)
     digits = stacked_digits(x, recipe.coding, torch.float64)
+    digits = driven_rows(recipe, digits, part.first, windows, range(phases))
     sums = torch.empty((phases, len(x), *part.worth.shape), dtype=torch.int64, device=x.device)
     fresh = recipe.device.read_scope == "read"
     for m in range(len(x)):
         for i in range(phases if fresh else 1):
-            cells = _redrawn(recipe, codes, part, recipe.epoch(first_window + m, i, 0)).to(torch.float64)
+            cells = _redrawn(recipe, still, part, recipe.epoch(first_window + m, i, 0)).to(torch.float64)
             seen = digits[i : i + 1, m] if fresh else digits[:, m]
             found = product(seen, cells.reshape(len(cells), -1)).to(torch.int64)
             sums[i : i + len(found) if fresh else None, m] = found.reshape(-1, *part.worth.shape)
@@ -153,22 +163,24 @@ def _sums_of_draws(recipe: Recipe, codes: Tensor, part: Converted, x: Tensor, fi
 
 
 def _sums(recipe: Recipe, part: Converted, values: Tensor, x: Tensor, first_window: int) -> Tensor:
-    """Partial sums int64 (I, M, J', N) in units of 2^-e, sampled noise included."""
+    """Partial sums int64 (I, M, J', N) in units of 2^-(e + drive bits), sampled noise included."""
     shape = (recipe.coding.digit_cycles, len(x), *part.worth.shape)
     flat = values.reshape(len(values), -1)
-    kind = exact_type(largest_sum(recipe.drive, flat))
-    digits = stacked_digits(x, recipe.coding, kind).reshape(-1, len(flat))
-    sums = product(digits, flat.to(kind)).to(torch.int64).reshape(shape)
+    kind = exact_type(largest_sum(largest_drive(recipe), flat))
+    windows = torch.arange(first_window, first_window + len(x), device=x.device)
+    stacked = stacked_digits(x, recipe.coding, kind)
+    driven = driven_rows(recipe, stacked, part.first, windows, range(shape[0]))
+    sums = product(driven.reshape(-1, len(flat)), flat.to(kind)).to(torch.int64).reshape(shape)
     if part.variance is None or part.scale is None:
         return sums
     spread = part.variance.reshape(len(flat), -1)
     kind = exact_type(largest_sum(recipe.drive**2, spread))
-    summed = product(digits.to(kind) ** 2, spread.to(kind)).reshape(shape)
-    windows = torch.arange(first_window, first_window + len(x), device=x.device)
+    digits = stacked.reshape(-1, len(flat)).to(kind)
+    summed = product(digits**2, spread.to(kind)).reshape(shape)
     key = recipe.key(Purpose.READ)
     for at, j in enumerate(part.kept):
         words = read_words(key, windows, part.group, j, shape[0], shape[3])
-        sums[:, :, at] += noise_units(summed[:, :, at], words, part.scale[at])
+        sums[:, :, at] += noise_units(summed[:, :, at], words, part.scale[at]) << drive_bits(recipe)
     return sums
 
 
@@ -179,7 +191,11 @@ def _shift_add(recipe: Recipe, part: Converted, partial: Tensor) -> Tensor:
     worth = torch.tensor([phase.coefficient for phase in coding.phases], device=where)
     if recipe.converter:
         steps = recipe.steps[part.group][:, list(part.kept)]
-        partial = convert(partial, division(steps, coding, recipe.grid_bits))
+        if mismatched(recipe):
+            cycles = range(coding.digit_cycles)
+            partial = mismatched_codes(recipe, partial, part.kept, part.group, part.first, cycles)
+        else:
+            partial = convert(partial, division(steps, coding, recipe.grid_bits + drive_bits(recipe)))
         worth = worth[:, None] * torch.from_numpy(steps.copy()).to(where)
     else:
         worth = worth[:, None].expand(-1, len(part.kept))

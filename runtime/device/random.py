@@ -34,6 +34,8 @@ class Purpose(IntEnum):
     FAULTS = 3
     READ = 4
     BASELINE = 5
+    DRIVE = 6
+    CONVERTER = 7
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from cimc.runtime.crossbar.coding import Coding
 from cimc.runtime.crossbar.converter import Steps, broadcast_steps
 from cimc.runtime.crossbar.rows import Bounds, group_bounds
 from cimc.runtime.device.adc import Adc
+from cimc.runtime.device.dac import Dac
 from cimc.runtime.device.random import Key, Purpose, stream_key
 
 Baseline = Literal["ideal", "column", "none"]
@@ -63,6 +64,11 @@ class DeviceModel(Protocol):
     @property
     def adc(self) -> Adc | None:
         """The converter that the device brings, None for the machine's."""
+        ...
+
+    @property
+    def dac(self) -> Dac | None:
+        """The noise of row drivers, None for exact ones."""
         ...
 
     @property
@@ -187,6 +193,12 @@ class Recipe:
                 f"digits up to {self.drive}; use a 1-bit DAC or take `current` out of the device file",
                 where=f"layer {self.layer}",
             )
+        if self.device.dac is not None and not self.converter:
+            raise UnsupportedError(
+                "currents of noisy row drivers are not on the cells' grid, so they cannot be read without a converter; "
+                "read with one or take `dac` out of the device file",
+                where=f"layer {self.layer}",
+            )
         used = max(rows + first for rows, first in self.segments)
         if self.device.array_rows is not None and used > self.device.array_rows:
             raise UnsupportedError(
@@ -258,16 +270,18 @@ class Recipe:
         """What currents are multiplied by before the converter against the mean drift."""
         return self.device.drift_gain(self.chip.time_s, self.top)
 
+    def tile_of(self, row: int) -> int:
+        """Number of the row tile that holds ``row``."""
+        ends = np.cumsum([rows for rows, _ in self.segments])
+        return int(np.searchsorted(ends, row, side="right"))
+
     def wordlines_below(self, last_row: int) -> int:
         """Wordlines between the row before ``last_row``, at the end of a group, and the sense nodes."""
         if self.device.array_rows is None:
             return 0
-        row = 0
-        for rows, first in self.segments:
-            row += rows
-            if last_row <= row:
-                return self.device.array_rows - (first + rows - (row - last_row))
-        raise ValueError(f"row {last_row} is outside the {self.rows} rows of the product")
+        tile = self.tile_of(last_row - 1)
+        start = sum(rows for rows, _ in self.segments[:tile])
+        return self.device.array_rows - (self.segments[tile][1] + last_row - start)
 
     @property
     def resamples(self) -> bool:

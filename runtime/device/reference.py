@@ -20,6 +20,7 @@ from cimc.runtime.device.cells import (
     resampled,
 )
 from cimc.runtime.device.noise import noise_units, read_words
+from cimc.runtime.device.periphery import drive_bits, driven_rows, mismatched, mismatched_codes
 from cimc.runtime.device.random import Purpose
 from cimc.runtime.device.recipe import Recipe
 
@@ -54,8 +55,11 @@ def read_reference(
                 driven = int(digits.sum()) << unit
                 for j, plane in enumerate(coding.conversions):
                     read = partial[:, j]
-                    if recipe.converter:
-                        h = int(recipe.steps[g, i, j])
+                    h = int(recipe.steps[g, i, j])
+                    if mismatched(recipe) and recipe.converter:
+                        one = read[None, None, None]
+                        read = mismatched_codes(recipe, one, (j,), g, first, range(i, i + 1))[0, 0, 0] * h
+                    elif recipe.converter:
                         code = convert(
                             read.numpy(),
                             h,
@@ -63,7 +67,7 @@ def read_reference(
                             lo=coding.converter_lo,
                             hi=coding.converter_hi,
                             zero=coding.converter_zero,
-                            grid_bits=recipe.grid_bits,
+                            grid_bits=recipe.grid_bits + drive_bits(recipe),
                         )
                         read = torch.from_numpy((code - coding.converter_zero) * h)
                     read = torch.where(cells.flips[:, j], plane.top * driven - read, read)
@@ -82,14 +86,16 @@ def _partial_sums(
     call: int,
     order: Tensor | None,
 ) -> Tensor:
-    """int64 (N, J) in units of 2^-e: what the converters see in one phase of one window, read noise included."""
+    """int64 (N, J) in units of 2^-(e + drive bits): what the converters see in one phase of one window, with noise."""
     coding = recipe.coding
     group, first = place
     seen = cells.values
     if recipe.resamples:
         seen = resampled(recipe, cells, first, recipe.epoch(window, phase, call))
     values = conversion_values(seen, coding).to(torch.int64)
-    terms = digits[:, None, None] * values
+    at = torch.tensor([window])
+    driven = driven_rows(recipe, digits[None, None], first, at, range(phase, phase + 1))[0, 0]
+    terms = driven[:, None, None] * values
     if order is not None:
         terms = terms[torch.argsort(order[first : first + len(digits)])]
     partial = torch.zeros_like(terms[0])
@@ -101,8 +107,6 @@ def _partial_sums(
     grid, scale = variance
     summed = ((digits * digits)[:, None, None] * grid.to(torch.int64)).sum(dim=0)
     for j in range(partial.shape[1]):
-        words = read_words(
-            recipe.key(Purpose.READ), torch.tensor([window]), group, j, coding.digit_cycles, len(partial)
-        )
-        partial[:, j] += noise_units(summed[:, j], words[phase, 0], scale[:, j])
+        words = read_words(recipe.key(Purpose.READ), at, group, j, coding.digit_cycles, len(partial))
+        partial[:, j] += noise_units(summed[:, j], words[phase, 0], scale[:, j]) << drive_bits(recipe)
     return partial

@@ -16,13 +16,14 @@ from cimc.runtime.device.cells import group_cells, resampled
 from cimc.runtime.device.ir_drop import nodal_effective_us
 from cimc.runtime.device.library import DeviceModel
 from cimc.runtime.device.loader import PRESETS, load_device, parse_device, preset_names
+from cimc.runtime.device.periphery import thresholds
 from cimc.runtime.device.prepared import prepare
 from cimc.runtime.device.product import read
 from cimc.runtime.device.recipe import Chip, Recipe
 from cimc.runtime.device.reference import read_reference
 
 HEAD = "name: probe\ndescription: for a test\ncell: {g_off_us: 1.0, g_on_us: 100.0}\n"
-ROWS, COLUMNS, WINDOWS = 64, 10, 3
+ROWS, COLUMNS, WINDOWS = 64, 10, 2
 """The last layer of a network on scikit-learn's digits: 64 pixels, 10 classes."""
 
 
@@ -71,9 +72,10 @@ def test_reads_of_every_preset_equal_the_reference(name: str, coding: Coding) ->
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_computes_roughly_the_product(name: str) -> None:
-    """Fresh from programming, pairs of cells without a converter are within half of the exact product."""
+    """Fresh from programming, pairs of cells without drivers and converters are within half of the exact product."""
     codes, x = weights(1), inputs(2)
-    product = recipe(load_device(name), DIFFERENTIAL, converter=False)
+    cells = parse_device((PRESETS / f"{name}.yaml").read_text().split("\ndac:")[0], name)
+    product = recipe(cells, DIFFERENTIAL, converter=False)
     result = read(product, prepare(product, codes), x).to(torch.float64) / 2.0**product.frac_bits
     exact = (x @ codes).to(torch.float64)
     assert float((result - exact).norm() / exact.norm()) < 0.5
@@ -195,3 +197,60 @@ def test_devices_that_cannot_serve_a_product_are_refused() -> None:
     narrow = parse_device(HEAD + f"wires: {{nodal: {{array_columns: 3, {nodal}}}}}\n", "d")
     with pytest.raises(UnsupportedError, match=r"a weight has 4 cells, but array_columns .* is 3"):
         group_cells(recipe(narrow, CODING), weights(1)[:32], 0)
+
+
+SAR = "adc: {bits: 5, sar: {capacitor_sigma: 0.05, comparator_sigma_steps: 0.3, columns_per_converter: 3}}\n"
+DAC = "dac: {noise_relative: 0.05, noise_absolute_digits: 0.02}\n"
+NOISE = "read_noise: {gaussian: {relative: 0.05}}\n"
+
+
+@pytest.mark.parametrize("coding", [CODING, DIFFERENTIAL], ids=["offset", "differential"])
+@pytest.mark.parametrize(
+    "text",
+    [SAR, DAC, SAR + DAC + NOISE, DAC + NOISE + "read_scope: vector\n", SAR + NOISE + "read_scope: call\n"],
+)
+def test_drivers_and_converters_equal_the_reference(text: str, coding: Coding) -> None:
+    """With noisy drivers and mismatched converters too, reads are the definition's, however windows are cut."""
+    product = recipe(parse_device(HEAD + text, "d"), coding)
+    codes, x = weights(11), inputs(12)
+    expected = read_reference(product, codes, x, first_window=(1 << 32) - 1)
+    prepared = prepare(product, codes)
+    assert torch.equal(read(product, prepared, x, (1 << 32) - 1), expected)
+    parts = [read(product, prepared, x[m : m + 1], (1 << 32) - 1 + m, 1) for m in range(WINDOWS)]
+    assert torch.equal(torch.cat(parts), expected)
+    exact = recipe(parse_device(HEAD + "adc: {bits: 5}\n", "d"), coding)
+    assert not torch.equal(read(exact, prepare(exact, codes), x), expected)
+
+
+def test_driver_noise_is_shared_by_the_columns_of_a_row() -> None:
+    """One driven row: every column sees the same relative error, which read noise of cells would not give."""
+    wide = Coding(parallel_rows=32, converter_hi=65535, dac_bits=8, cell_bits=8, frac_bits=0)
+    device = parse_device(HEAD + "dac: {noise_relative: 0.1}\n", "d")
+    product = Recipe(3, wide, ((ROWS, 0),), device, Chip(7), h=1)
+    x = torch.zeros((50, ROWS), dtype=torch.int64)
+    x[:, 5] = 200
+    codes = torch.full((ROWS, COLUMNS), 100, dtype=torch.int64)
+    codes[:, 1] = -28
+    result = read(product, prepare(product, codes), x) + 200 * 128  # sums of the stored, offset weights
+    gain = result.to(torch.float64) / (200 * (codes[0] + 128))
+    assert float(gain.std(dim=0).min()) > 0.05
+    torch.testing.assert_close(gain, gain[:, :1].expand(-1, COLUMNS), rtol=0, atol=1e-4)
+
+
+def test_converters_of_one_tile_are_the_same_in_all_its_groups() -> None:
+    """A mismatched converter belongs to an array: its row groups share it, another array's is another one."""
+    product = recipe(parse_device(HEAD + SAR, "d"), CODING)
+    assert [product.tile_of(row) for row in (0, 39, 40, 63)] == [0, 0, 1, 1]
+    first, again, other = (thresholds(product, row, 1, COLUMNS, torch.device("cpu")) for row in (0, 32, 40))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    # three physical columns a converter, four cells a weight: conversions 1 of weights 0 and 1 have different ones
+    assert not torch.equal(first[0], first[1])
+    shared = thresholds(product, 0, 2, COLUMNS, torch.device("cpu"))
+    assert torch.equal(shared[0], first[0])
+
+
+def test_noisy_drivers_need_a_converter() -> None:
+    """Without a converter there is no grid that the currents of noisy drivers lie on."""
+    with pytest.raises(UnsupportedError, match="noisy row drivers"):
+        recipe(parse_device(HEAD + DAC, "d"), CODING, converter=False)
