@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,11 @@ from torch import Tensor
 
 from cimc.configuration.located import BrokenRule, Section
 from cimc.diagnostics import UnsupportedError
-from cimc.runtime.crossbar.calibrate import Observed, least_error_step
+from cimc.runtime.crossbar.calibrate import Observed, least_error_step, observe
+from cimc.runtime.crossbar.cells import Cells
 from cimc.runtime.crossbar.coding import MAX_BITS, Coding, converter_range
 from cimc.runtime.crossbar.converter import MAX_STEP, StepChoice, Steps, full_step, least_step
+from cimc.runtime.crossbar.rows import Bounds
 from cimc.runtime.device.choice import Amount
 
 THRESHOLD_BITS = 16
@@ -178,6 +181,17 @@ class Adc(Section):
         above = counts[..., ::-1].cumsum(axis=-1)
         low = sums[::-1][np.argmax(above >= share * total, axis=-1)]
         return np.minimum(low, 0), np.maximum(high, 0)
+
+
+def observe_groups(
+    qx: npt.NDArray[np.integer[Any]], cells: Cells, coding: Coding, bounds: Bounds
+) -> list[Observed]:
+    """Partial sums of windows ``qx`` (M, K) on stored ``cells`` (K, N, D), row group by row group."""
+    seen: list[Observed] = []
+    for first, last in pairwise(bounds.tolist()):
+        alone = np.array([0, last - first], dtype=np.int64)
+        seen.append(observe(qx[:, first:last], cells[first:last], coding, alone))
+    return seen
 
 
 def sar_codes(partial: Tensor, h: Tensor, coding: Coding, grid_bits: int, thresholds: Tensor) -> Tensor:

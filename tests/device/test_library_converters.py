@@ -15,7 +15,7 @@ from cimc.runtime.crossbar.cells import store
 from cimc.runtime.crossbar.coding import Coding
 from cimc.runtime.crossbar.converter import convert
 from cimc.runtime.crossbar.rows import group_bounds
-from cimc.runtime.device.adc import Adc, Sar, sar_codes
+from cimc.runtime.device.adc import Adc, Sar, observe_groups, sar_codes
 from cimc.runtime.device.dac import GRID_BITS, MOST_SIGMAS, Dac
 from cimc.runtime.device.loader import load_device, parse_device
 
@@ -101,11 +101,11 @@ def observations(rows: int = 192) -> tuple[list[Observed], list[int], Coding]:
     qx = np.abs(rng.normal(0, 60, (80, rows))).clip(0, 255).astype(np.int64)
     bounds = group_bounds([(rows, 0)], CODING.parallel_rows)
     cells, _ = store(w, CODING, bounds)
-    whole: list[Observed] = []
-    for top, bottom in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        one = group_bounds([(bottom - top, 0)], CODING.parallel_rows)
-        whole.append(observe(qx[:, top:bottom], cells[top:bottom], CODING, one))
-    return whole, np.diff(bounds).tolist(), CODING
+    groups = observe_groups(qx, cells, CODING, bounds)
+    together = observe(qx, cells, CODING, bounds)
+    joined = groups[0].join(groups[1]).join(groups[2])
+    np.testing.assert_array_equal(joined.counts, together.counts)
+    return groups, np.diff(bounds).tolist(), CODING
 
 
 @pytest.mark.parametrize(
