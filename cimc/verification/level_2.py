@@ -15,6 +15,7 @@ from cimc.dialects.graph_types import QuantType, quant_of
 from cimc.driver import PassResult
 from cimc.runtime.numerics.digital import dequantise
 from cimc.verification.comparing import place_of
+from cimc.verification.digital_oracles import digital_error
 from cimc.verification.integer_oracles import product_error
 from cimc.verification.lockstep import Run
 from cimc.verification.report import Check, TensorError
@@ -68,6 +69,31 @@ def oracle_check(result: PassResult, runs: Sequence[Run]) -> Check:
                     place.operation, place.location, message,
                 )  # fmt: skip
     return Check(result.name, "quantised", against, len(products), 0.0, "", "equal")
+
+
+def digital_check(result: PassResult, runs: Sequence[Run]) -> Check:
+    """Every other operator of level 2 that onnxruntime has, on our operands."""
+    against = "onnxruntime, operator by operator"
+    count = 0
+    for op in main_function(result.module).body.block.ops:
+        errors = [
+            digital_error(
+                op, [run.by_value[v] for v in op.operands], run.by_value[op.results[0]], result.ctx.store
+            )
+            for run in runs[:ORACLE_FRAMES]
+            if op.results
+        ]
+        known = [error for error in errors if error is not None]
+        count += bool(known)
+        if any(known):
+            place, name = place_of(op), (tensor_names(op) or ("",))[0]
+            unit = "codes" if quant_of(op.results[0]) is not None else "times what float sums may"
+            message = f"{op.name} of tensor '{name}' differs by {max(known):.4g} {unit} from onnxruntime"
+            return Check(
+                result.name, "quantised", against, count, max(known), name, "differs",
+                place.operation, place.location, message,
+            )  # fmt: skip
+    return Check(result.name, "quantised", against, count, 0.0, "", "within")
 
 
 def real_values(module: ModuleOp, integers: Mapping[str, Sequence[Array]]) -> dict[str, list[Array]]:

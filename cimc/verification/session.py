@@ -38,6 +38,7 @@ from cimc.verification.comparing import (
 from cimc.verification.frames import Frames, default_limit, frames_of, structured_inputs
 from cimc.verification.level_2 import (
     agreement,
+    digital_check,
     is_float,
     lockstep_check,
     oracle_check,
@@ -271,6 +272,7 @@ class _Session:
         self.reals = real_holders(result.module, runs)
         if "quantised" in self.levels:
             self._add(oracle_check(result, runs))
+            self._add(digital_check(result, runs))
         outputs = main_names(result.module, OUTPUTS)
         reals = real_values(result.module, self.integers)
         reals |= {name: [run.outputs[name] for run in found] for name in outputs}
