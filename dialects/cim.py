@@ -180,6 +180,11 @@ class DcomOp(CimOperation):
             raise VerifyException(f"{self.function.data} takes {wanted} operands, got {len(self.args)}")
         if self.function.data in (Function.MAX_POOL, Function.AVERAGE_POOL) and self.window is None:
             raise VerifyException(f"{self.function.data} needs a window")
+        if self.window is not None:
+            height, width, channels = shape_of(self.args[0])
+            extents = (*self.window.output(height, width), channels)
+            if extents != shape_of(self.result):
+                raise VerifyException(f"the window gives {extents}, the result has {shape_of(self.result)}")
         if not self.function.data.windowed and any(shape_of(a) != shape_of(self.result) for a in self.args):
             raise VerifyException(f"{self.function.data} keeps the shape of its operands")
 

@@ -108,6 +108,8 @@ SPOILT = [
     (OTHERS, "sources <1, 144>", "sources <1, 143>", "differ in size"),
     (OTHERS, "softmax(%b)", "add(%b)", "add takes 2 operands, got 1"),
     (OTHERS, "softmax(%b)", "max_pool(%b)", "max_pool needs a window"),
+    (OTHERS, "softmax(%b)", "max_pool(%b) window <1 1 stride 1 1 pad 0 0 0 2 dilation 1 1>",
+     r"the window gives \(1, 3, 144\), the result has \(1, 1, 144\)"),
     (BODY, '"turns", "routes"]', '"turns"]', "names parameters the body has not: routes"),
     (BODY, '"arrays", "x"', '"x", "x"', "parameters have different names"),
     (BODY, 'isa.loop count <"turns">', "isa.loop", "a loop counts images, or has a count"),
