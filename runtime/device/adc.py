@@ -97,24 +97,27 @@ class Adc(Section):
         """Steps of this converter, in the same units of 2^-F, where the machine's ``coding`` has steps ``h``.
 
         ``unit`` and ``worst`` (groups of up to ``rows`` wordlines) follow from the coding. The others keep the range
-        that was calibrated for the machine's codes: a step widens as the codes get fewer. :class:`UnsupportedError`
-        when a step would be above 65535.
+        that was calibrated for the machine's codes, as far as sums can reach: a step widens as the codes get fewer, and
+        is at least 1. :class:`UnsupportedError` when a step would be above 65535.
         """
         ours = self.applied(coding)
         machines = np.asarray(h, dtype=np.int64)
+        low, high = ours.worst_range(min(rows, coding.parallel_rows))
+        ends = np.array(low, dtype=np.int64), np.array(high, dtype=np.int64)
+        worst = least_step(*ends, ours, coding.frac_bits)
         if self.calibration == "unit":
             found = np.full_like(machines, 1 << coding.frac_bits)
         elif self.calibration == "worst":
-            low, high = ours.worst_range(min(rows, coding.parallel_rows))
-            ends = np.array(low, dtype=np.int64), np.array(high, dtype=np.int64)
-            found = np.broadcast_to(least_step(*ends, ours, coding.frac_bits), machines.shape)
+            found = np.broadcast_to(worst, machines.shape)
+        elif ours == coding:
+            return machines
         else:
             # the codes on the side of zero that has more of them
             had = max(
                 coding.converter_hi - coding.converter_zero, coding.converter_zero - coding.converter_lo
             )
             has = max(ours.converter_hi - ours.converter_zero, ours.converter_zero - ours.converter_lo)
-            found = np.maximum(-(-machines * had // has), 1)
+            found = np.maximum(np.minimum(-(-machines * had // has), worst), 1 << coding.frac_bits)
         if int(found.max()) > MAX_STEP:
             raise UnsupportedError(
                 f"a converter of {self.bits} bits needs a step of {int(found.max())} / 2^{coding.frac_bits}, at most "

@@ -192,13 +192,17 @@ def test_a_device_brings_its_own_converter() -> None:
 def test_fewer_codes_keep_the_calibrated_range(calibration: str) -> None:
     """Without new data the range stays that of the machine's steps: codes get fewer and steps wider."""
     coding = replace(CODING, converter_hi=255, frac_bits=4)
-    machines = np.array([[16, 23], [40, 400]])
+    machines = np.array([[16, 23], [30, 33]])  # up to 33 / 16 * 255 of at most 64 * 9 levels
     adc = Adc.model_validate({"bits": 5, "calibration": calibration})
     ours = adc.adapted(machines, 64, coding)
     reach = machines * 255
     assert bool((ours * 31 >= reach).all())
     assert bool(((ours - 1) * 31 < reach).all())
     np.testing.assert_array_equal(Adc().adapted(machines, 64, coding), machines)
+    # sums of 2 rows reach 18: 5 bits have codes enough for step 1, whatever range the machine had
+    assert (adc.adapted(machines, 2, coding) == 16).all()
+    more = adc.model_copy(update={"bits": 10})
+    assert (more.adapted(machines, 64, coding) == 16).all()
 
 
 def test_unit_and_worst_need_no_range() -> None:
@@ -209,7 +213,7 @@ def test_unit_and_worst_need_no_range() -> None:
     worst = Adc(bits=6, calibration="worst").adapted(machines, 40, coding)
     assert (worst == math.floor(40 * 9 * 32 / 127) + 1).all()
     with pytest.raises(UnsupportedError, match="a converter of 1 bits needs a step"):
-        Adc(bits=1).adapted(machines * 100, 64, coding)
+        Adc(bits=1).adapted(machines * 100, 64, replace(coding, dac_bits=8, cell_bits=8, converter_hi=65535))
 
 
 # --- successive approximation --------------------------------------------------------------------------------------

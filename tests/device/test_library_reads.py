@@ -171,7 +171,7 @@ def test_the_drift_gain_reaches_the_cells() -> None:
 def test_the_devices_converter_takes_the_machines_place() -> None:
     """A device with its own bits reads as a machine with that converter, for the whole product and its reference."""
     codes, x = weights(9), inputs(10, 6)
-    for text, high, h in (("adc: {bits: 4}", 15, 9), ("adc: {calibration: unit}", 63, 1)):
+    for text, high, h in (("adc: {bits: 4}", 15, 7), ("adc: {calibration: unit}", 63, 1)):
         ours = recipe(parse_device(HEAD + text + "\n", "d"), CODING)
         wanted = replace(CODING, converter_hi=high)
         plain = Recipe(3, wanted, ours.segments, parse_device(HEAD, "d"), Chip(7), h=h)
