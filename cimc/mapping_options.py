@@ -19,7 +19,7 @@ from cimc.diagnostics import UsageError
 
 Bits = Annotated[int, Field(ge=2, le=16)]
 Copies = Annotated[int, Field(ge=1, le=2**20)]
-Scheduler = Literal["none", "polyxb", "cim-mlc", "cimc"]
+Scheduler = Literal["none", "polyxb", "cim-mlc", "cim-mlc-matmul", "cimc"]
 Objective = Literal["throughput", "latency", "energy", "peak-power"]
 
 
@@ -89,7 +89,7 @@ class MappingOptions(Section):
     calibration: Calibration = Field(default_factory=Calibration)
     """section of the calibration"""
     scheduler: Scheduler | None = None
-    """who chooses the copies of array operators: none (`copies` says), polyxb, cim-mlc, or cimc; absent: cimc,
+    """who chooses the copies of array operators: none (`copies` says), polyxb, cim-mlc(-matmul), or cimc; absent: cimc,
     but none where `copies` is given"""
     objective: Objective = "throughput"
     """what scheduler cimc works for: throughput, latency, energy, or peak-power"""

@@ -29,7 +29,9 @@ _NETWORKS = (
     Network("digits", (1, 8, 8), 10, "cimc.models.digits:digits_cnn", "3 convolutions, 8x8 digits"),
     Network("resnet-cifar-20", (3, 32, 32), 10, "cimc.models.resnet:resnet_cifar_20", "3 stages of 3 blocks"),
     Network("resnet-18", (3, 224, 224), 1000, "cimc.models.resnet:resnet_18", "basic blocks 2, 2, 2, 2"),
+    Network("resnet-34", (3, 224, 224), 1000, "cimc.models.resnet:resnet_34", "basic blocks 3, 4, 6, 3"),
     Network("resnet-50", (3, 224, 224), 1000, "cimc.models.resnet:resnet_50", "bottlenecks 3, 4, 6, 3"),
+    Network("resnet-101", (3, 224, 224), 1000, "cimc.models.resnet:resnet_101", "bottlenecks 3, 4, 23, 3"),
     Network(
         "squeezenet",
         (3, 224, 224),
@@ -44,6 +46,7 @@ _NETWORKS = (
         "cimc.models.mobilenet_v2:mobilenet_v2",
         "17 inverted residuals, depthwise 3x3",
     ),
+    Network("vgg-7", (3, 32, 32), 10, "cimc.models.vgg:vgg_7", "6 convolutions, 2 linear layers, for CIFAR"),
     Network("vgg-16", (3, 224, 224), 1000, "cimc.models.vgg:vgg_16", "13 convolutions, 3 linear layers"),
 )
 

@@ -126,6 +126,16 @@ def resnet_18() -> nn.Module:
     return ResNet(_imagenet_stem(), BasicBlock, (2, 2, 2, 2), width=64, classes=1000)
 
 
+def resnet_34() -> nn.Module:
+    """[N, 3, 224, 224] -> [N, 1000]; 21.8 M weights, 3.66 G multiply-accumulates an image."""
+    return ResNet(_imagenet_stem(), BasicBlock, (3, 4, 6, 3), width=64, classes=1000)
+
+
 def resnet_50() -> nn.Module:
     """[N, 3, 224, 224] -> [N, 1000]; 25.6 M weights, 4.09 G multiply-accumulates an image."""
     return ResNet(_imagenet_stem(), Bottleneck, (3, 4, 6, 3), width=64, classes=1000)
+
+
+def resnet_101() -> nn.Module:
+    """[N, 3, 224, 224] -> [N, 1000]; 44.5 M weights, 7.80 G multiply-accumulates an image."""
+    return ResNet(_imagenet_stem(), Bottleneck, (3, 4, 23, 3), width=64, classes=1000)

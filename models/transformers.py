@@ -129,9 +129,11 @@ NETWORKS: dict[str, tuple[type[nn.Module], Size]] = {
     "vit": (Vit, Size()),
     "bert": (Bert, Size(classes=3)),
     "gpt2": (Gpt2, Size()),
+    "vit-base": (Vit, Size(width=768, heads=12, layers=12, classes=1000, image=224, patch=16)),
+    "bert-base": (Bert, Size(width=768, heads=12, layers=12, classes=2, tokens=128, words=30522)),
     "deit-tiny": (Vit, Size(width=192, heads=3, layers=12, classes=1000, image=224, patch=16)),
 }
-"""By name: the small ones that tests compile, and DeiT-tiny."""
+"""By name: the small ones that tests compile, ViT-B/16, BERT-base over 128 tokens, and DeiT-tiny."""
 
 
 def _network(name: str) -> tuple[type[nn.Module], Size]:

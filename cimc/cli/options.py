@@ -98,8 +98,8 @@ def scheduler_options(command: Command) -> Command:
     scheduler = click.option(
         "--scheduler",
         metavar="NAME",
-        callback=did_you_mean_choice(("none", "polyxb", "cim-mlc", "cimc")),
-        help="Who chooses the copies of weights: none, polyxb, cim-mlc, cimc.  [default: the mapping's, else cimc]",
+        callback=did_you_mean_choice(("none", "polyxb", "cim-mlc", "cim-mlc-matmul", "cimc")),
+        help="Who chooses copies: none, polyxb, cim-mlc, cim-mlc-matmul, cimc.  [default: the mapping's, else cimc]",
     )
     objective = click.option(
         "--objective",

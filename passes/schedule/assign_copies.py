@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 from xdsl.passes import ModulePass
 
+from cimc.diagnostics import DoesNotFitError
 from cimc.dialects.cim import StageOp
 from cimc.dialects.context import CimContext
-from cimc.dialects.graph_types import shape_of
+from cimc.dialects.graph import main_function
 from cimc.passes.schedule.copies.bounds import traffic
-from cimc.passes.schedule.copies.choose import Problem, choose
-from cimc.passes.schedule.copies.stage_costs import stage_cost, stages_of, stride_of
+from cimc.passes.schedule.copies.choose import Goal, Problem, choose
+from cimc.passes.schedule.copies.ours import power_mw
+from cimc.passes.schedule.copies.stage_costs import StageCost, stage_cost, stages_of, stride_of
+from cimc.passes.schedule.dealing import possible_copies
+from cimc.passes.schedule.estimate.pipeline import span
+from cimc.passes.schedule.estimate.timings import Timing, timings
 from cimc.passes.schedule.partition_stages import partition
-from cimc.passes.schedule.segment_stages import fit_together
+from cimc.passes.schedule.segment_stages import PHASE, fit_together, phases
 
 
 @dataclass(frozen=True)
 class AssignCopiesPass(ModulePass):
     """Give every array stage the copies that the scheduler of the mapping options chooses, or the options name.
 
-    Output rows are dealt to the copies in turn, so there are at most as many copies as output rows. A model
-    whose stages do not fit the chip together keeps one copy each and runs in phases.
+    Windows are dealt to the copies (``dealing.py``), so there are at most as many copies as windows. The stages of a
+    model that does not fit the chip together are scheduled phase by phase, by what one copy each fills.
 
     ```mlir
     %y = cim.stage "conv1" (%x) ...           // before
@@ -52,7 +59,7 @@ class AssignCopiesPass(ModulePass):
 
 
 def _set(stage: StageOp, copies: int) -> None:
-    stage.copies = IntegerAttr(min(copies, shape_of(stage.result)[0]), i64)
+    stage.copies = IntegerAttr(possible_copies(stage, copies), i64)
 
 
 def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, share: float) -> None:
@@ -63,16 +70,76 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, shar
     if not any(costs):
         return
     named = {i: ctx.mapping.named_copies(s.label.data) for i, s in enumerate(stages) if costs[i] is not None}
-    pinned = {i: min(n, shape_of(stages[i].result)[0]) for i, n in named.items() if n is not None}
+    pinned = {i: possible_copies(stages[i], n) for i, n in named.items() if n is not None}
+    for i, stage in enumerate(stages):
+        _set(stage, pinned.get(i, 1))
+    tables = phases(stages, [partition(stage, ctx.arch) for stage in stages], ctx.arch)
+    costs = tuple(c and replace(c, contexts=len(t)) for c, t in zip(costs, tables, strict=True))
+    last = [int(table[:, PHASE].max()) for table in tables]
+    first = [int(table[:, PHASE].min()) for table in tables]
+    by_stage = dict(zip(stages, tables, strict=True))
+    ops = list(main_function(module).body.block.ops)
+    nodes = timings(ops, ctx.arch, by_stage.__getitem__, ctx.store)
+    goal = Goal(ctx.mapping.chosen_scheduler, ctx.mapping.objective, ctx.mapping.power_cap_mw)
+    _check_power(costs, goal, ctx.arch)
     floor = max(traffic(module, ctx.arch).values())
-    problem = Problem(costs, tuple(map(stride_of, stages)), pinned, floor)
+    for phase in range(max(last) + 1):
+        members = [i for i in range(len(stages)) if first[i] <= phase <= last[i]]
+        if any(first[i] < last[i] for i in members):
+            continue  # a stage larger than the chip leaves the others of its phases what it does not fill
+        here = [stages[i] for i in members]
+        problem = Problem(
+            tuple(costs[i] for i in members),
+            tuple(stride_of(stage) for stage in here),
+            {members.index(i): n for i, n in pinned.items() if i in members},
+            floor if max(last) == 0 else Fraction(0),
+            _Latency(nodes, here, phase),
+            max(last) > 0,
+        )
+        if any(problem.stages):
+            _choose(problem, goal, here, ctx.arch, share)
+
+
+def _choose(problem: Problem, goal: Goal, stages: Sequence[StageOp], arch: Any, share: float) -> None:
+    """Set the copies of the stages of one phase."""
 
     def fits(copies: Sequence[int]) -> bool:
         """Whether the stages with these copies run side by side."""
         for stage, n in zip(stages, copies, strict=True):
             _set(stage, n)
-        return fit_together([(stage, partition(stage, ctx.arch)) for stage in stages], ctx.arch)
+        return fit_together([(stage, partition(stage, arch)) for stage in stages], arch)
 
-    chosen = choose(problem, ctx.mapping.chosen_scheduler, ctx.arch, fits, share)
+    chosen = choose(problem, goal, arch, fits, share)
     for i, stage in enumerate(stages):
-        _set(stage, chosen[i] if chosen is not None else pinned.get(i, 1))
+        _set(stage, chosen[i] if chosen is not None else problem.pinned.get(i, 1))
+
+
+class _Latency:
+    """The estimate of a phase's cycles as a function of the copies of its stages."""
+
+    def __init__(self, nodes: Sequence[Timing], stages: Sequence[StageOp], phase: int):
+        numbers = {node.op: i for i, node in enumerate(nodes) if node.phase == phase}
+        self._nodes, self._phase = list(nodes), phase
+        self._numbers = [numbers[stage] for stage in stages]
+        self._known: dict[tuple[int, int], Timing] = {}
+
+    def __call__(self, copies: Mapping[int, int]) -> int:
+        """Cycles with ``copies`` of the stages named by their number."""
+        nodes = list(self._nodes)
+        for i, n in copies.items():
+            number = self._numbers[i]
+            if (i, n) not in self._known:
+                self._known[i, n] = nodes[number].dealt(n)
+            nodes[number] = self._known[i, n]
+        return span(nodes, self._phase)
+
+
+def _check_power(costs: Sequence[StageCost | None], goal: Goal, arch: Any) -> None:
+    """Raises ``DoesNotFitError`` for a cap below what one copy each draws."""
+    each = {i: cost for i, cost in enumerate(costs) if cost is not None}
+    least = power_mw(each, dict.fromkeys(each, 1), arch.static_power_mw)
+    if goal.power_cap_mw is not None and least > goal.power_cap_mw:
+        raise DoesNotFitError(
+            f"one copy of every operator draws {least:.0f} mW on {arch.name}, {arch.static_power_mw:.0f} of them "
+            f"static, the cap is {goal.power_cap_mw:.0f} (power_cap_mw); raise the cap, or take a smaller model"
+        )

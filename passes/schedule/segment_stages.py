@@ -50,21 +50,29 @@ class SegmentStagesPass(ModulePass):
         assert ctx.arch is not None
         stages = [s for s in op.walk() if isinstance(s, StageOp)]
         tables = [ctx.store.array(_placement(s)) for s in stages]
-        cut = _Segments(ctx.arch, Cores.empty(ctx.arch))
-        decided = [cut.stage(stage, table) for stage, table in zip(stages, tables, strict=True)]
+        decided = phases(stages, tables, ctx.arch)
         if all(map(np.array_equal, tables, decided)):
             return
         if not ctx.arch.chip.allow_writes:
             need = sum(int(t[:, XBARS].sum()) for t in tables)
             supply = ctx.arch.chip.cores * ctx.arch.core.crossbars
+            count = 1 + max(int(t[:, PHASE].max()) for t in decided)
             raise DoesNotFitError(
-                f"the model needs {need} crossbars and their cores' memory in {cut.phase + 1} phases, {ctx.arch.name} "
+                f"the model needs {need} crossbars and their cores' memory in {count} phases, {ctx.arch.name} "
                 f"has {supply} crossbars ({ctx.arch.chip.cores} cores x {ctx.arch.core.crossbars}) and no run-time "
                 "writes (chip.allow_writes: false); use fewer copies, a larger machine or one that can rewrite weights"
             )
         for stage, table in zip(stages, decided, strict=True):
             key = ctx.store.fresh(f"{stage.label.data}.phases")
             stage.placement = WeightRefAttr.of(ctx.store.put(key, table))
+
+
+def phases(
+    stages: Sequence[StageOp], tables: Sequence[npt.NDArray[np.int64]], arch: Any
+) -> list[npt.NDArray[np.int64]]:
+    """The tables with the phases in which the contexts work; stages with more copies than a chip holds lose some."""
+    cut = _Segments(arch, Cores.empty(arch))
+    return [cut.stage(stage, table) for stage, table in zip(stages, tables, strict=True)]
 
 
 def fit_together(tables: Sequence[tuple[StageOp, npt.NDArray[np.int64]]], arch: Any) -> bool:

@@ -35,7 +35,28 @@ MACS = {
         22,
     ),
     "resnet-18": (1_814_073_344, 21),
+    "resnet-34": (
+        112**2 * 64 * 147  # stem
+        + 6 * 56**2 * 64 * 64 * 9
+        + 28**2 * 128 * (64 * 10 + 7 * 128 * 9)
+        + 14**2 * 256 * (128 * 10 + 11 * 256 * 9)
+        + 7**2 * 512 * (256 * 10 + 5 * 512 * 9)
+        + 512 * 1000,
+        37,
+    ),
     "resnet-50": (4_089_184_256, 54),
+    "resnet-101": (
+        112**2 * 64 * 147  # stem, then blocks as 1x1, 3x3 and 1x1, the first of a stage with its projection
+        + 56**2 * 64 * (64 + 64 * 9 + 256 + 256 + 2 * (256 + 64 * 9 + 256))
+        + 56**2 * 128 * 256
+        + 28**2 * 128 * (128 * 9 + 512 + 256 * 4 + 3 * (512 + 128 * 9 + 512))
+        + 28**2 * 256 * 512
+        + 14**2 * 256 * (256 * 9 + 1024 + 512 * 4 + 22 * (1024 + 256 * 9 + 1024))
+        + 14**2 * 512 * 1024
+        + 7**2 * 512 * (512 * 9 + 2048 + 1024 * 4 + 2 * (2048 + 512 * 9 + 2048))
+        + 2048 * 1000,
+        105,
+    ),
     "squeezenet": (
         111**2 * 64 * 27  # stem, then fire modules as squeeze + (1x1 and 3x3: 1 + 9) expand
         + 55**2 * (64 * 16 + 10 * 16 * 64 + 128 * 16 + 10 * 16 * 64)
@@ -46,6 +67,14 @@ MACS = {
         26,
     ),
     "mobilenet-v2": (300_774_272, 53),
+    "vgg-7": (
+        32**2 * 9 * (3 * 128 + 128 * 128)
+        + 16**2 * 9 * (128 * 256 + 256 * 256)
+        + 8**2 * 9 * (256 * 512 + 512 * 512)
+        + 16 * 512 * 1024
+        + 1024 * 10,
+        8,
+    ),
     # Over 64 x 64 images with 1/16 of the paper's channels and hidden units: by hand, for SMALL_VGG.
     "vgg-16": (
         64**2 * 9 * (3 * 4 + 4 * 4)
@@ -83,7 +112,13 @@ def run_onnx(path: Path, x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return np.asarray(session.run(["logits"], {"x": x})[0])
 
 
-@pytest.fixture(scope="module", params=models.names())
+SLOW = ("resnet-34", "resnet-101", "vgg-7")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in models.names()],
+)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """Build and export once a network."""
     name: str = request.param
@@ -96,7 +131,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def _small_vgg() -> tuple[tuple[int, int, int], nn.Module]:
-    return SMALL_VGG, tuned(lambda: Vgg(width=4, hidden=256, size=64, classes=1000), SMALL_VGG, seed=0)
+    return SMALL_VGG, tuned(lambda: Vgg(width=4, hidden=(256, 256), size=64, classes=1000), SMALL_VGG, seed=0)
 
 
 def test_vgg_16_has_the_papers_weights() -> None:
@@ -138,8 +173,8 @@ def test_nodes_keep_their_kind_and_scope(exported: Exported) -> None:
     """BatchNorm, GlobalAveragePool and Flatten stay such nodes; every node has a name of its own."""
     kinds = Counter(node.op_type for node in exported.proto.graph.node)
     convolutions = kinds["Conv"]
-    assert kinds["BatchNormalization"] == (0 if exported.name in ("squeezenet", "vgg-16") else convolutions)
-    assert kinds["GlobalAveragePool"] == (0 if exported.name in ("digits", "vgg-16") else 1)
+    assert kinds["BatchNormalization"] == (0 if exported.name in ("squeezenet", "vgg-7", "vgg-16") else convolutions)
+    assert kinds["GlobalAveragePool"] == (0 if exported.name in ("digits", "vgg-7", "vgg-16") else 1)
     assert kinds["Clip"] == (35 if exported.name == "mobilenet-v2" else 0)
     assert set(kinds) <= {
         *("Conv", "BatchNormalization", "Relu", "Clip", "Constant", "MaxPool", "Add", "Concat"),

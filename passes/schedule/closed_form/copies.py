@@ -89,36 +89,6 @@ def copies_for(given: Sequence[Product], bottleneck: Fraction) -> tuple[int, ...
     return tuple(max(1, -(-p.cycles * bottleneck.denominator // bottleneck.numerator)) for p in given)
 
 
-def min_max_turns(given: Sequence[Product], crossbars: int, floor: Fraction) -> tuple[int, ...]:
-    """Copies of the smallest interval when a copy takes whole windows in turn: ``ceil(windows / copies)`` each.
-
-    ``floor``: cycles that something else needs anyway; no copy is spent on less. Of the copies with the smallest
-    interval the fewest. Raises ``ValueError`` when one copy each needs more crossbars than there are.
-    """
-    turns = [Fraction(p.cycles, p.windows) for p in given]
-    values = sorted({turn * n for p, turn in zip(given, turns, strict=True) for n in range(1, p.windows + 1)})
-
-    def fewest(bottleneck: Fraction) -> tuple[int, ...] | None:
-        """Copies with which no product is slower; ``None`` where not even all it can have suffice."""
-        rows = [int(bottleneck / turn) for turn in turns]
-        if not all(rows):
-            return None
-        copies = tuple(ceil_div(p.windows, n) for p, n in zip(given, rows, strict=True))
-        over = any(n > p.most for p, n in zip(given, copies, strict=True))
-        return None if over or used(given, copies) > crossbars else copies
-
-    values = [floor, *(v for v in values if v > floor)]
-    lo, hi = 0, len(values) - 1
-    while lo < hi:
-        middle = (lo + hi) // 2
-        lo, hi = (lo, middle) if fewest(values[middle]) is not None else (middle + 1, hi)
-    found = fewest(values[lo])
-    if found is None:
-        need = used(given, (1,) * len(given))
-        raise ValueError(f"one copy each needs {need} crossbars, given {crossbars}; take a larger machine")
-    return found
-
-
 def min_max(given: Sequence[Product], crossbars: int) -> tuple[int, ...]:
     """Copies of the smallest possible interval, with as many crossbars as possible left.
 

@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
 
 from cimc.passes.schedule.closed_form.cim_mlc import Layer, assign_layers
-from cimc.passes.schedule.closed_form.copies import Product, min_max_turns, polyxb, used
+from cimc.passes.schedule.closed_form.copies import Product, polyxb
+from cimc.passes.schedule.copies.ours import (
+    ADDED_CONTEXTS,
+    ROUNDS,
+    TIMES_CONTEXTS,
+    Copies,
+    Limits,
+    Objective,
+    climb,
+    even,
+    least_energy,
+    min_max,
+)
 from cimc.passes.schedule.copies.stage_costs import StageCost
 
-Scheduler = Literal["polyxb", "cim-mlc", "cimc"]
+Scheduler = Literal["polyxb", "cim-mlc", "cim-mlc-matmul", "cimc"]
 
 SHARES = tuple(Fraction(n, 100) for n in range(100, 0, -2))
 """Shares of the chip's crossbars that are tried in turn until the contexts fit its cores."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Who chooses, and for what. ``power_cap_mw`` includes static power."""
+
+    scheduler: Scheduler
+    objective: Objective = "throughput"
+    power_cap_mw: float | None = None
 
 
 @dataclass(frozen=True)
@@ -27,11 +48,24 @@ class Problem:
     """Copies of the stages that the user decided."""
     floor: Fraction
     """Interval that something other than the arrays needs."""
+    latency: Callable[[Mapping[int, int]], int]
+    """The estimate of an image's cycles with copies of some stages, the others as they are."""
+    rewrites: bool = False
+    """Whether the stages' weights are written for every image, so that copies cost time and the latency is all."""
+
+    @property
+    def free(self) -> dict[int, StageCost]:
+        """The array stages whose copies are open."""
+        return {i: c for i, c in enumerate(self.stages) if c is not None and i not in self.pinned}
+
+    def complete(self, chosen: Mapping[int, int]) -> tuple[int, ...]:
+        """Copies of all stages, 1 where nothing is said."""
+        return tuple(self.pinned.get(i, chosen.get(i, 1)) for i in range(len(self.stages)))
 
 
 def choose(
     problem: Problem,
-    scheduler: Scheduler,
+    goal: Goal,
     arch: Any,
     fits: Callable[[Sequence[int]], bool],
     share: float = 1.0,
@@ -39,83 +73,100 @@ def choose(
     """Copies of every stage (digital ones 1); ``None`` when not even one copy each fits the chip.
 
     The scheduler gets ``share`` of the crossbars first, then less at a time, until ``fits`` says that a core is found
-    for every context: contexts do not fill cores exactly.
+    for every context: contexts do not fill cores exactly. All schedulers have the same limit of contexts. Ours gets
+    its moves for the latency behind that, with all that is left and less at a time.
     """
     supply = arch.chip.cores * arch.core.crossbars
     tried: tuple[int, ...] | None = None
     for part in SHARES:
         if part > share:
             continue
-        copies = _copies(problem, scheduler, int(supply * part), arch.core.crossbars)
-        if copies is None:
+        chosen = _copies(problem, goal, int(supply * part), arch)
+        if chosen is None:
             break
-        if copies != tried and fits(copies):
-            return copies
+        copies = problem.complete(chosen)
+        allowed = _limits(problem, goal, int(supply * part), arch).allow(problem.free, chosen)
+        if copies != tried and allowed and fits(copies):
+            return _quicker(problem, goal, chosen, int(supply * part), arch, fits)
         tried = copies
-    least = tuple(problem.pinned.get(i, 1) for i in range(len(problem.stages)))
+    least = problem.complete({})
     return least if fits(least) else None
 
 
-def _copies(
-    problem: Problem, scheduler: Scheduler, crossbars: int, core_crossbars: int
-) -> tuple[int, ...] | None:
+def _limits(problem: Problem, goal: Goal, crossbars: int, arch: Any) -> Limits:
+    """What the named copies leave of crossbars and power."""
+    named = [(problem.stages[i], n) for i, n in problem.pinned.items()]
+    taken = sum(cost.tiles * n for cost, n in named if cost is not None)
+    drawn = sum(cost.power_mw * n for cost, n in named if cost is not None)
+    added = sum(cost.contexts * (n - 1) for cost, n in named if cost is not None)
+    each = sum(cost.contexts for cost in problem.stages if cost is not None)
+    contexts = max(0, max(ADDED_CONTEXTS, TIMES_CONTEXTS * each) - added)
+    return Limits(crossbars - taken, contexts, arch.static_power_mw + drawn, goal.power_cap_mw)
+
+
+def _copies(problem: Problem, goal: Goal, crossbars: int, arch: Any) -> Copies | None:
     """The scheduler's copies on a chip of so many crossbars; ``None`` when it has too few."""
-    copies = [problem.pinned.get(i, 1) for i in range(len(problem.stages))]
-    free = [
-        (i, cost) for i, cost in enumerate(problem.stages) if cost is not None and i not in problem.pinned
-    ]
-    taken = sum(
-        problem.pinned[i] * cost.tiles
-        for i, cost in enumerate(problem.stages)
-        if cost and i in problem.pinned
-    )
-    left = crossbars - taken
+    free, limits = problem.free, _limits(problem, goal, crossbars, arch)
     if not free:
-        return tuple(copies)
-    if sum(cost.tiles for _, cost in free) > left:
+        return {}
+    if sum(cost.tiles for cost in free.values()) > limits.crossbars:
         return None
-    match scheduler:
+    match goal.scheduler:
         case "cimc":
-            rows = [Product(c.rows, c.cycles, c.tiles, c.rows) for _, c in free]
-            floor = max(problem.floor, *(Fraction(n) for n in _pinned_intervals(problem)), Fraction(0))
-            chosen = _even(rows, min_max_turns(rows, left, floor), left)
+            return _ours(problem, goal, limits, arch)
         case "polyxb":
-            chosen = polyxb([Product(c.windows, c.cycles, c.tiles, c.rows) for _, c in free], left)
-        case "cim-mlc":
-            return _cim_mlc(problem, copies, left // core_crossbars, core_crossbars)
-    for (i, _), n in zip(free, chosen, strict=True):
-        copies[i] = n
-    return tuple(copies)
+            given = [Product(c.windows, c.cycles, c.tiles, c.most) for c in free.values()]
+            chosen = polyxb(given, limits.crossbars)
+            return {i: c.possible(n) for (i, c), n in zip(free.items(), chosen, strict=True)}
+        case "cim-mlc" | "cim-mlc-matmul":
+            return _cim_mlc(problem, goal, limits.crossbars // arch.core.crossbars, arch.core.crossbars)
 
 
-def _even(given: Sequence[Product], copies: Sequence[int], crossbars: int) -> tuple[int, ...]:
-    """Give stages with equally many rows equal copies, the cheapest first, as far as ``crossbars`` go.
+def _ours(problem: Problem, goal: Goal, limits: Limits, arch: Any) -> Copies | None:
+    """The start of our schedule: what the objective asks of the interval."""
+    free = problem.free
+    if problem.rewrites:
+        return dict.fromkeys(free, 1)
+    named = (c.interval(problem.pinned[i]) for i, c in enumerate(problem.stages) if c and i in problem.pinned)
+    floor = max(problem.floor, *(Fraction(n) for n in named), Fraction(0))
+    if goal.objective == "energy":
+        return least_energy(free, limits, floor, arch)
+    chosen = min_max(free, limits, floor)
+    if chosen is None or goal.objective == "peak-power":
+        return chosen
+    return even(free, chosen, limits)
 
-    The branches of a residual then deliver their rows in the same rhythm. A quick stage left with fewer copies than its
-    neighbours hands on row by row what they take many rows at a time: ResNet-20's interval is five times longer so.
+
+def _quicker(
+    problem: Problem,
+    goal: Goal,
+    chosen: Copies,
+    crossbars: int,
+    arch: Any,
+    fits: Callable[[Sequence[int]], bool],
+) -> tuple[int, ...]:
+    """``chosen`` with the moves that shorten the latency, where the goal asks for them and they fit."""
+    rounds = ROUNDS["latency"] if problem.rewrites else ROUNDS.get(goal.objective, 0)
+    start = problem.complete(chosen)
+    if goal.scheduler != "cimc" or not chosen or not rounds:
+        return start
+    free, limits = problem.free, _limits(problem, goal, crossbars, arch)
+    keep = chosen if goal.objective == "throughput" and not problem.rewrites else dict.fromkeys(free, 1)
+    taken = sum(cost.tiles * chosen[i] for i, cost in free.items())
+    spare = limits.crossbars - taken
+    for part in (1, 2, 4):
+        some = replace(limits, crossbars=taken + spare // part)
+        copies = problem.complete(climb(free, chosen, some, problem.latency, keep, rounds))
+        if copies == start or fits(copies):
+            return copies
+    return start
+
+
+def _cim_mlc(problem: Problem, goal: Goal, cores: int, core_crossbars: int) -> Copies | None:
+    """The baseline on the stages from the first one on arrays.
+
+    As published, products of single windows a row are never copied; ``cim-mlc-matmul`` copies them like any other.
     """
-    most: dict[int, int] = {}
-    for stage, n in zip(given, copies, strict=True):
-        most[stage.windows] = max(most.get(stage.windows, 1), n)
-    even, left = list(copies), crossbars - used(given, copies)
-    lacking = [(stage.tiles * (most[stage.windows] - copies[i]), i) for i, stage in enumerate(given)]
-    for cost, i in sorted(lacking):
-        if cost <= left:
-            even[i] = most[given[i].windows]
-            left -= cost
-    return tuple(even)
-
-
-def _pinned_intervals(problem: Problem) -> list[int]:
-    return [
-        cost.interval(problem.pinned[i])
-        for i, cost in enumerate(problem.stages)
-        if cost and i in problem.pinned
-    ]
-
-
-def _cim_mlc(problem: Problem, copies: list[int], cores: int, core_crossbars: int) -> tuple[int, ...] | None:
-    """The baseline on the stages from the first one on arrays; products of single windows a row are never copied."""
     start = next(i for i, cost in enumerate(problem.stages) if cost is not None)
     layers: list[Layer] = []
     for i, cost in enumerate(problem.stages[start:], start):
@@ -123,11 +174,15 @@ def _cim_mlc(problem: Problem, copies: list[int], cores: int, core_crossbars: in
         if cost is None or i in problem.pinned:
             layers.append(Layer(1, 0, stride, 0, 0))
             continue
-        rows = cost.rows if cost.positions > 1 else 1
+        copied = cost.positions > 1 or goal.scheduler == "cim-mlc-matmul"
+        rows = cost.rows if copied else 1
         layers.append(Layer(rows, cost.windows, stride, -(-cost.tiles // core_crossbars), cost.tiles))
     if sum(layer.cores for layer in layers) > cores:
         return None
     refined = assign_layers(tuple(layers), cores, core_crossbars).refined
+    found: Copies = {}
     for i, (layer, n) in enumerate(zip(layers, refined, strict=True), start):
-        copies[i] = copies[i] if i in problem.pinned else min(n, layer.rows)
-    return tuple(copies)
+        cost = problem.stages[i]
+        if cost is not None and i not in problem.pinned:
+            found[i] = cost.possible(n) if layer.rows > 1 else 1
+    return found

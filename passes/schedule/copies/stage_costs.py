@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 from xdsl.dialects.builtin import ModuleOp
@@ -12,13 +13,33 @@ from xdsl.dialects.builtin import ModuleOp
 from cimc.dialects.cim import StageOp
 from cimc.dialects.graph_types import shape_of
 from cimc.passes.place.source_rows import head_window
+from cimc.passes.place.tail_plan import element_of
 from cimc.passes.schedule.array_product import coding_of
+from cimc.passes.schedule.dealing import deal, extents, useful_copies
+from cimc.passes.schedule.row_tiles import stage_tile_height
 from cimc.runtime.crossbar.coding import Coding
 
 
 @dataclass(frozen=True)
+class Source:
+    """What a stage's windows take from its first source."""
+
+    height: int
+    """Rows of a window."""
+    stride: int
+    """Rows from one row of windows to the next."""
+    width: int
+    """Columns of a window."""
+    step: int
+    """Columns from one window to the next."""
+    columns: int
+    """Columns of the source."""
+    pixel_bytes: int
+
+
+@dataclass(frozen=True)
 class StageCost:
-    """An array stage: its rows are dealt to the copies in turn."""
+    """An array stage: its windows are dealt to the copies, rows in turn and blocks of rows (``dealing.py``)."""
 
     label: str
     rows: int
@@ -30,6 +51,13 @@ class StageCost:
     tiles: int
     """Crossbars of one copy."""
     stride: int
+    dealable: int
+    """Windows of a row that can be dealt; 1 where rows stay whole."""
+    power_mw: float
+    """Of the arrays of one copy while they work, with their converters."""
+    source: Source
+    contexts: int = 1
+    """Contexts of one copy."""
 
     @property
     def windows(self) -> int:
@@ -41,9 +69,42 @@ class StageCost:
         """Cycles one copy computes for an image."""
         return self.windows * self.window_cycles
 
+    @property
+    def most(self) -> int:
+        """Copies that all have windows to compute."""
+        return self.rows * self.dealable
+
+    @cached_property
+    def ways(self) -> tuple[tuple[int, int], ...]:
+        """Numbers of copies that are quicker than any fewer, ascending, each with the cycles of an image."""
+        return tuple((n, windows * self._turn) for n, windows in useful_copies(self.rows, self.dealable))
+
+    @property
+    def _turn(self) -> int:
+        """Cycles of what is dealt at a time: a window, or a row that stays whole."""
+        return self.window_cycles * (self.positions if self.dealable == 1 else 1)
+
+    def possible(self, copies: int) -> int:
+        """The most copies, up to ``copies``, that can be dealt."""
+        return next(n for n in range(min(copies, self.most), 0, -1) if deal(self.rows, self.dealable, n))
+
     def interval(self, copies: int) -> int:
-        """Cycles between images that the arrays allow with ``copies``."""
-        return -(-self.rows // copies) * self.positions * self.window_cycles
+        """Cycles between images that the arrays allow with ``copies``. Raises ``ValueError`` where some would idle."""
+        dealing = deal(self.rows, self.dealable, copies)
+        if dealing is None:
+            raise ValueError(f"{copies} copies share {self.rows} rows of {self.dealable} windows")
+        return dealing.windows(self.rows, self.dealable) * self._turn
+
+    def arriving_bytes(self, copies: int) -> int:
+        """Bytes that all copies' rings take in for an image: columns between two blocks arrive at both."""
+        dealing = deal(self.rows, self.dealable, copies)
+        if dealing is None:
+            raise ValueError(f"{copies} copies share {self.rows} rows of {self.dealable} windows")
+        source = self.source
+        advance = min(source.height, dealing.rows * source.stride)
+        rows = dealing.rows * ((math.ceil(self.rows / dealing.rows) - 1) * advance + source.height)
+        halo = max(0, source.width - source.step) * (dealing.columns - 1)
+        return rows * (source.columns + halo) * source.pixel_bytes
 
 
 def exact(value: float) -> Fraction:
@@ -55,11 +116,16 @@ def window_cycles(coding: Coding, rows: int, columns: int, arch: Any) -> int:
     """Cycles a crossbar is taken by one read of ``rows`` wordlines and ``columns`` weights (docs/isa.md, Time)."""
     crossbar = arch.crossbar
     groups = -(-rows // coding.parallel_rows)
-    together = coding.cells_per_weight if crossbar.logical_cells else 1
-    shared = Fraction(columns * len(coding.conversions), crossbar.adcs * together)
-    convert = math.ceil(shared) * crossbar.conversion_cycles
+    convert = conversion_cycles(coding, columns, arch)
     read = math.ceil(exact(crossbar.read_latency_ns) * exact(arch.clock_ghz))
     return max(1, coding.digit_cycles * groups * max(read, convert))
+
+
+def conversion_cycles(coding: Coding, columns: int, arch: Any) -> int:
+    """Cycles in which the converters of a crossbar serve ``columns`` weights once."""
+    together = coding.cells_per_weight if arch.crossbar.logical_cells else 1
+    shared = Fraction(columns * len(coding.conversions), arch.crossbar.adcs * together)
+    return math.ceil(shared) * arch.crossbar.conversion_cycles
 
 
 def stage_cost(stage: StageOp, arch: Any) -> StageCost | None:
@@ -73,14 +139,40 @@ def stage_cost(stage: StageOp, arch: Any) -> StageCost | None:
     together = 1 if arch.crossbar.logical_cells else coding.cells_per_weight
     width = min(read.diagonal.columns, arch.crossbar.columns // together)
     rows, positions, _ = shape_of(stage.result)
+    cycles = window_cycles(coding, min(k, stage_tile_height(write, arch, coding)), width, arch)
+    source, window = stage.sources[0], read.window
     return StageCost(
         stage.label.data,
         rows,
         positions,
-        window_cycles(coding, min(k, arch.crossbar.rows), width, arch),
+        cycles,
         row_tiles * col_tiles,
         stride_of(stage),
+        extents(stage)[1],
+        _window_energy_pj(coding, k, stage, arch) * arch.clock_ghz / cycles,
+        Source(
+            window.kernel[0],
+            window.strides[0],
+            window.kernel[1],
+            window.strides[1],
+            shape_of(source)[1],
+            read.diagonal.channels * element_of(source.type).size_bytes,
+        ),
     )
+
+
+def _window_energy_pj(coding: Coding, k: int, stage: StageOp, arch: Any) -> float:
+    """Of one read of all tiles of a copy: cells, DACs and converters (docs/cycle-engine.md)."""
+    assert stage.write is not None
+    crossbar = arch.crossbar
+    col_tiles, columns = stage.write.grid.data[1], stage.write.arrays.type.shape.data[1]
+    together = coding.cells_per_weight if crossbar.logical_cells else 1
+    height = stage_tile_height(stage.write, arch, coding)
+    heights = [min(height, k - first) for first in range(0, k, height)]
+    groups = sum(-(-height // coding.parallel_rows) for height in heights)
+    array = together * col_tiles * (groups * crossbar.read_energy_pj + k * crossbar.dac_energy_pj)
+    convert = groups * columns * len(coding.conversions) * crossbar.conversion_energy_pj
+    return coding.digit_cycles * (array + convert)
 
 
 def stride_of(stage: StageOp) -> int:

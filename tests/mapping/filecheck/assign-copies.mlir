@@ -15,7 +15,7 @@ builtin.module {
 // CHECK: cim.stage "conv1" copies 2(
 // -----
 // RUN: map-stages calibrate-converters assign-copies
-// Output rows are dealt to the copies, so there are at most 6.
+// Windows are dealt to the copies, so there are at most 36.
 // MAPPING: copies=50
 // WEIGHT: w 6x2x3x3 -127 127
 // WEIGHT: b 6 -50 50
@@ -28,4 +28,4 @@ builtin.module {
     func.return %y : tensor<1x6x6x6xf32>
   }
 }
-// CHECK: cim.stage "conv1" copies 6(
+// CHECK: cim.stage "conv1" copies 36(

@@ -1,0 +1,51 @@
+"""The closed-form estimate of an artifact, beside which the cycle engine's result stands (docs/scheduling.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from cimc.dialects.cim import StageOp
+from cimc.dialects.graph import main_function
+from cimc.passes.schedule.estimate.estimate import Estimate, estimate
+from cimc.passes.schedule.estimate.timings import timings
+
+if TYPE_CHECKING:
+    from cimc.api import Artifact
+    from cimc.runtime.cycle.timing import Timing
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """An estimate and what it took."""
+
+    estimate: Estimate
+    read_seconds: float
+    """To read the costs of all stages off the module, once for all copies."""
+    seconds: float
+    """To evaluate the closed form."""
+
+    def disagreement(self, timing: Timing) -> dict[str, float]:
+        """Estimate over the engine's result, less one: of the latency and of the interval."""
+        return {
+            "latency": self.estimate.latency_cycles / timing.latency_cycles - 1,
+            "interval": self.estimate.interval_cycles / timing.interval_cycles - 1,
+        }
+
+
+def estimate_artifact(artifact: Artifact) -> Estimated:
+    """The estimate of a compiled model as it is placed. Raises ``UsageError`` when the mapped level was not kept."""
+    module, ctx = artifact.level("mapped")
+    arch = ctx.arch
+    assert arch is not None
+
+    def table(stage: StageOp) -> Any:
+        assert stage.placement is not None
+        return ctx.store.array(stage.placement.key.data)
+
+    began = perf_counter()
+    nodes = timings(list(main_function(module).body.block.ops), arch, table, ctx.store)
+    read = perf_counter()
+    found = estimate(nodes, table, arch.chip.cores)
+    return Estimated(found, read - began, perf_counter() - read)

@@ -1,0 +1,64 @@
+"""The closed-form estimate of a mapped module: latency of one image, interval of many (docs/scheduling.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cimc.dialects.cim import StageOp
+from cimc.passes.place.network import COLUMNS
+from cimc.passes.schedule.estimate.pipeline import latency
+from cimc.passes.schedule.estimate.timings import Timing
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cycles. ``interval``: of every kind of resource; weights that phases write count in both."""
+
+    latency_cycles: int
+    interval: Mapping[str, int]
+
+    @property
+    def interval_cycles(self) -> int:
+        """Between images."""
+        return max(self.interval.values(), default=0)
+
+    @property
+    def binding(self) -> str:
+        """The resource that decides the interval."""
+        return max(self.interval, key=lambda name: self.interval[name], default="none")
+
+
+def estimate(nodes: Sequence[Timing], table: Callable[[StageOp], Any], cores: int) -> Estimate:
+    """The estimate of ``nodes`` whose contexts lie where ``table`` says; cores of -1 are not decided yet.
+
+    A program of several phases runs one image after the other.
+    """
+    alone = latency(nodes)
+    if any(node.phase for node in nodes):
+        return Estimate(alone, {"phases": alone})
+    terms = stage_intervals(nodes)
+    vector, port = np.zeros(cores, np.int64), np.zeros(cores, np.int64)
+    for node in nodes:
+        if not isinstance(node.op, StageOp):
+            continue
+        placed = table(node.op)[:, COLUMNS.index("core")]
+        turns = -(-node.rows // node.copies)
+        placed = placed[placed >= 0]
+        np.add.at(vector, placed, turns * node.vector)
+        np.add.at(port, placed, turns * node.port)
+    terms |= {"digital_units": int(vector.max(initial=0)), "memories": int(port.max(initial=0))}
+    return Estimate(alone, terms)
+
+
+def stage_intervals(nodes: Sequence[Timing]) -> dict[str, int]:
+    """The slowest stage with its copies, and the slowest operation of the chip."""
+    terms = {"stages": 0, "chip": 0}
+    for node in nodes:
+        kind = "stages" if isinstance(node.op, StageOp) else "chip"
+        turns = -(-node.rows // node.copies) * node.turn
+        terms[kind] = max(terms[kind], turns, node.between * node.rows)
+    return terms

@@ -1,0 +1,495 @@
+"""What every stage and chip operation of a mapped module takes per row, read off the operations and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, prod
+from typing import Any, NamedTuple
+
+import numpy as np
+from xdsl.ir import Operation, SSAValue
+
+from cimc.dialects.cim import ConcatOp, DcomOp, ReadCoreOp, RequantiseOp, StageOp
+from cimc.dialects.cim_real import RealOp, takes_whole_rows
+from cimc.dialects.graph_rows import REDUCTIONS
+from cimc.dialects.graph_types import quant_of, shape_of
+from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
+from cimc.dialects.mem_real import IndexMapOp, MatmulOp
+from cimc.passes.lower.copy_patterns import row_loops
+from cimc.passes.lower.records import dcom_record
+from cimc.passes.place.build_network import INPUT_STEPS
+from cimc.passes.place.network import COLUMNS
+from cimc.passes.place.source_rows import head_window, is_global_pool
+from cimc.passes.place.tail_plan import element_of
+from cimc.passes.schedule.array_product import coding_of
+from cimc.passes.schedule.copies.stage_costs import conversion_cycles, exact, window_cycles
+from cimc.passes.schedule.dealing import Dealing, deal, dealing_of, extents
+from cimc.passes.schedule.estimate.units import Units
+from cimc.passes.schedule.row_tiles import stage_tile_height
+from cimc.runtime.program import Element
+from cimc.runtime.program.builder import ProgramBuilder
+
+ISSUE = 1
+"""Cycles of an instruction that only keeps the order: ``recv``, ``free``."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Rows of ``source`` (a node's number) that a node takes."""
+
+    source: int
+    rows: int
+    """Rows of the source."""
+    kernel: int = 1
+    """Rows of a window, dilation included."""
+    stride: int = 1
+    pad: int = 0
+    gather: int | None = None
+    """Cycles to collect a row when the node starts with all of them; ``None``: it starts with its window."""
+    side: bool = False
+    """Whether the row enters behind the products of its turn."""
+    delay: int = 0
+    """From the source's send to the row in this node's ring."""
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """An array stage as a function of how its windows are dealt to copies."""
+
+    units: Units
+    rows: int
+    positions: int
+    """Windows of a row that can be dealt; 1 where rows stay whole."""
+    width: int
+    """Windows of a row."""
+    window: int
+    """Cycles of a window on the slowest context of a copy."""
+    behind: int
+    """Cycles of the last conversion."""
+    tiles: int
+    """Crossbars of a copy."""
+    functions: tuple[tuple[str, int], ...]
+    """Digital functions of a row, with their elements a window."""
+    fixed: int
+    """Cycles of a row that the block's width does not change."""
+    read_port: int
+    """Cycles of a core's memory for a window."""
+    moved: int
+    """Bytes that enter and leave a context with a row of the result."""
+    sharing: int
+    """Contexts of the stage that a core holds."""
+
+    def turn(self, dealing: Dealing) -> Turn:
+        """Cycles of a block of a row."""
+        windows = ceil(self.width / dealing.columns)
+        vector = sum(self.units.vector(name, elements * windows) for name, elements in self.functions)
+        port = windows * self.read_port + self.units.port(self.moved // dealing.columns)
+        # Contexts of a core take turns at its memory; where that takes longer than the products, it sets the pace.
+        head = ISSUE + max(windows * self.window, min(self.sharing, dealing.copies) * port) + self.behind
+        return Turn(head, vector + self.fixed, vector, port)
+
+
+class Turn(NamedTuple):
+    """Cycles of a row on one context: its products, what is behind them, and of that on digital unit and memory."""
+
+    head: int
+    tail: int
+    vector: int
+    port: int
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A node of the network. Cycles of one row on one context."""
+
+    label: str
+    op: Operation
+    rows: int
+    head: int
+    """From the rows being there to the end of the products."""
+    tail: int
+    """Behind that, to the send."""
+    between: int = 0
+    """Least cycles between two rows of the node, whatever its copies: a unit that they share."""
+    copies: int = 1
+    """Contexts to which rows are dealt in turn."""
+    columns: int = 1
+    """Blocks of a row, each on copies of its own."""
+    vector: int = 0
+    """Cycles of the core's digital unit for a row of a context."""
+    port: int = 0
+    """Cycles of the core's memory for the products of a row of a context."""
+    arrays: Arrays | None = None
+    """What copies change; ``None`` for what has none."""
+    wait: int = 0
+    """Cycles of work between the last row gathered and the first row made."""
+    edges: tuple[Edge, ...] = ()
+    phase: int = 0
+    load: int = 0
+    """Cycles in which the weights of all copies leave the global buffer, where phases write them."""
+    write: int = 0
+    """Cycles of a context's wordlines, one by one, behind that."""
+    row: int = 0
+    """Cycles of the global buffer for a row of the result that waits for a later phase."""
+
+    @property
+    def turn(self) -> int:
+        """Cycles from a row of a context to its next."""
+        return self.head + self.tail + ISSUE
+
+    def dealt(self, copies: int) -> Timing:
+        """The node with so many copies. Raises ``ValueError`` for one without arrays, or for copies that would idle."""
+        dealing = deal(self.arrays.rows, self.arrays.positions, copies) if self.arrays is not None else None
+        if self.arrays is None or dealing is None:
+            raise ValueError(f"{self.label} cannot have {copies} copies")
+        turn = self.arrays.turn(dealing)
+        load = self.load * copies // (self.copies * self.columns)
+        return replace(self, **turn._asdict(), copies=dealing.rows, columns=dealing.columns, load=load)
+
+
+def timings(ops: Sequence[Operation], arch: Any, table: Callable[[StageOp], Any], store: Any) -> list[Timing]:
+    """The nodes of a mapped block in order; ``table`` gives a stage's placement table, all copies or one."""
+    return _Reader(Units(arch), arch, table, store).read(ops)
+
+
+class _Reader:
+    """Walks a block once; values are known by the nodes that make them."""
+
+    def __init__(self, units: Units, arch: Any, table: Callable[[StageOp], Any], store: Any):
+        self.units, self.arch, self.table, self.store = units, arch, table, store
+        self.nodes: list[Timing] = []
+        self.makers: dict[SSAValue, tuple[int, ...]] = {}
+        self.blocks: dict[int, tuple[int, ...]] = {}
+        """Widths in channels of the parts in which a node sends its rows."""
+
+    def read(self, ops: Sequence[Operation]) -> list[Timing]:
+        """All nodes."""
+        for op in ops:
+            match op:
+                case StageOp():
+                    self._stages(op)
+                case ConcatOp():
+                    self.makers[op.result] = tuple(m for a in op.args for m in self.makers[a])
+                case InputOp():
+                    self._add(self._input(op), op.results, (shape_of(op.result)[2],))
+                case OutputOp():
+                    self._add(self._output(op), (), ())
+                case RelayoutOp() | IndexMapOp() | MatmulOp() | HostCallOp():
+                    self._add(self._chip(op), op.results, tuple(shape_of(v)[2] for v in op.results))
+                case _:
+                    continue
+        return self.nodes
+
+    def _stages(self, stage: StageOp) -> None:
+        """A node for every phase in which some contexts of the stage work."""
+        table = self.table(stage)
+        numbers: list[int] = []
+        for phase in np.unique(table[:, _PHASE]).tolist():
+            part = table[table[:, _PHASE] == phase]
+            self._add(self._stage(stage, part, phase), stage.results, self._widths(part))
+            numbers.append(len(self.nodes) - 1)
+        self.makers[stage.result] = tuple(numbers)
+
+    def _add(self, node: Timing, results: Sequence[SSAValue], widths: tuple[int, ...]) -> None:
+        self.nodes.append(node)
+        number = len(self.nodes) - 1
+        self.blocks[number] = widths
+        for value in results:
+            self.makers[value] = (number,)
+
+    def _edges(
+        self,
+        value: SSAValue,
+        *,
+        window: tuple[int, int, int] = (1, 1, 0),
+        gather: int | None = None,
+        side: bool = False,
+        chip: bool = False,
+    ) -> list[Edge]:
+        """Edges from the makers of ``value``; ``window`` is kernel rows, stride and padding above."""
+        rows, positions, _ = shape_of(value)
+        size = positions * element_of(value.type).size_bytes
+        found: list[Edge] = []
+        for maker in self.makers[value]:
+            from_chip = not isinstance(self.nodes[maker].op, StageOp)
+            widths = self.blocks[maker]
+            widest = max(widths) * size
+            out = self._port(widest, from_chip)
+            delay = out + self._distance() + self._port(widest, chip)
+            if not (chip and from_chip):
+                delay += self.units.link(widest)
+            found.append(Edge(maker, rows, *window, gather=gather, side=side, delay=delay))
+        return found
+
+    def _distance(self) -> int:
+        """The head of a row between neighbours in the network, which first fit puts near to each other."""
+        return self.units.hops(1)
+
+    def _port(self, size: int, chip: bool) -> int:
+        return self.units.buffer(size) + self.units.buffer_latency if chip else self.units.port(size)
+
+    # -- stages ------------------------------------------------------------------------------
+
+    def _widths(self, table: Any) -> tuple[int, ...]:
+        first = (table[:, _COPY] == 0) & (table[:, _P0] == table[0, _P0])
+        mains = table[first & (table[:, _CHUNK] == table[:, _CHUNK].min())]
+        return tuple((mains[:, _N1] - mains[:, _N0]).tolist())
+
+    def _stage(self, stage: StageOp, table: Any, phase: int) -> Timing:
+        one = table[table[:, _COPY] == 0]
+        channels = int((one[:, _N1] - one[:, _N0]).max())
+        rows = shape_of(stage.result)[0]
+        edges = self._sources(stage)
+        out = self.units.buffer(prod(shape_of(stage.result)[1:]) * element_of(stage.result.type).size_bytes)
+        row = out + self.units.buffer_latency + ISSUE
+        if stage.read is None:
+            tail = self._tail(stage, channels)
+            streaming = is_global_pool(stage) and quant_of(stage.sources[0]) is not None
+            wait = self._function("fill", channels) + tail if streaming else 0
+            return Timing(
+                stage.label.data,
+                stage,
+                rows,
+                ISSUE,
+                tail,
+                vector=tail,
+                wait=wait,
+                edges=tuple(edges),
+                phase=phase,
+                row=row,
+            )
+        load, write = self._writes(stage, table)
+        arrays = self._arrays(stage, one, channels)
+        dealing = dealing_of(stage)
+        turn = arrays.turn(dealing)
+        return Timing(
+            stage.label.data,
+            stage,
+            rows,
+            turn.head,
+            turn.tail,
+            vector=turn.vector,
+            port=turn.port,
+            copies=dealing.rows,
+            columns=dealing.columns,
+            arrays=arrays,
+            edges=tuple(edges),
+            phase=phase,
+            load=load,
+            write=write,
+            row=row,
+        )
+
+    def _writes(self, stage: StageOp, table: Any) -> tuple[int, int]:
+        """Cycles to carry the weights of all contexts, and to write those of one."""
+        assert stage.write is not None
+        bits = coding_of(stage.write.coding).weight_bits
+        weights = (table[:, _K1] - table[:, _K0]) * (table[:, _N1] - table[:, _N0])
+        sizes, counts = np.unique(weights, return_counts=True)
+        load = sum(
+            n * self.units.buffer(-(-size * bits // 8))
+            for size, n in zip(sizes.tolist(), counts.tolist(), strict=True)
+        )
+        rows = min(self.arch.crossbar.rows, int((table[:, _K1] - table[:, _K0]).max()))
+        return load, rows * ceil(exact(self.arch.crossbar.write_latency_ns) * exact(self.arch.clock_ghz))
+
+    def _arrays(self, stage: StageOp, one: Any, channels: int) -> Arrays:
+        """The slowest of a copy's contexts, whose largest block has ``channels`` channels."""
+        write, read = stage.write, stage.read
+        assert write is not None
+        assert read is not None
+        crossbar = self.arch.crossbar
+        coding = coding_of(write.coding)
+        size = element_of(stage.sources[0].type).size_bytes
+        together = 1 if crossbar.logical_cells else coding.cells_per_weight
+        height = stage_tile_height(write, self.arch, coding)
+        slowest = behind = port = 0
+        first = one[one[:, _P0] == one[0, _P0]]
+        blocks = np.unique(np.stack([first[:, _K1] - first[:, _K0], first[:, _N1] - first[:, _N0]]), axis=1)
+        for k, n in blocks.T.tolist():
+            columns = min(n, crossbar.columns // together)
+            cycles = window_cycles(coding, min(k, height), columns, self.arch)
+            convert = conversion_cycles(coding, columns, self.arch)
+            # Every window takes the memory's port; a core that slides the window itself reads a row at once.
+            taken = cycles if isinstance(read, ReadCoreOp) else max(cycles, self.units.port(k * size))
+            slowest, behind = max(slowest, taken), max(behind, convert)
+            port = max(port, self.units.port(k * size))
+        width = shape_of(read.acc)[1]
+        chunks = int(one[:, _CHUNK].max()) + 1
+        functions = self._functions(stage, channels)
+        fixed = 2 * ISSUE * (len(stage.sources) - 1) + ISSUE + (chunks - 1) * 2 * ISSUE
+        if chunks > 1:
+            sums = channels * element_of(read.acc.type).size_bytes
+            fixed += 2 * self.units.port(sums) + self.units.link(sums) + self._distance()
+            functions += (("add_int", channels),) * (chunks - 1)
+        xbars = first[:, COLUMNS.index("xbars")]
+        room = max(1, self.arch.core.crossbars // max(1, int(xbars.max())))
+        _, columns_in, _ = shape_of(stage.sources[0])
+        lanes = read.diagonal.channels
+        advance = min(read.window.kernel[0], read.window.strides[0] * stage.copies.value.data)
+        moved = advance * columns_in * lanes * size
+        moved += width * channels * element_of(stage.result.type).size_bytes
+        return Arrays(
+            self.units,
+            *extents(stage),
+            width,
+            slowest,
+            behind,
+            int(xbars.sum()),
+            functions,
+            fixed,
+            port,
+            moved,
+            room,
+        )
+
+    def _sources(self, stage: StageOp) -> list[Edge]:
+        first, *others = stage.sources
+        window = head_window(stage)
+        if window is not None:
+            rows = (window.kernel[0] - 1) * window.dilations[0] + 1
+            edges = self._edges(first, window=(rows, window.strides[0], window.pads[0]))
+        elif is_global_pool(stage):
+            _, positions, channels = shape_of(first)
+            step = self._function("sum_positions", positions * channels) + 2 * ISSUE
+            edges = self._edges(first, gather=step)
+        else:
+            edges = self._edges(first)
+        for other in others:
+            edges += self._edges(other, side=stage.read is not None or window is not None)
+        return edges
+
+    def _functions(self, stage: StageOp, channels: int) -> tuple[tuple[str, int], ...]:
+        """Digital functions of a row of ``channels`` channels, with their elements a position of the result."""
+        whole = takes_whole_rows(stage)
+        return tuple(
+            _work(op, channels, whole)
+            for op in stage.body.block.ops
+            if isinstance(op, RequantiseOp | DcomOp | RealOp)
+        )
+
+    def _tail(self, stage: StageOp, channels: int) -> int:
+        """Cycles of a digital stage's row, with the frees of what it reads."""
+        width = shape_of(stage.result)[1]
+        works = self._functions(stage, channels)
+        cycles = sum(self._function(name, elements * width) for name, elements in works)
+        return cycles + 2 * ISSUE * len(stage.sources) + ISSUE
+
+    def _function(self, name: str, elements: int) -> int:
+        return self.units.vector(name, elements)
+
+    # -- the chip ----------------------------------------------------------------------------
+
+    def _input(self, op: InputOp) -> Timing:
+        rows, width, depth = shape_of(op.result)
+        element = element_of(op.result.type)
+        codes = quant_of(op.result) is not None
+        given = (Element.F32 if codes else element).size_bytes * width * depth
+        u = self.units
+        link, store = u.host(given), u.buffer(given)
+        quantise = u.vector("quantise", width * depth, chip=True) if codes else 0
+        out = u.buffer(element.size_bytes * width * depth)
+        head = link + u.host_latency + store + u.buffer_latency + quantise
+        steps = min(INPUT_STEPS, rows)
+        between = max(link, store + out, quantise)
+        return Timing(
+            op.port.data, op, rows, head, out, between=between, copies=steps, row=out + u.buffer_latency
+        )
+
+    def _output(self, op: OutputOp) -> Timing:
+        rows, width, depth = shape_of(op.value)
+        size = element_of(op.value.type).size_bytes * width * depth
+        u = self.units
+        tail = u.buffer(size) + u.buffer_latency + u.host(size) + u.host_latency
+        edges = self._edges(op.value, chip=True)
+        return Timing(
+            op.port.data,
+            op,
+            rows,
+            ISSUE,
+            tail,
+            between=max(u.buffer(size), u.host(size)),
+            edges=tuple(edges),
+            phase=max(self.nodes[edge.source].phase for edge in edges),
+        )
+
+    def _chip(self, op: RelayoutOp | IndexMapOp | MatmulOp | HostCallOp) -> Timing:
+        """Operations that collect frames in the global buffer and send rows of another."""
+        result = op.results[0]
+        rows, positions, channels = shape_of(result)
+        size = element_of(result.type).size_bytes
+        out = self.units.buffer(size * positions * channels) + self.units.buffer_latency
+        edges: list[Edge] = []
+        wait = 0
+        head = out
+        operands = list(op.operands)
+        if isinstance(op, MatmulOp):
+            _, _, depth, columns = op.extents
+            head = ISSUE + self.units.vector("matmul", columns * depth, chip=True) + ISSUE
+            edges += self._edges(operands[0], chip=True)
+            operands = operands[1:]
+        if isinstance(op, IndexMapOp):
+            head = self._moves(op, size) // rows
+        if isinstance(op, HostCallOp):
+            wait = self._host(op)
+        for value in operands:
+            given = shape_of(value)[1] * shape_of(value)[2] * element_of(value.type).size_bytes
+            step = self.units.buffer(given) + self.units.buffer_latency + 2 * ISSUE
+            edges += self._edges(value, gather=step, chip=True)
+        return Timing(
+            op.name.removeprefix("mem."),
+            op,
+            rows,
+            head,
+            ISSUE,
+            between=out,
+            wait=wait,
+            edges=tuple(edges),
+            phase=max(self.nodes[edge.source].phase for edge in edges),
+            row=out + ISSUE,
+        )
+
+    def _moves(self, op: IndexMapOp, size: int) -> int:
+        """Cycles of all copies that make the rows of a frame."""
+        rows, width, depth = shape_of(op.result)
+        index = self.store.array(op.index.key.data).reshape(rows, width * depth)
+        sizes = [prod(taken) for taken in op.taken]
+        cycles = 0
+        for loops in row_loops(index, np.cumsum([0, *sizes[:-1]])):
+            once = sum(
+                self.units.buffer(c.outer * c.inner * size) + self.units.buffer_latency for c in loops.copies
+            )
+            cycles += once * prod(loops.extents)
+        return cycles
+
+    def _host(self, op: HostCallOp) -> int:
+        host = self.arch.host
+        moved = sum(prod(shape_of(v)) * element_of(v.type).size_bytes for v in (*op.operands, *op.results))
+        flops = sum(prod(shape_of(v)) for v in op.results)
+        return ceil(moved / host.bytes_per_cycle) + ceil(flops / host.flops_per_cycle)
+
+
+_COPY, _CHUNK, _K0, _K1, _N0, _N1, _P0, _PHASE = map(
+    COLUMNS.index, ("copy", "chunk", "k0", "k1", "n0", "n1", "p0", "phase")
+)
+
+
+def _work(op: RequantiseOp | DcomOp | RealOp, channels: int, whole: bool) -> tuple[str, int]:
+    """Name of a digital function and the elements it works on for a position of ``channels`` channels."""
+    width = shape_of(op.result)[2]
+    if isinstance(op, RequantiseOp):
+        return ("requantise" if quant_of(op.result) is not None else "acc_to_float"), channels
+    if isinstance(op, DcomOp):
+        taps = prod(op.window.kernel) if op.window is not None else 1
+        if op.function.data.windowed and op.window is None:
+            taps = prod(shape_of(op.args[0])[:2])
+        return dcom_record(op, ProgramBuilder(), channels)[0], channels * taps
+    if op.kind in REDUCTIONS:
+        return op.kind, shape_of(op.args[0])[2]
+    name = f"{op.kind}_constant" if op.constant is not None and op.kind in _WITH_CONSTANT else op.kind
+    return name, width if whole else channels
+
+
+_WITH_CONSTANT = frozenset(("add", "mul", "sub", "div", "pow", "max", "min", "prelu"))
+"""Functions of two operands, which have another name when the second is a constant."""
