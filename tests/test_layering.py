@@ -39,6 +39,7 @@ AT_MODULE_LEVEL = {
     "models/light.py": ("onnx", "onnxruntime"),
     "cimc/frontend": ("onnx",),
     "runtime/device": ("torch",),
+    "cimc/analog": ("torch",),
 }
 
 

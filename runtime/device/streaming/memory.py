@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import weakref
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -44,17 +45,52 @@ def _status(name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
 
 
+_CASTING: tuple[Any, ...] = (
+    torch.ops.aten.sum,
+    torch.ops.aten.mean,
+    torch.ops.aten.prod,
+    torch.ops.aten.cumsum,
+)
+"""Operators that first copy their input to another type of result (torch 2.13 on a CPU, seen by its profiler)."""
+
+
 class LiveBytes(TorchDispatchMode):
     """Bytes of tensors that torch made inside this context and that are still alive; ``peak`` of them.
 
-    On the ``meta`` device nothing is allocated, and the numbers are what the device would need.
+    Counts what operators return and, of what they take for themselves, the copies of :data:`_CASTING`. On the ``meta``
+    device nothing is allocated, and the numbers are what the device would need.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, arrays: bool = False) -> None:
+        """``arrays``: count what numpy and Python allocate too, as ``tracemalloc`` sees it."""
         super().__init__()
         self.live = 0
         self.peak = 0
         self._seen: set[int] = set()
+        self._arrays = arrays
+        self._before = 0
+
+    def __enter__(self) -> LiveBytes:
+        """Start to count."""
+        if self._arrays:
+            tracemalloc.start()
+            self._before = tracemalloc.get_traced_memory()[0]
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Stop, the arrays since the last operator included."""
+        super().__exit__(*error)
+        self._note(0)
+        if self._arrays:
+            tracemalloc.stop()
+
+    def _note(self, hidden_bytes: int) -> None:
+        arrays = 0
+        if self._arrays:
+            arrays = tracemalloc.get_traced_memory()[1] - self._before
+            tracemalloc.reset_peak()
+        self.peak = max(self.peak, self.live + hidden_bytes + arrays)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -65,7 +101,7 @@ class LiveBytes(TorchDispatchMode):
         for made in tree_iter(result):
             if isinstance(made, Tensor) and self._id(made) not in given:
                 self._count(made)
-        self.peak = max(self.peak, self.live)
+        self._note(_hidden(func, args, result))
         return result
 
     @staticmethod
@@ -84,6 +120,13 @@ class LiveBytes(TorchDispatchMode):
     def _gone(self, identity: int, size: int) -> None:
         self._seen.discard(identity)
         self.live -= size
+
+
+def _hidden(func: Any, args: tuple[Any, ...], result: Any) -> int:
+    """Bytes of the copy that a reduction makes of its input."""
+    if getattr(func, "overloadpacket", None) not in _CASTING or not isinstance(result, Tensor):
+        return 0
+    return args[0].numel() * result.element_size() if args[0].dtype != result.dtype else 0
 
 
 class Ledger:

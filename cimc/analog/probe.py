@@ -1,0 +1,74 @@
+"""What a block costs on this machine: bytes and nanoseconds, measured on one of each shape (docs/streaming.md)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cimc.analog.tile import product_tile
+from cimc.runtime.device.prepared import prepare
+from cimc.runtime.device.recipe import Recipe
+from cimc.runtime.device.streaming.memory import LiveBytes
+from cimc.runtime.device.streaming.stores import Store
+
+
+@dataclass(frozen=True)
+class BlockMeasure:
+    """Bytes beside what was there before, and times of one preparation and of one tile of windows."""
+
+    prepared_bytes: int
+    prepare_peak_bytes: int
+    """While cells are made, the result included."""
+    tile_peak_bytes: int
+    """While a tile is read, its input codes and result included."""
+    prepare_ns: float
+    tile_ns: float
+
+
+def measure(recipe: Recipe, codes: Tensor, windows: int, read_bytes: int) -> BlockMeasure:
+    """Prepare ``codes`` (N, K) and read one tile of ``windows`` random windows.
+
+    A first call with one column and window compiles what numba compiles.
+    """
+    columns, rows = codes.shape
+    where, coding = codes.device, recipe.coding
+    kind = torch.uint8 if coding.input_bits <= 8 else torch.int32
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, coding.input_max + 1, (windows, rows), dtype=kind, generator=generator).to(where)
+    correction, unit = (
+        torch.zeros(columns, dtype=torch.int64, device=where),
+        torch.ones(columns, device=where),
+    )
+    first = (correction[:1], unit[:1], None)
+    product_tile(recipe, prepare(recipe, codes[:1].T), x[:1], 0, 0, read_bytes, first)
+    with torch.no_grad(), LiveBytes(arrays=True) as making:
+        start = _now(codes)
+        prepared = prepare(recipe, codes.T)
+        prepare_ns = _now(codes) - start
+    with torch.no_grad(), LiveBytes(arrays=True) as reading:
+        start = _now(codes)
+        product_tile(recipe, prepared, x.clone(), 0, 0, read_bytes, (correction, unit, unit))
+        tile_ns = _now(codes) - start
+    return BlockMeasure(prepared.size_bytes, making.peak, reading.peak, prepare_ns, tile_ns)
+
+
+def link_bytes_per_s(store: Store, keys: list[int], into: Tensor) -> float:
+    """How fast codes come from ``store``: the largest of up to four blocks, each fetched twice."""
+    best = 0.0
+    for key in sorted(keys, key=store.size_bytes)[-4:]:
+        size = store.size_bytes(key)
+        for _ in range(2):
+            start = _now(into)
+            store.fetch(key, into[:size])
+            best = max(best, size * 1e9 / max(1.0, _now(into) - start))
+    return best
+
+
+def _now(tensor: Tensor) -> float:
+    """Nanoseconds, after what the tensor's device has to do."""
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
+    return float(time.perf_counter_ns())
