@@ -30,6 +30,7 @@ from cimc.cli.arch import arch
 from cimc.cli.backends import backends
 from cimc.cli.check import check
 from cimc.cli.compile import compile
+from cimc.cli.device import device
 from cimc.cli.diff import diff
 from cimc.cli.disasm import disasm
 from cimc.cli.eval import evaluate
@@ -78,6 +79,7 @@ for _command in (
     diff,
     disasm,
     arch,
+    device,
     backends,
     models,
 ):

@@ -30,6 +30,10 @@ THRESHOLD_BITS = 16
 """Thresholds of a successive approximation are multiples of 2^-16 step."""
 
 
+DEFAULT_PERCENTILE = 99.9
+"""Of the observed sums, where a file asks for a percentile and does not say which."""
+
+
 class Sar(Section):
     """Successive approximation against a binary weighted capacitor array: Spear et al., JXCDC 2023, non-split array.
 
@@ -74,14 +78,14 @@ class Adc(Section):
     calibration: Literal["max", "percentile", "mse", "worst", "unit"] = "mse"
     """max covers what was observed, percentile a share of it, mse has least squared error on it; worst covers whatever
     could come, unit is a step of one level that clips the rest"""
-    percentile: Annotated[float, Field(gt=50, le=100)] = 99.9
-    """share of the observed sums, in percent, inside the range, for calibration: percentile"""
+    percentile: Annotated[float, Field(gt=50, le=100)] | None = None
+    """share of the observed sums, in percent, inside the range, for calibration: percentile; left out, 99.9"""
     sar: Sar | None = None
     """successive approximation with its errors; left out, every step is exact"""
 
     def broken_rules(self) -> Iterator[BrokenRule]:
         """A percentile that nothing reads is a mistake."""
-        if "percentile" in self.model_fields_set and self.calibration != "percentile":
+        if self.percentile is not None and self.calibration != "percentile":
             yield BrokenRule(
                 ("percentile",), f"has no effect with calibration '{self.calibration}'; take it away"
             )
@@ -176,7 +180,7 @@ class Adc(Section):
             return np.broadcast_to(ends[:, 0].reshape(shape), wide), np.broadcast_to(
                 ends[:, 1].reshape(shape), wide
             )
-        share = 1.0 if self.calibration != "percentile" else self.percentile / 100
+        share = 1.0 if self.calibration != "percentile" else (self.percentile or DEFAULT_PERCENTILE) / 100
         below = counts.cumsum(axis=-1)
         total = below[..., -1:]
         # the least sum that `share` of all do not exceed, and the largest that `share` of all reach

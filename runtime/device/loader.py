@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from io import StringIO
 from pathlib import Path
+
+from ruamel.yaml import YAML
 
 from cimc.configuration.located import load_located, parse_located
 from cimc.diagnostics import UsageError
@@ -33,6 +36,13 @@ def load_device(name_or_path: str | Path) -> DeviceModel:
         hint = f"did you mean '{near[0]}'?" if near else "give one of these, or the path of a YAML file"
         raise UsageError(f"no device is called '{text}'; {hint} known: {', '.join(names)}", where="device")
     return DeviceModel(load_located(PRESETS / f"{text}.yaml", DeviceFile))
+
+
+def resolved_yaml(device: DeviceModel) -> str:
+    """``device`` as a device file with every default written out; it loads to the same device."""
+    text = StringIO()
+    YAML().dump(device.file.model_dump(mode="json", exclude_none=True), text)  # keeps the order of the schema
+    return text.getvalue()
 
 
 def parse_device(text: str, file: str) -> DeviceModel:

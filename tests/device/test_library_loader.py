@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
+from cimc.cli.device import device as command
 from cimc.diagnostics import CimError, UsageError
-from cimc.runtime.device.loader import load_device, parse_device, preset_names
+from cimc.runtime.device.loader import PRESETS, load_device, parse_device, preset_names, resolved_yaml
 
 HEAD = "name: probe\ndescription: for a test\n"
 CELL = "cell: {g_off_us: 1.0, g_on_us: 101.0}\n"
@@ -121,3 +123,29 @@ def test_the_variance_form_needs_fresh_gaussian_reads() -> None:
     assert not parse_device(HEAD + CELL + relative + "read_scope: vector\n", "d").independent_gaussian_reads
     assert not parse_device(HEAD + CELL + lognormal, "d").independent_gaussian_reads
     assert not parse_device(HEAD + CELL, "d").independent_gaussian_reads
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_resolved_device_loads_to_the_same(name: str) -> None:
+    """Written out with every default, a device is the device it came from."""
+    device = load_device(name)
+    text = resolved_yaml(device)
+    assert parse_device(text, name).file == device.file
+    assert "read_scope:" in text
+
+
+def test_the_command_line_knows_devices(tmp_path: Path) -> None:
+    """`cimc device` lists every preset, shows and validates files, and reports all problems of all of them."""
+    runner = CliRunner()
+    listed = runner.invoke(command, ["list"])
+    assert listed.exit_code == 0
+    assert all(name in listed.output for name in preset_names())
+    assert runner.invoke(command, ["show", "pcm"]).output == resolved_yaml(load_device("pcm"))
+    good = runner.invoke(command, ["validate", str(PRESETS / "pcm.yaml")])
+    assert good.output.rstrip().endswith("pcm.yaml: ok, pcm")
+    paths = [tmp_path / f"{i}.yaml" for i in range(2)]
+    for path in paths:
+        path.write_text(HEAD + "cell: {g_off_us: -1, g_on_us: 9}\n")
+    bad = runner.invoke(command, ["validate", *map(str, paths)])
+    assert str(bad.exception).count("cell.g_off_us: must be greater than or equal to 0, given -1") == 2
+    assert '"read_scope"' in runner.invoke(command, ["schema"]).output
