@@ -92,6 +92,7 @@ class Cell:
     interval_cycles: int = 0
     """From one input to the next."""
     peak_mib: int = 0
+    """Resident size of all of it, the interpreter of level 2 included."""
 
     @property
     def ok(self) -> bool:
@@ -157,7 +158,6 @@ def measure_cell(path: Path, name: str, machine: str) -> Cell:
         run_seconds = time.process_time() - start
         level_2 = made.run(x, engine="quantised")
         wanted = made.run(x, engine="mapped") if machine in LOSSY else level_2
-        # Before the interpreters of other levels would be part of it; they are much larger than the stream.
         timing = made.simulate(images=IMAGES)
         return Cell(
             name,
