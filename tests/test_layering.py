@@ -40,6 +40,7 @@ AT_MODULE_LEVEL = {
     "cimc/frontend": ("onnx",),
     "runtime/device": ("torch",),
     "cimc/analog": ("torch",),
+    "cimc/device_run.py": ("torch",),
 }
 
 
