@@ -28,6 +28,7 @@ from cimc.passes.schedule.calibrate_converters import CalibrateConvertersPass
 from cimc.passes.schedule.map_stages import MapStagesPass
 from cimc.passes.schedule.partition_stages import PartitionStagesPass
 from cimc.passes.schedule.segment_stages import SegmentStagesPass
+from cimc.passes.schedule.spread_rows import SpreadRowsPass
 
 LEVEL_AFTER: dict[Stage, str] = {
     "graph": "graph",
@@ -56,6 +57,7 @@ def pipeline(
         "schedule": [
             MapStagesPass(),
             CalibrateConvertersPass(),
+            SpreadRowsPass(),
             AssignCopiesPass(),
             PartitionStagesPass(),
             SegmentStagesPass(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from cimc.dialects.cim import ReadCoreOp, StageOp
 from cimc.dialects.context import CimContext
 from cimc.passes.place.network import ContextSpec
 from cimc.passes.schedule.array_product import coding_of
+from cimc.passes.schedule.row_tiles import stage_tile_height
 from cimc.runtime.program.builder import ProgramBuilder, Tile
 
 
@@ -32,6 +34,12 @@ def add_read_window(builder: ProgramBuilder, spec: ContextSpec, stage: StageOp) 
     )
 
 
+def wordlines(spec: ContextSpec, stage: StageOp, arch: Any) -> int:
+    """The wordlines of the context's tallest tile: what a read or write by wordlines goes over."""
+    assert stage.write is not None
+    return min(stage_tile_height(stage.write, arch, coding_of(stage.write.coding)), spec.k1 - spec.k0)
+
+
 def add_arrays(
     builder: ProgramBuilder, ctx: CimContext, number: int, spec: ContextSpec, stage: StageOp
 ) -> int:
@@ -41,7 +49,7 @@ def add_arrays(
     assert read is not None
     assert ctx.arch is not None
     coding = coding_of(write.coding)
-    rows = ctx.arch.crossbar.rows
+    rows = stage_tile_height(write, ctx.arch, coding)
     columns = ctx.arch.crossbar.weight_columns(coding.weight_bits)
     k, n = spec.k1 - spec.k0, spec.n1 - spec.n0
     blocks = [

@@ -18,7 +18,7 @@ from cimc.dialects.graph_types import shape_of
 from cimc.dialects.isa import BodyOp, SignalOp, WaitOp
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
 from cimc.dialects.mem_real import IndexMapOp, MatmulOp
-from cimc.passes.lower.array_sets import add_arrays, add_read_window
+from cimc.passes.lower.array_sets import add_arrays, add_read_window, wordlines
 from cimc.passes.lower.bodies import BodyMaker, used_parameters
 from cimc.passes.lower.chip_bodies import (
     ChipBody,
@@ -259,7 +259,7 @@ class _Linker:
             values["window"] = add_read_window(self.builder, spec, stage)
             values["arrays"] = add_arrays(self.builder, self.ctx, number, spec, stage)
             assert self.ctx.arch is not None
-            values["wordlines"] = min(self.ctx.arch.crossbar.rows, spec.k1 - spec.k0)
+            values["wordlines"] = wordlines(spec, stage, self.ctx.arch)
 
     def _chip(self, index: int, node: Node) -> None:
         spec = self.network.contexts[node.contexts[0]]

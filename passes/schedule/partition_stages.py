@@ -23,6 +23,7 @@ from cimc.passes.place.source_rows import is_global_pool, kernel_rows, source_co
 from cimc.passes.place.tail_plan import element_of, plan_tail
 from cimc.passes.schedule.array_product import coding_of
 from cimc.passes.schedule.dealing import Dealing, dealing_of
+from cimc.passes.schedule.row_tiles import stage_tile_height
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,10 @@ def _array_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[Any
     assert write is not None
     assert read is not None
     k, n = write.arrays.type.shape.data
-    rows, block = arch.crossbar.rows, read.diagonal.columns
-    columns = arch.crossbar.weight_columns(coding_of(write.coding).weight_bits)
-    row_tiles, col_tiles = ceil(k / rows), ceil(block / columns)
+    coding, block = coding_of(write.coding), read.diagonal.columns
+    rows = stage_tile_height(write, arch, coding)
+    columns = arch.crossbar.weight_columns(coding.weight_bits)
+    row_tiles, col_tiles = write.grid.data[0], ceil(block / columns)
     chunks = ceil(row_tiles / arch.core.crossbars)
     height = ceil(row_tiles / chunks)
     edges = [(min(i * height * rows, k), min((i + 1) * height * rows, k)) for i in range(chunks)]

@@ -88,7 +88,7 @@ def test_the_interval_drops_as_predicted(compiled: Compile) -> None:
     """With one copy each the arrays bind and the measured interval is the predicted one; with ours it drops with it."""
     before, after = compiled("isaac", scheduler="none"), compiled("isaac")
     first, last = (artifact.simulate(images=8).interval_cycles for artifact in (before, after))
-    assert predicted(before) <= first <= 1.02 * predicted(before)
+    assert predicted(before) <= first <= 1.04 * predicted(before)  # behind every row its digital tail
     assert predicted(after) <= last
     assert first / last > 0.5 * predicted(before) / predicted(after) > 5
 

@@ -291,7 +291,8 @@ class _Reader:
             n * self.units.buffer(-(-size * bits // 8))
             for size, n in zip(sizes.tolist(), counts.tolist(), strict=True)
         )
-        rows = min(self.arch.crossbar.rows, int((table[:, _K1] - table[:, _K0]).max()))
+        height = stage_tile_height(stage.write, self.arch, coding_of(stage.write.coding))
+        rows = min(height, int((table[:, _K1] - table[:, _K0]).max()))
         return load, rows * ceil(exact(self.arch.crossbar.write_latency_ns) * exact(self.arch.clock_ghz))
 
     def _arrays(self, stage: StageOp, one: Any, channels: int) -> Arrays:
