@@ -79,8 +79,12 @@ def read_dense(recipe: Recipe, dense: Dense, x: Tensor, total: Tensor, chunk_byt
         total <<= dense.shift
         return
     if dense.weights is None:
-        values = x.sum(dim=1, keepdim=True, dtype=torch.int64) - recipe.coding.input_offset * x.shape[1]
-        total[:] = (values * dense.uniform) << dense.shift
+        block = max(1, chunk_bytes // (8 * x.shape[1] + 16))
+        for start in range(0, len(x), block):
+            # The sum makes a copy in int64 first.
+            values = x[start : start + block].sum(dim=1, keepdim=True, dtype=torch.int64)
+            values -= recipe.coding.input_offset * x.shape[1]
+            total[start : start + block] = (values * dense.uniform) << dense.shift
         return
     kind = dense.weights.dtype
     size = torch.finfo(kind).bits // 8
@@ -97,8 +101,10 @@ def _add_packed(dense: Dense, packed: Cells16, x: Tensor, total: np.ndarray, chu
     whole_code = np.array([[0, 0, -1]], dtype=np.int32)
     block = max(1, chunk_bytes // (6 * len(row)))
     for start in range(0, len(x), block):
-        values = (x[start : start + block].to(torch.int32) - dense.centre).numpy()
+        values = x[start : start + block].to(torch.int32, copy=True)
+        values -= dense.centre
         windows = windows_per_block(1, len(values))
         digits = np.empty((-(-len(values) // windows), 1, windows, len(row)), dtype=np.int16)
-        pack_digits(values, row, factor, whole_code, False, digits)
+        pack_digits(values.numpy(), row, factor, whole_code, False, digits)
         add_products(digits, packed, total[start : start + block])
+        del values, digits  # before the next block is made

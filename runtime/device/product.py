@@ -133,10 +133,11 @@ def _add_fused(
     block = max(1, chunk_bytes // bytes_per_window(fused, phases))
     worth = part.worth.numpy()
     for start in range(0, len(x), block):
-        codes = x[start : start + block, part.first : part.last]
-        values = codes.to(torch.int32) - recipe.coding.input_offset
+        values = x[start : start + block, part.first : part.last].to(torch.int32, copy=True)
+        values -= recipe.coding.input_offset
         target = total[start : start + block].numpy()
         add_group(recipe, fused, worth, values.numpy(), key, counters, first_window + start, target)
+        del values  # before the next block is made
 
 
 def _redrawn(recipe: Recipe, cells: GroupCells, part: Converted, epoch: int) -> Tensor:
@@ -145,7 +146,9 @@ def _redrawn(recipe: Recipe, cells: GroupCells, part: Converted, epoch: int) -> 
     return seen[:, :, list(part.kept)].transpose(1, 2)
 
 
-def _sums_of_draws(recipe: Recipe, still: GroupCells, part: Converted, x: Tensor, first_window: int) -> Tensor:
+def _sums_of_draws(
+    recipe: Recipe, still: GroupCells, part: Converted, x: Tensor, first_window: int
+) -> Tensor:
     """Partial sums int64 (I, M, J', N) where every window, or every window and phase, sees cells of its own."""
     phases = recipe.coding.digit_cycles
     windows = torch.arange(first_window, first_window + len(x), device=x.device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,7 @@ def philox(counter: Block, key: Key) -> Block:
     return c0, c1, c2, c3
 
 
+@lru_cache(maxsize=1 << 16)
 def stream_key(seed: int, instance: int, layer: int, purpose: Purpose) -> Key:
     """Key of the stream of one layer of one chip for one purpose.
 
