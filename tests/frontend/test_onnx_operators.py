@@ -221,6 +221,19 @@ def test_linear_upsample_of_old_models(model: Make, check: Check) -> None:
     assert "host" not in made.operations
 
 
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("heads", [2, 1])
+def test_attention_with_a_cache(model: Make, check: Check, causal: int, heads: int) -> None:
+    """Keys and values of earlier tokens are inputs, all of them outputs; new tokens see every earlier one."""
+    attention = node("Attention", "q k v", "y keys values", is_causal=causal)
+    attention.input.extend(["", "past_k", "past_v"])
+    new, past = [1, heads, 3, 4], [1, heads, 5, 4]
+    inputs = {"q": [1, 2, 3, 4], "k": new, "v": new, "past_k": past, "past_v": past}
+    made = check(model([attention], inputs, ["y", "keys", "values"], opset=23))
+    assert "host" not in made.operations
+    assert made.operations.count("concat") == 2
+
+
 VOLUMES = [
     {"kernel_shape": [2, 3, 2]},
     {"kernel_shape": [3, 2, 3], "strides": [2, 1, 3], "pads": [1, 0, 2, 1, 1, 0]},
