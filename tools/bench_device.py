@@ -1,6 +1,6 @@
 """The device simulator's crossbar product on one CPU thread, as ratios to an int8 GEMM and to the naive sliced loop.
 
-    python tools/bench_device.py [--repeats 9] [--chunk-mib 4]
+    python tools/bench_device.py [--repeats 9] [--chunk-mib 8]
 
 8-bit weights and inputs, 2-bit cells and input digits, 128 x 128 arrays; ``adc8`` is a full-range 8-bit converter per
 row group and digit pair, noise is 5 % of the conductance. Times are CPU time of this thread, the least of all repeats,
@@ -59,13 +59,13 @@ class Problem:
         return self.codes.shape[0] * self.codes.shape[2] * self.codes.shape[3]
 
     def blocks(self, chunk_bytes: int) -> Iterator[tuple[int, Tensor]]:
-        """First window and codes (M', K) of blocks whose gathered codes take a quarter of the budget."""
+        """First window and codes (M', K) of blocks whose gathered codes take a sixteenth of the budget."""
         if not self.kernel:
             yield 0, self.codes
             return
         images, channels, height, width = self.codes.shape
         reach = self.kernel // 2
-        lines = max(1, chunk_bytes // (4 * width * channels * self.kernel**2))
+        lines = max(1, chunk_bytes // (16 * width * channels * self.kernel**2))
         for image in range(images):
             padded = functional.pad(self.codes[image], (reach,) * 4)
             patches = padded.unfold(1, self.kernel, 1).unfold(2, self.kernel, 1)
@@ -138,7 +138,7 @@ def simulate(recipe: Recipe, prepared: Prepared, problem: Problem, chunk_bytes: 
     """Reads of all windows, block by block, into ``out`` float32 (M, N)."""
     unit = 2.0**-recipe.frac_bits
     for first, codes in problem.blocks(chunk_bytes):
-        found = read(recipe, prepared, codes, first, chunk_bytes // 2)
+        found = read(recipe, prepared, codes, first, chunk_bytes // 4)
         out[first : first + len(codes)] = found.to(torch.float32) * unit
     return out
 
@@ -194,7 +194,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--chunk-mib", type=float, default=4.0)
+    parser.add_argument("--chunk-mib", type=float, default=8.0)
     options = parser.parse_args()
     torch.set_num_threads(1)
     chunk_bytes = int(options.chunk_mib * (1 << 20))
