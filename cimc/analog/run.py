@@ -69,6 +69,8 @@ class AnalogRun:
         self.training_here = False
         """Whether layers keep float weights and may change; memory is not planned then."""
         self._tracer: Tracer | None = None
+        self._stale = False
+        """Whether codes changed since memory was set up: slots may hold what was there before."""
         self._planned_bytes = -1
 
     # -- what layers call ---------------------------------------------------------------------------------
@@ -93,6 +95,7 @@ class AnalogRun:
         """Put the codes (N, K) of a block in the store; what was made of older ones is forgotten."""
         self.store.put(key, codes.cpu())
         self._forget(key)
+        self._stale = True
 
     def keep_live(self, key: int, codes: Tensor) -> None:
         """Keep the codes (N, K) of a layer in training where they are."""
@@ -127,21 +130,25 @@ class AnalogRun:
         """The block's cells for reads on ``device`` inside the context."""
         if device != self.device:
             self._move(device)
+        if self._stale:
+            self._program()
         kept = self._kept.get(block.key)
         if kept is not None:
             yield kept
             return
         codes = self._codes.get(block.key)
-        pool = self.pool if codes is None else None
-        if codes is None and pool is None:
-            # Nothing was planned yet (a layer called alone, or streaming=False): the cells stay from now on.
-            prepared = prepare(block.recipe, self.stored(block).to(device).T)
-            self._kept[block.key] = prepared
-            yield prepared
-            return
+        pool = self.pool if codes is None and self.pool is not None and self.pool.streams(block.key) else None
         if pool is not None:
             codes = _as_codes(pool.acquire(block.key), block)
-        assert codes is not None
+        if codes is None:
+            # Nothing was planned: the first pass, or a layer called past the module.
+            codes = self.stored(block).to(device)
+            if self.options.streaming is False and self.options.resident == "cells":
+                self._kept[block.key] = prepare(block.recipe, codes.T)
+                yield self._kept[block.key]
+                return
+            if self.options.streaming is False:
+                self._codes[block.key] = codes
         held = pool is not None
         try:
             prepared = prepare(block.recipe, codes.T)
@@ -238,6 +245,7 @@ class AnalogRun:
 
     def _program(self) -> None:
         """Make resident what the placement keeps, and the pool for the rest."""
+        self._stale = False
         if self.plan is None or self.placement is None:
             return
         self.pool = None

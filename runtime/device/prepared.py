@@ -82,6 +82,14 @@ def prepare(recipe: Recipe, codes: Tensor, kernels: bool = True) -> Prepared:
     """
     if codes.ndim != 2 or codes.shape[0] != recipe.rows:
         raise ValueError(f"weights are ({recipe.rows}, N), got {tuple(codes.shape)}")
+    if loses_nothing(recipe):
+        low, high = recipe.coding.weight_range
+        if codes.numel() and (int(codes.min()) < low or int(codes.max()) > high):
+            raise ValueError(
+                f"weights must be in {low} … {high}, got {int(codes.min())} … {int(codes.max())}"
+            )
+        whole: list[Tensor | None] = [codes[first:last].to(torch.int64) for _, first, last in groups(recipe)]
+        return Prepared(None, dense_of(recipe, whole, codes, kernels), (), codes.shape[1], 0.0)
     collapsed: list[Tensor | None] = []
     converted: list[Converted] = []
     clipped = 0
@@ -96,6 +104,19 @@ def prepare(recipe: Recipe, codes: Tensor, kernels: bool = True) -> Prepared:
     cell_count = codes.numel() * recipe.coding.cells_per_weight
     dense = dense_of(recipe, collapsed, codes, kernels)
     return Prepared(kept, dense, tuple(converted), codes.shape[1], clipped / max(1, cell_count))
+
+
+def loses_nothing(recipe: Recipe) -> bool:
+    """Whether the coding alone proves that every read is exact, whatever the weights: no cell need be made then.
+
+    Ideal cells and rows, step 1, and a converter that covers the worst sums that the largest group can give.
+    """
+    device = recipe.device
+    if not (device.ideal and recipe.converter and device.dac is None) or recipe.noisy or mismatched(recipe):
+        return False
+    if (recipe.steps != 1 << recipe.coding.frac_bits).any():
+        return False
+    return recipe.coding.always_lossless(recipe.rows_at_once)
 
 
 def _split(

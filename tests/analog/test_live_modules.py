@@ -41,6 +41,15 @@ def two_layers() -> nn.Module:
     return nn.Sequential(nn.Linear(40, 30), nn.GELU(), nn.Linear(30, 20)).eval()
 
 
+def doubled() -> nn.Module:
+    """Two layers with twice the weights and biases."""
+    module = two_layers()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter *= 2
+    return module
+
+
 X = torch.randn(7, 40, generator=torch.Generator().manual_seed(1))
 
 
@@ -55,7 +64,6 @@ def test_generate_and_tied_embeddings() -> None:
         module: Any = cimc.analog.convert(gpt2(), "puma", "ideal", streaming=streaming, example=(ids,))
         with torch.no_grad():
             logits = module(ids).logits
-            module.run = None
             tokens.append(module.generate(ids, max_new_tokens=6, do_sample=False, pad_token_id=0))
         assert float((logits - wanted).norm() / wanted.norm()) < 0.1
         assert {type(m).__name__ for m in module.modules()} >= {"TiedEmbedding", "AnalogLayer"}
@@ -95,6 +103,8 @@ def test_state_of_a_frozen_module() -> None:
         assert not torch.equal(other(X), wanted)
         other.load_state_dict(two_layers().state_dict())
         assert torch.equal(other(X), wanted)
+        module.load_state_dict({k: 2 * v for k, v in two_layers().state_dict().items()})
+        assert torch.equal(module(X), cimc.analog.convert(doubled(), "puma", "ideal", streaming=False)(X))
     with pytest.raises(UsageError, match="does not belong here"):
         other.load_state_dict({**state, "0.weight": torch.zeros(3, 4)})
     with pytest.raises(UsageError, match="come with their scales"):

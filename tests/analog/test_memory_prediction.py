@@ -132,5 +132,5 @@ def test_what_if() -> None:
     assert speed[1].placement.streamed_bytes > 0
     assert speed[2].placement is not None
     assert speed[2].placement.streamed_bytes == 0
-    assert str(table).count("auto_memory") == 3
+    assert len(str(table).splitlines()) == 7
     assert "predicted peak" in str(module.memory_report())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,13 @@ from torch import Tensor, nn
 import cimc.analog
 from cimc.models.drawn_weights import DrawnWeights
 from cimc.models.qwen3 import Qwen3Shape, qwen3_on_meta
+from cimc.runtime.crossbar.coding import Coding
 from cimc.runtime.device.library import DeviceModel
-from cimc.runtime.device.loader import parse_device
+from cimc.runtime.device.loader import load_device, parse_device
+from cimc.runtime.device.prepared import loses_nothing, prepare
+from cimc.runtime.device.product import read
+from cimc.runtime.device.recipe import Chip, Recipe
+from cimc.runtime.device.reference import read_reference
 
 NOISY = parse_device(
     """
@@ -143,3 +149,23 @@ def test_drawn_weights() -> None:
     assert not torch.equal(whole, DrawnWeights(4)("a.weight", shape, 0, 200))
     assert abs(float(whole.std()) * 40**0.5 - 1) < 0.03
     assert abs(float(draw("norm.weight", (2000,), 0, 2000).mean()) - 1) < 0.01
+
+
+# Where the coding alone proves that nothing is lost, no cell is made, and reads are those of the cells' definition.
+@pytest.mark.parametrize("encoding", ["offset", "differential", "twos_complement"])
+def test_provably_lossless_products_skip_cells(encoding: Any) -> None:
+    coding = Coding(
+        weight_encoding=encoding, parallel_rows=16, converter_lo=-100, converter_hi=100, dac_bits=1
+    )
+    recipe = Recipe(3, coding, ((40, 5), (30, 0)), load_device("ideal"), Chip(1))
+    assert loses_nothing(recipe)
+    assert not loses_nothing(replace(recipe, h=2))
+    assert not loses_nothing(replace(recipe, coding=replace(coding, parallel_rows=128)))
+    assert not loses_nothing(replace(recipe, device=NOISY))
+    generator = torch.Generator().manual_seed(4)
+    codes = torch.randint(-128, 128, (70, 9), dtype=torch.int8, generator=generator)
+    x = torch.randint(0, 256, (11, 70), dtype=torch.uint8, generator=generator)
+    assert torch.equal(read(recipe, prepare(recipe, codes), x), read_reference(recipe, codes, x))
+    narrow = replace(recipe, coding=replace(coding, weight_bits=6))
+    with pytest.raises(ValueError, match="weights must be in"):
+        prepare(narrow, codes)

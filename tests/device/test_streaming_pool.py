@@ -239,3 +239,11 @@ def test_stores(make: Callable[[], Store]) -> None:
         assert torch.equal(into.view(torch.int8).view(table.shape), table)
         rows = store.fetch_rows(key, [6, 0, 6], table.shape[1])
         assert torch.equal(rows.view(torch.int8), table[[6, 0, 6]])
+    for replaced in (tables[1] + 1, torch.ones(3, 3, dtype=torch.int8), torch.zeros(99, dtype=torch.int8)):
+        store.put(1, replaced)
+        into = torch.empty(store.size_bytes(1), dtype=torch.uint8)
+        store.fetch(1, into)
+        assert torch.equal(into.view(torch.int8).view(replaced.shape), replaced)
+    into = torch.empty(store.size_bytes(2), dtype=torch.uint8)
+    store.fetch(2, into)
+    assert torch.equal(into.view(torch.int8).view(tables[2].shape), tables[2])

@@ -60,6 +60,10 @@ class BufferPool:
         """Memory of the buffers."""
         return sum(buffer.numel() for buffer in self._buffers)
 
+    def streams(self, key: int) -> bool:
+        """Whether block ``key`` comes through this pool."""
+        return key in self._order
+
     def acquire(self, key: int) -> Tensor:
         """uint8 codes of block ``key``, for work put on the compute lane from now on.
 

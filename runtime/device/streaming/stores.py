@@ -18,7 +18,7 @@ from cimc.diagnostics import UsageError
 
 
 class Store(Protocol):
-    """Codes by number, written once."""
+    """Codes by number. What is put again replaces what was there."""
 
     def put(self, key: int, codes: Tensor) -> None:
         """Keep ``codes``, contiguous of any shape, on a CPU."""
@@ -93,16 +93,19 @@ class FileStore:
         """As :meth:`Store.put`."""
         data = _bytes_of(codes).numpy().data
         size, done = len(data), 0
+        start, room = self._places.get(key, (self._end, 0))
+        if size != room:
+            start = self._end
         try:
             while done < size:
-                done += os.pwrite(self._file.fileno(), data[done:], self._end + done)
+                done += os.pwrite(self._file.fileno(), data[done:], start + done)
         except OSError as error:
             raise UsageError(
                 f"codes cannot be written to {tempfile.gettempdir()}: {error.strerror}; set TMPDIR to a disk with room",
                 where="streaming",
             ) from error
-        self._places[key] = (self._end, size)
-        self._end += size
+        self._places[key] = (start, size)
+        self._end = max(self._end, start + size)
 
     def size_bytes(self, key: int) -> int:
         """As :meth:`Store.size_bytes`."""
