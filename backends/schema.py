@@ -30,7 +30,10 @@ Extent = Annotated[int, Field(gt=0, le=2**13)]
 MOST_NODES = 2**20
 """Nodes of a network: the cycle engine holds the links of each."""
 WholeOrNone = Annotated[int, Field(ge=0, le=2**40)]
-Amount = Annotated[float, Field(ge=0, le=1e18)]
+Amount = Annotated[float, Field(ge=0, le=1e6)]
+"""pJ or cycles of one element, byte or cell, mW: the cycle engine counts in attojoules of 64 bits."""
+Duration = Annotated[float, Field(gt=0, le=1e9)]
+"""Up to a second, in ns: cycles are 64 bits."""
 Positive = Annotated[float, Field(gt=0, le=1e18)]
 PerFunction = Mapping[str, Amount]
 
@@ -184,7 +187,7 @@ class Crossbar(Section):
     """where the sum of inputs that corrects `offset` weights is formed"""
     shift_add: Literal["periphery", "digital_unit"]
     """who adds digits, slices and row groups up"""
-    read_latency_ns: Positive
+    read_latency_ns: Duration
     """time of one read: one row group, one input digit"""
     conversion_cycles: WholeOrNone
     """cycles of one conversion; 0: hidden in the read"""
@@ -194,7 +197,7 @@ class Crossbar(Section):
     """pJ per active wordline and input digit"""
     conversion_energy_pj: Amount
     """pJ per conversion"""
-    write_latency_ns: Positive
+    write_latency_ns: Duration
     """time to write one row of cells"""
     write_energy_pj_per_cell: Amount
     """pJ to write one cell"""
@@ -273,7 +276,9 @@ class Network(Section):
                 yield BrokenRule((key,), f"a bus has no {key}, given {size}; remove it or set kind: mesh")
         nodes = max(self.columns * self.rows, 1)
         if nodes > MOST_NODES:
-            message = f"must make at most {MOST_NODES} nodes with columns, given {nodes}; lower one of the two"
+            message = (
+                f"must make at most {MOST_NODES} nodes with columns, given {nodes}; lower one of the two"
+            )
             yield BrokenRule(("rows",), message)
         if self.global_buffer_node >= nodes:
             message = f"must be a node, 0 to {nodes - 1}, given {self.global_buffer_node}; name one of them"

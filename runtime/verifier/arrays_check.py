@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from cimc.diagnostics import CimError
 from cimc.runtime.crossbar.coding import Coding, converter_range
+from cimc.runtime.crossbar.converter import MAX_STEP
 from cimc.runtime.program.opcodes import READS
 from cimc.runtime.verifier.code import Decoded
 from cimc.runtime.verifier.tables_check import Machine
@@ -96,10 +97,11 @@ def check_arrays(
             for problem in foreign_fields(coding, decoded.program.machine["crossbar"]):
                 decoded.report("P068", f"array set {number}: {problem}", node=node)
             steps = decoded.program["steps"]["h"][sets["step_first"][number] :][: coding.step_count]
-            if len(steps) < coding.step_count or (len(steps) and int(steps.min()) < 1):
+            outside = len(steps) and not 1 <= int(steps.min()) <= int(steps.max()) <= MAX_STEP
+            if len(steps) < coding.step_count or outside:
                 decoded.report(
                     "P066",
-                    f"array set {number} needs {coding.step_count} converter steps of at least 1, given"
+                    f"array set {number} needs {coding.step_count} converter steps of 1 to {MAX_STEP}, given"
                     f" {steps.tolist()}",
                     node=node,
                 )

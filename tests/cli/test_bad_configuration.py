@@ -68,7 +68,18 @@ ARCHITECTURES = (
         "endless rows", ("  rows: 128", "  rows: 1000000000"), "crossbar.rows: must be less than or equal", 2
     ),
     Bad("endless columns", ("  columns: 128", "  columns: 9000"), "equal to 8192, given 9000", 2),
-    Bad("endless mesh", ("  rows: 24", "  rows: 1000000000"), "must make at most 1048576 nodes with columns", 2),
+    Bad(
+        "endless mesh",
+        ("  rows: 24", "  rows: 1000000000"),
+        "must make at most 1048576 nodes with columns",
+        2,
+    ),
+    Bad(
+        "seconds",
+        ("read_latency_ns: 100.0", "read_latency_ns: 1.0e+12"),
+        "read_latency_ns: must be less than",
+        2,
+    ),
     Bad("unit in a value", ("read_latency_ns: 100.0", "read_latency_ns: 100 ns"), "plain number", 2),
     Bad("infinite", ("clock_ghz: 0.01", "clock_ghz: .inf"), "clock_ghz: must be ", 2),
     Bad("rules across keys", ("  parallel_rows: 8", "  parallel_rows: 129"), "must be at most rows (128)", 2),

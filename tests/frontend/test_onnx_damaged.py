@@ -250,3 +250,10 @@ def test_results_without_elements(model: Make) -> None:
     assert "graph.host" not in str(made)
     with pytest.raises(UnsupportedError, match=r"^model: output 'g' has no elements"):
         import_onnx(model(nodes, {"x": [1, 2, 4]}, ["y", "g"], constants), store=WeightStore())
+
+
+def test_gemm_by_a_vector(model: Make) -> None:
+    """A weight that is no matrix is onnxruntime's to refuse, by the node's name."""
+    made = model([node("Gemm", ["x", "w", "w"], ["y"], name="g")], {"x": [2, 4]}, ["y"], {"w": random(4)})
+    with pytest.raises(UnsupportedError, match=r"^g \(model:0\): Gemm: "):
+        import_onnx(made, store=WeightStore())

@@ -249,6 +249,7 @@ _TABLE_FAULTS = [
     ("P064", "conv2", "array_sets", "tensor", 2, 0),
     ("P066", "-", "codings", "fields", 0, 40),
     ("P066", "conv1", "steps", "h", 0, 0),
+    ("P066", "conv1", "steps", "h", 0, 65536),
     ("P066", "conv1", "array_sets", "step_first", 0, 2),
     ("P070", "x", "routes", "src_pos", 0, 1),
     ("P070", "x", "routes", "channels", 0, 4),

@@ -21,6 +21,8 @@ def gemm(build: Builder, node: Node) -> None:
     if node.integer("transA", 0):
         raise ToHost("transA = 1: its rows are columns of the input")
     weight = build.float_constant(node.input(1), "weight")
+    if weight.ndim != 2:
+        raise ToHost(f"its weight of shape {weight.shape} is not a matrix")
     weight_codes, bias_codes = codes_of(build, node.input(1)), codes_of(build, node.input(2))
     if node.integer("transB", 0):
         weight, weight_codes = weight.T, swapped(weight_codes)
