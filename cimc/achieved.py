@@ -9,23 +9,48 @@ if TYPE_CHECKING:
     from cimc.runtime.cycle.timing import Timing
 
 
+def steady_interval(timing: Timing) -> float:
+    """Mean distance of the ends of the first two thirds of the images, in cycles.
+
+    Towards the end of a run nothing comes behind the last images, which then leave faster than any steady state.
+    """
+    ends = timing.image_end_cycles
+    last = max(1, 2 * len(ends) // 3)
+    if len(ends) < 2:
+        return float(timing.interval_cycles)
+    return float(ends[last] - ends[0]) / last
+
+
 def over_bounds(report: Mapping[str, Any], timing: Timing) -> dict[str, Any] | None:
     """Bounds in cycles and achieved / bound of interval and latency; ``None`` for reports that hold no bounds.
 
-    A ratio below 1 is a bug in the schedule's clock or in the bound.
+    A ratio below 1 is a bug in the schedule's clock or in the bound. Intervals are those of :func:`steady_interval`.
     """
     found = report.get("bounds")
     if found is None:
         return None
 
-    def ratio(achieved: int, bound: float) -> float | None:
+    steady = steady_interval(timing)
+
+    def ratio(achieved: float, bound: float) -> float | None:
         return achieved / bound if bound else None
 
     return {
+        "steady_interval_cycles": steady,
         "interval_bound_cycles": found["interval"],
-        "interval_over_bound": ratio(timing.interval_cycles, found["interval"]),
-        "interval_over_arrays": ratio(timing.interval_cycles, found["interval_cycles"]["arrays"]),
+        "interval_over_bound": ratio(steady, found["interval"]),
+        "interval_over_arrays": ratio(steady, found["interval_cycles"]["arrays"]),
         "latency_bound_cycles": found["latency"],
         "latency_over_bound": ratio(timing.latency_cycles, found["latency"]),
         "binding": found["binding"],
+        **_busiest(timing),
     }
+
+
+def _busiest(timing: Timing) -> dict[str, Any]:
+    """The unit that works most of an interval, and its share: what to widen when the bound is missed.
+
+    A share well below 1 says that no unit binds but the order of rows does: waiting for windows, or for room in rings.
+    """
+    kind, cycles = max(timing.busiest_cycles.items(), key=lambda pair: pair[1])
+    return {"busiest": kind, "busiest_share": cycles / timing.images / max(1.0, steady_interval(timing))}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from cimc.achieved import steady_interval
 from cimc.dialects.cim import StageOp
 from cimc.dialects.graph import main_function
 from cimc.passes.schedule.estimate.estimate import Estimate, estimate
@@ -27,10 +28,10 @@ class Estimated:
     """To evaluate the closed form."""
 
     def disagreement(self, timing: Timing) -> dict[str, float]:
-        """Estimate over the engine's result, less one: of the latency and of the interval."""
+        """Estimate over the engine's result, less one: of the latency and of the steady interval."""
         return {
             "latency": self.estimate.latency_cycles / timing.latency_cycles - 1,
-            "interval": self.estimate.interval_cycles / timing.interval_cycles - 1,
+            "interval": self.estimate.interval_cycles / steady_interval(timing) - 1,
         }
 
 

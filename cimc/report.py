@@ -66,7 +66,7 @@ def build_report(made: Compiled) -> dict[str, Any]:
         "instruction_rows": program.count("instructions"),
         "contexts": program.count("contexts"),
         "ir_operations": sum(1 for _ in mapped.walk()),
-        "bounds": bounds(mapped, arch).to_dict(),
+        "bounds": bounds(mapped, arch, program.frames).to_dict(),
         "stages": stages,
     }
 

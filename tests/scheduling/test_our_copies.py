@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cimc.passes.schedule.closed_form import copies as closed_form
+from cimc.passes.schedule.closed_form.copies import Product
 from cimc.passes.schedule.copies.choose import Goal, Problem, choose
 from cimc.passes.schedule.copies.ours import Limits, climb, even, fewest, least_energy, min_max, power_mw
 from cimc.passes.schedule.copies.stage_costs import Source, StageCost
@@ -87,6 +89,18 @@ def test_moves_never_lengthen_and_stay_allowed(case: tuple[dict[int, StageCost],
     free = climb(stages, least, limits, latency, dict.fromkeys(stages, 1), 5)
     assert limits.allow(stages, free)
     assert latency(free) <= latency(least)
+
+
+@given(problems())
+@settings(max_examples=60, deadline=None)
+def test_the_arrays_bound_is_below_the_optimum(case: tuple[dict[int, StageCost], Limits]) -> None:
+    """Against enumeration of all copies that can be dealt: the bound over whole copies is never above the best."""
+    stages, limits = case
+    alone = Limits(limits.crossbars, 10**6, 0.0)
+    best = min(slowest(stages, copies, Fraction(0)) for copies in all_copies(stages, alone))
+    kinds = [Product(c.windows, c.cycles, c.tiles, c.windows) for c in stages.values()]
+    bound = closed_form.interval(kinds, closed_form.min_max(kinds, alone.crossbars))
+    assert bound <= best
 
 
 def test_a_move_is_paid_by_the_stage_that_loses_least() -> None:
