@@ -19,6 +19,8 @@ from cimc.runtime.device.choice import Amount, OneModel, Positive
 Columns = Annotated[int, Field(ge=1, le=1 << 16)]
 
 US_PER_S = 1e6
+SOLVER_BYTES = 64 << 20
+"""What the elimination holds at once, unless a single array takes more."""
 
 
 class NodalWires(Section):
@@ -43,9 +45,16 @@ class NodalWires(Section):
         Wordlines that are not read are cut off by their cells' transistors: they only lengthen the columns.
         """
         sense_ohm = self.sense_ohm + wordlines_below * self.column_segment_ohm
-        return nodal_effective_us(
-            g_us, self.row_segment_ohm, self.column_segment_ohm, self.driver_ohm, sense_ohm
-        )
+        rows, columns = g_us.shape[-2:]
+        arrays = g_us.reshape(-1, rows, columns)
+        at_once = max(1, SOLVER_BYTES // (8 * columns * rows * (rows + 1)))
+        solved = [
+            nodal_effective_us(
+                part, self.row_segment_ohm, self.column_segment_ohm, self.driver_ohm, sense_ohm
+            )
+            for part in arrays.split(at_once)
+        ]
+        return torch.cat(solved).reshape(g_us.shape)
 
 
 class ClosedFormWires(Section):

@@ -10,6 +10,7 @@ from scipy.sparse import coo_matrix, csc_matrix
 from scipy.sparse.linalg import splu
 
 from cimc.diagnostics import CimError
+from cimc.runtime.device import ir_drop
 from cimc.runtime.device.ir_drop import ClosedFormWires, NodalWires, nodal_effective_us
 from cimc.runtime.device.loader import parse_device
 
@@ -139,13 +140,20 @@ def test_larger_arrays_lose_what_was_published() -> None:
             np.testing.assert_allclose(effective[:, columns].numpy(), sparse, rtol=1e-9)
 
 
-def test_arrays_are_solved_in_batches() -> None:
-    """A batch of arrays gives each array's own solution."""
+def test_arrays_are_solved_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of arrays gives each array's own solution, also where it is cut to bound the memory."""
     g = torch.from_numpy(np.random.default_rng(8).uniform(1, 100, (3, 2, 6, 5)))
     together = nodal_effective_us(g, 1.0, 2.0, 3.0, 4.0)
     for i in range(3):
         for j in range(2):
             torch.testing.assert_close(together[i, j], nodal_effective_us(g[i, j], 1.0, 2.0, 3.0, 4.0))
+    wires = NodalWires(
+        array_columns=5, row_segment_ohm=1.0, column_segment_ohm=2.0, driver_ohm=3.0, sense_ohm=4.0
+    )
+    whole = wires.effective_us(g)
+    monkeypatch.setattr(ir_drop, "SOLVER_BYTES", 2 * 8 * 5 * 6 * 7)
+    torch.testing.assert_close(wires.effective_us(g), whole)
+    torch.testing.assert_close(whole, together)
 
 
 def test_less_wire_is_less_loss() -> None:
