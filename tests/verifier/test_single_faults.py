@@ -328,8 +328,8 @@ def test_a_block_held_twice_and_one_never(residual_program: Program, change: Cha
 
 def test_weights_wider_than_their_cells(residual_program: Program, shapes: Shapes) -> None:
     """16-bit numbers where the coding has 8, in two sets; in one of them a weight of 128, which no cell can hold."""
-    weights = {name: np.zeros(shape, np.int8) for name, shape in shapes.items()}
-    weights["w2"] = np.zeros(shapes["w2"], np.int16)
+    kinds = {"w2": np.int16}
+    weights = {name: np.zeros(shape, kinds.get(name, np.int8)) for name, shape in shapes.items()}
     weights["w2"][2, 1] = 128
     stored, wide = verify_program(residual_program, weights=weights)
     assert {(found.rule, found.node) for found in (stored, wide)} == {("P066", "conv2")}
