@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cimc.diagnostics import UnsupportedError
 from cimc.runtime.crossbar.coding import Coding
+from cimc.runtime.device.draws import cell_normals
 from cimc.runtime.device.noise import variance_grid
 from cimc.runtime.device.normals import normals
 from cimc.runtime.device.random import Purpose, cell_words, uniforms
@@ -67,15 +68,20 @@ def group_cells(recipe: Recipe, codes: Tensor, first_row: int) -> GroupCells:
         return GroupCells(levels.to(torch.int32), flips, 0, None, None, None)
     shape = (levels.shape[0], levels.shape[1], levels.shape[2])
 
-    def words(purpose: Purpose) -> Tensor:
-        return cell_words(recipe.key(purpose), first_row, shape, 0, codes.device)
+    def draw(purpose: Purpose) -> Tensor:
+        return cell_normals(recipe.key(purpose), first_row, shape, 0, codes.device)
 
-    target = device.targets_us(levels, recipe.top)
-    before = device.programmed_us(target, normals(words(Purpose.PROGRAMMING)))
-    drifted = device.drifted_us(before, target, recipe.chip.time_s, normals(words(Purpose.DRIFT)))
-    g = device.faulty_us(drifted, uniforms(words(Purpose.FAULTS)))
+    g = target = device.targets_us(levels, recipe.top)
+    if Purpose.PROGRAMMING in device.draws:
+        g = device.programmed_us(target, draw(Purpose.PROGRAMMING))
+    before = g
+    if Purpose.DRIFT in device.draws:
+        g = device.drifted_us(before, target, recipe.chip.time_s, draw(Purpose.DRIFT))
+    if Purpose.FAULTS in device.draws:
+        words = cell_words(recipe.key(Purpose.FAULTS), first_row, shape, 0, codes.device)
+        g = device.faulty_us(g, uniforms(words))
     if recipe.noisy and device.read_scope == "frozen":
-        g = device.read_us(g, recipe.chip.time_s, normals(words(Purpose.READ)), before)
+        g = device.read_us(g, recipe.chip.time_s, draw(Purpose.READ), before)
     seen = _through_array(recipe, g, first_row)
     values, clipped = on_grid(recipe, seen, first_row)
     return GroupCells(values, flips, clipped, g, before, seen)
@@ -157,7 +163,7 @@ def resampled(recipe: Recipe, cells: GroupCells, first_row: int, epoch: int) -> 
     if cells.g_us is None or cells.before_us is None or cells.seen_us is None:
         return cells.values
     shape = (cells.g_us.shape[0], cells.g_us.shape[1], cells.g_us.shape[2])
-    z = normals(cell_words(recipe.key(Purpose.READ), first_row, shape, epoch, cells.g_us.device))
+    z = cell_normals(recipe.key(Purpose.READ), first_row, shape, epoch, cells.g_us.device)
     read = recipe.device.read_us(cells.g_us, recipe.chip.time_s, z, cells.before_us)
     seen = cells.seen_us + (read - cells.g_us) * _sensitivity(cells)
     return on_grid(recipe, seen, first_row)[0]

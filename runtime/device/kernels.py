@@ -63,6 +63,18 @@ def pack_digits(
 
 
 @njit(cache=True, nogil=True)
+def normals_of(
+    words: npt.NDArray[np.int32], table: npt.NDArray[np.int32], out: npt.NDArray[np.float64]
+) -> None:
+    """:func:`~cimc.runtime.device.normals.normals` of flat ``words``, a whole number of vectors."""
+    units = np.empty(LANES, dtype=np.int32)
+    for at in range(0, len(words), LANES):
+        normal_tile(words[at : at + LANES], 0, table, units)
+        for n in range(LANES):
+            out[at + n] = np.float64(units[n]) * 2.0**-16
+
+
+@njit(cache=True, nogil=True)
 def _dot16(
     digits: npt.NDArray[np.int16],
     at: int,

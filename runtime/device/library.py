@@ -22,6 +22,7 @@ from cimc.runtime.device.drift import DriftModel
 from cimc.runtime.device.ir_drop import ClosedFormWires, NodalWires
 from cimc.runtime.device.nonlinearity import CubicCurrent
 from cimc.runtime.device.programming import ProgrammingModel
+from cimc.runtime.device.random import Purpose
 from cimc.runtime.device.read_noise import ReadNoiseModel, ReadScope
 from cimc.runtime.device.schema import Baseline, DeviceFile
 
@@ -61,6 +62,16 @@ class DeviceModel:
     def read_scope(self) -> ReadScope:
         """How long a draw of read noise lives."""
         return self.file.read_scope
+
+    @property
+    def draws(self) -> frozenset[Purpose]:
+        """What a cell takes random numbers for between its level and its reads."""
+        sections = {
+            Purpose.PROGRAMMING: self.file.programming,
+            Purpose.DRIFT: self.file.drift,
+            Purpose.FAULTS: self.file.faults,
+        }
+        return frozenset(purpose for purpose, section in sections.items() if section is not None)
 
     @cached_property
     def _programming(self) -> ProgrammingModel | None:

@@ -93,7 +93,7 @@ def cell_words(
     rows, columns, digits = shape
     if device.type == "cpu":
         words = np.empty(shape, dtype=np.uint32)
-        _cell_words(np.uint64(key.low), np.uint64(key.high), first_row, epoch & WORD, epoch >> 32, words)
+        cell_words_cpu(key, first_row, epoch, words)
         return torch.from_numpy(words).to(torch.int64)
     k = torch.arange(first_row, first_row + rows, device=device)[:, None, None]
     n = torch.arange(columns, device=device)[None, :, None]
@@ -101,6 +101,11 @@ def cell_words(
     counter = torch.broadcast_tensors(n, k, block | (epoch >> 32) << 8, torch.full_like(n, epoch & WORD))
     words = torch.stack(philox((counter[0], counter[1], counter[2], counter[3]), key), dim=-1)
     return words.reshape(rows, columns, -1)[:, :, :digits]
+
+
+def cell_words_cpu(key: Key, first_row: int, epoch: int, words: npt.NDArray[np.uint32]) -> None:
+    """Fill ``words`` (rows, columns, digits) as :func:`cell_words` does."""
+    _cell_words(np.uint64(key.low), np.uint64(key.high), first_row, epoch & WORD, epoch >> 32, words)
 
 
 def uniforms(words: Tensor) -> Tensor:

@@ -52,6 +52,11 @@ class DeviceModel(Protocol):
         ...
 
     @property
+    def draws(self) -> frozenset[Purpose]:
+        """What a cell takes random numbers for between its level and its reads; the other models change nothing."""
+        ...
+
+    @property
     def read_scope(self) -> ReadScope:
         """How long a draw of read noise lives."""
         ...

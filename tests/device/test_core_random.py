@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from cimc.runtime.device.draws import cell_normals
 from cimc.runtime.device.normals import normal_units, normals
 from cimc.runtime.device.random import Key, Purpose, cell_words, philox, stream_key, uniforms
 
@@ -38,6 +39,14 @@ def test_cell_words_follow_the_documented_counter(epoch: int):
         place = torch.tensor([n, 1000 + k, d // 4 | (epoch >> 32) << 8, epoch & 0xFFFFFFFF])
         block = philox((place[0], place[1], place[2], place[3]), key)
         assert int(words[k, n, d]) == int(block[d % 4])
+
+
+# The compiled normals of cells are the normals of their words, in shapes that do not fill a vector too.
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 6), (7, 32, 4)])
+def test_cell_normals_are_the_normals_of_the_words(shape: tuple[int, int, int]):
+    key = stream_key(1, 2, 3, Purpose.READ)
+    words = cell_words(key, 9, shape, 4, CPU)
+    assert torch.equal(cell_normals(key, 9, shape, 4, CPU), normals(words))
 
 
 # Streams of different seeds, chips, layers and purposes have different keys, and bad numbers are refused.
