@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import gcd
 
 from xdsl.ir import Operation, SSAValue
 
@@ -234,6 +235,12 @@ class _Builder:
             spill = self._spill(key, same, part.result, block, element_of(value.type), (0, 1))
         return replace(part, context=self._reader(spill, phase), result=0)
 
+    def _meets(self, part: Part, geometry: RingGeometry) -> bool:
+        """Whether a ring can want any of the rows of the context that makes ``part``: the rows of both repeat."""
+        spec = self.network.contexts[part.context]
+        common = gcd(spec.copies, geometry.period)
+        return (spec.copy - geometry.first) % common < geometry.advance
+
     def _add_ring(self, ring: Ring) -> None:
         self.network.rings.append(ring)
         self.network.contexts[ring.context].rings[ring.name] = len(self.network.rings) - 1
@@ -259,7 +266,11 @@ class _Builder:
         self._add_ring(Ring(context, name, geometry, element, positions, channels, pad, fill))
         number = len(self.network.rings) - 1
         phase = self.network.contexts[context].phase
-        for part in dict.fromkeys(self._available(p, value, phase) for p in self.parts[value]):
+        overlapping = [
+            p for p in self.parts[value] if p.pos0 < inside[1] and inside[0] < p.pos0 + p.positions
+        ]
+        found = (self._available(p, value, phase) for p in overlapping if self._meets(p, geometry))
+        for part in dict.fromkeys(found):
             low, high = max(part.chan0, wanted[0]), min(part.chan0 + part.channels, wanted[1])
             left, right = max(part.pos0, inside[0]), min(part.pos0 + part.positions, inside[1])
             if low >= high or left >= right:

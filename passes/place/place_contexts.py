@@ -19,9 +19,11 @@ from cimc.dialects.graph import main_function
 from cimc.dialects.weights import WeightRefAttr
 from cimc.passes.place.build_network import build_network
 from cimc.passes.place.cores import Cores
+from cimc.passes.place.deepen import SLACK, deepen
 from cimc.passes.place.depths import required_slots
 from cimc.passes.place.floor_plan import Mesh, plan
 from cimc.passes.place.network import CHIP, COLUMNS, ContextSpec, Network, Node, table_of
+from cimc.passes.place.pace import paced_slots
 from cimc.passes.place.traffic import flows
 
 SLOTS = "cim.ring_slots"
@@ -29,10 +31,6 @@ SLOTS = "cim.ring_slots"
 
 BATCH = "cim.batch"
 """Attribute of ``@main`` with the frames of one call of the model; spills between phases hold as many."""
-
-SLACK = 2
-"""Extra advances a ring gets for throughput where memory allows: with two, a chain runs at the interval of
-unbounded rings (docs/scheduling.md)."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,9 @@ class PlaceContextsPass(ModulePass):
         frames = max(1, batch.value.data) if isinstance(batch, IntegerAttr) else 1
         network, slots, taken = _sized(list(main.body.block.ops), ctx, frames)
         spare = _spare_global_bytes(taken, ctx.arch)
-        left = _arrange(network, _first_fit(network, slots, ctx.arch), ctx.arch)
-        slots = _deepen(network, slots, left, spare)
+        paced = np.maximum(slots, paced_slots(network, ctx.arch))
+        left = _arrange(network, _roomy_fit(network, slots, paced, ctx.arch), ctx.arch)
+        slots = deepen(network, slots, paced, left, spare)
         for node in network.nodes:
             if node.stage is not None:
                 key = ctx.store.fresh(f"{node.label}.place")
@@ -135,20 +134,46 @@ def local_bytes(network: Network, context: ContextSpec) -> int:
     return tail.bytes(*block)
 
 
-def _first_fit(network: Network, slots: npt.NDArray[np.int64], arch: Any) -> dict[int, Cores]:
-    """Assign cores and crossbars; returns what the cores have left, by phase."""
+def _roomy_fit(
+    network: Network, slots: npt.NDArray[np.int64], paced: npt.NDArray[np.int64], arch: Any
+) -> dict[int, Cores]:
+    """First fit with room for the deepest rings that all contexts can have: of every ring's way from ``slots`` to
+    ``paced`` and slack all, half, a quarter, nothing."""
+    advances = np.array([ring.geometry.advance for ring in network.rings], np.int64)
+    for share in (1, 2, 4):
+        wanted = slots + (paced + SLACK * advances - slots) // share
+        try:
+            return _first_fit(network, slots, wanted, arch)
+        except DoesNotFitError:
+            continue
+    return _first_fit(network, slots, slots, arch)
+
+
+def _first_fit(
+    network: Network, slots: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64], arch: Any
+) -> dict[int, Cores]:
+    """Assign cores and crossbars; returns what the cores have left beside ``slots``, by phase.
+
+    A context goes where there is memory for rings of ``wanted`` slots, as far as an empty core has it.
+    """
     left: dict[int, Cores] = {}
+    spared: dict[tuple[int, int], int] = {}
+    size = arch.core.local_buffer_bytes
     for context in network.contexts:
         node = network.nodes[context.node]
         if node.stage is None:
             continue
         cores = left.setdefault(context.phase, Cores.empty(arch))
-        need = context_bytes(network, context, slots)
+        least = context_bytes(network, context, slots)
+        need = max(least, min(size, context_bytes(network, context, wanted)))
         free = cores.crossbars.copy()
         core = cores.take(context.xbars, need)
         if core is None:
             raise _no_core(network, context, need, cores, arch)
+        spared[context.phase, core] = spared.get((context.phase, core), 0) + need - least
         context.core, context.xbar = core, int(arch.core.crossbars - free[core])
+    for (phase, core), spare in spared.items():
+        left[phase].memory[core] += spare
     return left
 
 
@@ -182,25 +207,3 @@ def _no_core(network: Network, context: ContextSpec, need: int, cores: Cores, ar
         "crossbars are needed; use fewer copies or a larger machine",
         where=network.nodes[context.node].label,
     )
-
-
-def _deepen(
-    network: Network, slots: npt.NDArray[np.int64], left: dict[int, Cores], spare: int
-) -> npt.NDArray[np.int64]:
-    """Add up to ``SLACK`` advances to every ring, a round over all rings for each, while memory lasts.
-
-    ``spare``: bytes left of the global buffer.
-    """
-    deeper = slots.copy()
-    for _ in range(SLACK):
-        for number, ring in enumerate(network.rings):
-            context = network.contexts[ring.context]
-            extra = ring.geometry.advance * ring.slot_bytes
-            if context.core == CHIP:
-                if spare >= extra:
-                    spare -= extra
-                    deeper[number] += ring.geometry.advance
-            elif left[context.phase].memory[context.core] >= extra:
-                left[context.phase].memory[context.core] -= extra
-                deeper[number] += ring.geometry.advance
-    return deeper

@@ -2,7 +2,7 @@
 
 Copy ``(i, j)`` of ``rows`` x ``columns`` computes block ``j`` of the output rows ``i``, ``i + rows``, ... Blocks of
 columns keep a row's windows together in time: consumers get whole rows early, and a copy's rings hold a part of a
-row only. Rows in turn cost less on the way: a block's turn is short, and its neighbours' columns arrive twice.
+row only. What they cost: columns under the overlap of two blocks' windows are sent to both.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
 
-from cimc.dialects.cim import StageOp
+from cimc.dialects.cim import ConcatOp, StageOp
 from cimc.dialects.graph_types import shape_of
 
-LEAST_BLOCK = 4
-"""Windows of a block below which rows are dealt instead where both are as quick: between two turns a copy waits for its
-digital tail, 10 to 30 cycles on the machines here (docs/scheduling.md)."""
+TWICE = 0.1
+"""Share of a row that the global buffer may send twice so that blocks of the row have their columns."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,10 @@ class Dealing:
         return list(pairwise(j * positions // self.columns for j in range(self.columns + 1)))
 
 
-def deal(rows: int, positions: int, copies: int) -> Dealing | None:
+def deal(rows: int, positions: int, copies: int, finest: int | None = None) -> Dealing | None:
     """The quickest dealing of ``rows`` x ``positions`` windows to ``copies``; ``None`` where some copies would idle.
 
-    Among equally quick ones: the most blocks of at least ``LEAST_BLOCK`` windows, else the fewest blocks.
+    Among equally quick ones: the most blocks, but no more than ``finest`` (absent: any number) if that can be.
     """
     ways = [
         Dealing(copies // columns, columns)
@@ -54,7 +53,7 @@ def deal(rows: int, positions: int, copies: int) -> Dealing | None:
         return None
     least = min(way.windows(rows, positions) for way in ways)
     quick = [way for way in ways if way.windows(rows, positions) == least]
-    wide = [way for way in quick if way.columns == 1 or positions // way.columns >= LEAST_BLOCK]
+    wide = [way for way in quick if finest is None or way.columns <= finest]
     return wide[-1] if wide else quick[0]
 
 
@@ -85,6 +84,19 @@ def extents(stage: StageOp) -> tuple[int, int]:
     return rows, 1 if max(window.pads[1], window.pads[3]) > reach else positions
 
 
+def finest_blocks(stage: StageOp) -> int | None:
+    """Blocks of a row beyond which the global buffer sends too many columns twice; ``None`` where cores are the source.
+
+    Neighbouring blocks share the columns under their windows' overlap, and the buffer's port is the chip's narrowest.
+    """
+    if stage.read is None or isinstance(stage.sources[0].owner, StageOp | ConcatOp):
+        return None
+    window = stage.read.window
+    shared = max(0, (window.kernel[1] - 1) * window.dilations[1] + 1 - window.strides[1])
+    columns = shape_of(stage.sources[0])[1]
+    return max(1, int(TWICE * columns / shared)) if shared else None
+
+
 def possible_copies(stage: StageOp, copies: int) -> int:
     """The largest number of copies, up to ``copies``, that all have windows to compute."""
     rows, positions = extents(stage)
@@ -96,7 +108,7 @@ def possible_copies(stage: StageOp, copies: int) -> int:
 def dealing_of(stage: StageOp) -> Dealing:
     """The dealing of a stage's copies. Raises ``ValueError`` where some would have no window."""
     rows, positions = extents(stage)
-    dealing = deal(rows, positions, stage.copies.value.data)
+    dealing = deal(rows, positions, stage.copies.value.data, finest_blocks(stage))
     if dealing is None:
         raise ValueError(f"{stage.copies.value.data} copies share {rows} rows of {positions} windows")
     return dealing

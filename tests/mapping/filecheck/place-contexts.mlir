@@ -1,5 +1,5 @@
 // RUN: map-stages calibrate-converters assign-copies partition-stages segment-stages place-contexts
-// Two copies on two cores. Their rings hold a window of 3 rows and two advances of 2 more; the output's 1 and 2.
+// Two copies on two cores. Their rings hold the 6 rows that are there at the pace of the slowest, and two advances of 2 more; the output's 1 and 2.
 // MAPPING: copies=2
 // SHOW: conv1.place
 // SHOW: ring_slots
@@ -17,7 +17,7 @@ builtin.module {
 // CHECK: cim.ring_slots = #graph.ref<"ring_slots">
 // CHECK: cim.stage "conv1" copies 2({{.*}} placement <"conv1.place">
 // CHECK: conv1.place = {{\[\[}}0, 0, 0, 18, 0, 6, 0, 6, 4, 0, 0, 0], [1, 0, 0, 18, 0, 6, 0, 6, 4, 0, 1, 0]]
-// CHECK: ring_slots = [7, 7, 3]
+// CHECK: ring_slots = [10, 10, 3]
 // -----
 // RUN: map-stages calibrate-converters assign-copies partition-stages segment-stages place-contexts
 // Crossbars of a core are filled one context after another: column blocks share core 0 when it has room.
