@@ -24,15 +24,18 @@ from cimc.dialects.graph import (
     ConvOp,
     GemmOp,
     HostOp,
+    MatmulOp,
     ProductOperation,
     main_function,
     tensor_names,
 )
 from cimc.dialects.graph_base import GraphOperation
+from cimc.dialects.graph_types import shape_of
 from cimc.dialects.locations import short_name
 from cimc.frontend.onnx import import_onnx
 from cimc.mapping_options import MappingOptions
 from cimc.passes.schedule.array_product import block_diagonal, stored_weights
+from cimc.passes.schedule.dynamic_products import DynamicProduct, dynamic_cost
 from cimc.pipeline import pipeline
 
 if TYPE_CHECKING:
@@ -131,6 +134,8 @@ def _row(op: GraphOperation, backend: Backend, ctx: CimContext, options: Mapping
     if isinstance(op, HostOp):
         return Row(op.op_type.data, node, "host", op.reason.data)
     kind = "".join(part.capitalize() for part in op.name.removeprefix("graph.").split("_"))
+    if isinstance(op, MatmulOp):
+        return Row(kind, node, "digital", _dynamic(op, backend.architecture(), options))
     if not isinstance(op, ProductOperation):
         return Row(kind, node, "digital", backend.legal_on_arrays(op) or "computes with no stored weights")
     arch, bits = backend.architecture(), _weight_bits(op, node, ctx, options)
@@ -138,6 +143,14 @@ def _row(op: GraphOperation, backend: Backend, ctx: CimContext, options: Mapping
     if reason is not None:
         return Row(kind, node, "nowhere", reason)
     return Row(kind, node, "array", crossbars=_crossbars(op, arch, options.for_node(node).copies, bits))
+
+
+def _dynamic(op: MatmulOp, arch: Architecture, options: MappingOptions) -> str:
+    """Why a product of two activations runs where it does: both sides in cycles."""
+    *batch, rows, depth = shape_of(op.lhs)
+    product = DynamicProduct(prod(batch), rows, depth, shape_of(op.rhs)[-1])
+    bits = {"weight_bits": options.weight_bits, "input_bits": options.activation_bits}
+    return dynamic_cost(product, arch, **bits).describe()
 
 
 def _weight_bits(op: ProductOperation, node: str, ctx: CimContext, options: MappingOptions) -> int:
