@@ -257,3 +257,16 @@ def test_gemm_by_a_vector(model: Make) -> None:
     made = model([node("Gemm", ["x", "w", "w"], ["y"], name="g")], {"x": [2, 4]}, ["y"], {"w": random(4)})
     with pytest.raises(UnsupportedError, match=r"^g \(model:0\): Gemm: "):
         import_onnx(made, store=WeightStore())
+
+
+@pytest.mark.parametrize("attribute", ["strides", "dilations"])
+def test_windows_that_leap(model: Make, attribute: str) -> None:
+    """A stride that 32 bits do not hold is refused by its node, not found as a division by zero later."""
+    attributes: dict[str, Any] = {"kernel_shape": [2, 2], attribute: [1 << 33, 1]}
+    made = model(
+        [node("MaxPool", ["x"], ["y"], name="p", **attributes)], {"x": [1, 2, 4, 4]}, ["y"], opset=19
+    )
+    with pytest.raises(
+        UnsupportedError, match=rf"^p \(model:0\): MaxPool: {attribute} .* not all at most 1048576"
+    ):
+        import_onnx(made, store=WeightStore())

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from cimc.diagnostics import UnsupportedError
 from cimc.frontend.onnx.node import Node, ToHost
 
+LARGEST_STEP = 1 << 20
+"""Kernels, strides and dilations above this are damage: programs hold them in 32 bits."""
+
 
 def resolve_pads(
     node: Node,
@@ -18,11 +21,14 @@ def resolve_pads(
 ) -> tuple[int, ...]:
     """``pads`` or ``auto_pad`` as the pads in front of each axis, then those behind.
 
-    Raises ``UnsupportedError`` for kernels, strides and dilations below 1: no runtime survives them.
+    Raises ``UnsupportedError`` for kernels, strides and dilations below 1, which no runtime survives, and
+    above :data:`LARGEST_STEP`.
     """
     for name, values in (("kernel", kernel), ("strides", strides), ("dilations", dilations)):
         if min(values) < 1:
             raise UnsupportedError(f"{name} {tuple(values)} are not all at least 1")
+        if max(values) > LARGEST_STEP:
+            raise UnsupportedError(f"{name} {tuple(values)} are not all at most {LARGEST_STEP}")
     rank = len(extents)
     if not len(kernel) == len(strides) == len(dilations) == rank:
         raise ToHost(
