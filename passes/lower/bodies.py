@@ -43,7 +43,8 @@ NO_BUFFER = -1
 @dataclass(frozen=True)
 class BodyMaker:
     """Writes the bodies of one stage. Parameters: ``arrays``, ring and buffer names, ``turns``, ``copy``, ``n0``,
-    ``p0``, ``at``, ``window``, ``tiles``, ``wordlines``, ``hold_<ring>``, ``advance_<ring>``, ``routes0``."""
+    ``p0``, ``at``, ``positions``, ``window``, ``tiles``, ``wordlines``, ``hold_<ring>``, ``advance_<ring>``,
+    ``routes0``."""
 
     node: Node
     stage: StageOp
@@ -60,7 +61,7 @@ class BodyMaker:
         return self._digital(spec)
 
     def _array(self, spec: ContextSpec) -> list[Operation]:
-        n, m = spec.n1 - spec.n0, spec.p1 - spec.p0
+        n, m = spec.n1 - spec.n0, self._positions(spec)
         by_row = isinstance(self.stage.read, ReadRowOp)
         by_core = isinstance(self.stage.read, ReadCoreOp)
         span: Value = "wordlines" if by_row else "tiles"
@@ -86,7 +87,12 @@ class BodyMaker:
             LoopOp(None, self._held(spec, [LoopOp("turns", turn)])),
         ]
 
-    def _read_row(self, n: int, m: int, by_row: bool, span: Value) -> Operation:
+    def _positions(self, spec: ContextSpec) -> Value:
+        """Positions of the context's block of a row: a number where rows are whole, else a parameter."""
+        whole = shape_of(self.stage.result)[1]
+        return whole if is_whole(spec, self.stage) else "positions"
+
+    def _read_row(self, n: int, m: Value, by_row: bool, span: Value) -> Operation:
         """All windows of a block of a row: a loop over positions, or one instruction where cores slide the window."""
         read = self.stage.read
         assert read is not None
@@ -154,11 +160,11 @@ class BodyMaker:
         steps = (0,) * level + (1,) if name == self._sent else ()
         return Address(name, 0, 0, steps)
 
-    def _tail(self, spec: ContextSpec, n: int, m: int, level: int) -> list[Operation]:
+    def _tail(self, spec: ContextSpec, n: int, m: Value, level: int) -> list[Operation]:
         assert self.node.tail is not None
         return [op for step in self.node.tail.steps for op in self._step(step, spec, n, m, level)]
 
-    def _step(self, step: TailStep, spec: ContextSpec, n: int, m: int, level: int) -> list[Operation]:
+    def _step(self, step: TailStep, spec: ContextSpec, n: int, m: Value, level: int) -> list[Operation]:
         """One function, with the rows it takes from rings received before and freed after it."""
         rings = list(dict.fromkeys(r for r in step.reads if r.startswith("in")))
         reads = [Address(r) if r in rings else self._local(r, level) for r in step.reads]
@@ -187,7 +193,7 @@ class BodyMaker:
         return [*before, alu, *(FreeOp(r, self._advance(r)) for r in rings)]
 
     def _real(
-        self, op: RealOp, dst: Address, reads: list[Address], spec: ContextSpec, n: int, m: int, level: int
+        self, op: RealOp, dst: Address, reads: list[Address], spec: ContextSpec, n: int, m: Value, level: int
     ) -> AluOp:
         """A function on float32 rows; constants are those of the row's number and the context's block of it."""
         function, record = real_record(op, self.ctx, self.builder)
@@ -213,12 +219,17 @@ class BodyMaker:
     def _row_number(self, spec: ContextSpec, level: int) -> Address:
         return Address(NO_BUFFER, "copy", 0, (0, spec.copies)) if level else Address(NO_BUFFER)
 
-    def _send(self, source: Address, spec: ContextSpec, n: int, m: int, tap: int) -> SendOp:
+    def _send(self, source: Address, spec: ContextSpec, n: int, m: Value, tap: int) -> SendOp:
         streaming = is_global_pool(self.stage) and not holds_image(self.stage)
         row = self._row_number(spec, 0 if streaming else 1)
         if tap < 0:
             return SendOp(source, row, "routes0", n=n, m=m)
         return SendOp(source, row, "routes0", n=n, m=m, tap=tap, tap_position="p0", tap_channel="n0")
+
+
+def is_whole(spec: ContextSpec, stage: StageOp) -> bool:
+    """Whether a context computes whole rows of its stage's result."""
+    return spec.p1 - spec.p0 == shape_of(stage.result)[1]
 
 
 def used_parameters(ops: Sequence[Operation]) -> list[str]:

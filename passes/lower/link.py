@@ -19,7 +19,7 @@ from cimc.dialects.isa import BodyOp, SignalOp, WaitOp
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
 from cimc.dialects.mem_real import IndexMapOp, MatmulOp
 from cimc.passes.lower.array_sets import add_arrays, add_read_window, wordlines
-from cimc.passes.lower.bodies import BodyMaker, used_parameters
+from cimc.passes.lower.bodies import BodyMaker, is_whole, used_parameters
 from cimc.passes.lower.chip_bodies import (
     ChipBody,
     host_body,
@@ -232,12 +232,10 @@ class _Linker:
         for number in node.contexts:
             spec = self.network.contexts[number]
             psums = sum(name.startswith("psum") for name in spec.rings)
-            block = (spec.n1 - spec.n0, spec.p1 - spec.p0)
-            key = (index, spec.role, *block, psums, spec.holds, *self._edges(spec.phase))
+            whole, channels = is_whole(spec, stage), spec.n1 - spec.n0
+            key = (index, spec.role, channels, whole, psums, spec.holds, *self._edges(spec.phase))
             if key not in self.seen:
-                label = f"{node.label}.{spec.role}.{block[0]}"
-                if block[1] != shape_of(stage.result)[1]:
-                    label += f"x{block[1]}"
+                label = f"{node.label}.{spec.role}.{channels}" + ("" if whole else ".block")
                 self._body(key, label, node, self._ordered(maker.ops(spec), spec.phase))
             self._use_body(number, self.seen[key])
             self._stage_values(number, spec, stage, node)
@@ -249,7 +247,7 @@ class _Linker:
         n, positions = spec.n1 - spec.n0, spec.p1 - spec.p0
         first = self.network.rings[spec.rings["in0"]].geometry
         values |= {"copy": spec.copy, "n0": spec.n0, "turns": first.turns, "tiles": spec.xbars}
-        values |= {"p0": spec.p0, "at": spec.n0 + spec.p0 * shape_of(stage.result)[2]}
+        values |= {"p0": spec.p0, "positions": positions, "at": spec.n0 + spec.p0 * shape_of(stage.result)[2]}
         for buffer in node.tail.buffers:
             if spec.role == PARTIAL and buffer.name != ACC:
                 continue

@@ -68,11 +68,15 @@ def paced_slots(network: Network, arch: Any) -> npt.NDArray[np.int64]:
     pace: dict[int, float] = {}
     for (_, _, phase), s in streams.items():
         pace[phase] = max(pace.get(phase, 1.0), s.turn * ceil(s.rows / s.copies))
-    sent: dict[Key, Times] = {}
+    sent: dict[Key, Times] = {
+        key: np.arange(1, IMAGES * stream.rows + 1) * (pace[key[2]] / stream.rows)
+        for key, stream in streams.items()
+        if not stream.takes
+    }
     for key, stream in streams.items():
         if not stream.takes:
-            sent[key] = np.arange(1, IMAGES * stream.rows + 1) * (pace[key[2]] / stream.rows)
-        elif stream.on_chip:
+            continue
+        if stream.on_chip:
             sent[key] = _collected(network, stream, sent, pace[key[2]])
         else:
             sent[key] = _turns(network, stream, sent, slots, arch)
@@ -164,7 +168,7 @@ def _windows(network: Network, rings: list[tuple[int, list[Key]]]) -> list[RingG
 
 
 def _streams(network: Network, arch: Any) -> dict[Key, _Stream]:
-    """Streams in the order of the network: sources before those that take from them."""
+    """Streams in the order of the network: those of a phase that take from others stand behind them."""
     streams: dict[Key, _Stream] = {}
     senders: dict[int, dict[Key, None]] = {}
     for context in network.contexts:

@@ -191,7 +191,7 @@ def test_rings_hold_window_and_growth() -> None:
     is behind, and with room to spare every ring gets two advances more."""
     tight, roomy = (
         _compile(_network(8), small_machine(cores=200, rows=64, columns=64, local_buffer_bytes=size))
-        for size in (1200, 131072)
+        for size in (800, 131072)
     )
     found: list[list[int]] = []
     for compiled in (tight, roomy):
