@@ -54,17 +54,29 @@ def simulate(
     jit = warm_up()
     began = perf_counter()
     options = Options(images, window_cycles, TRACE_SLICES if trace else 0, plain, resident_weights)
-    prepared = prepare(program, options)
+    prepared = _prepared(program, options)
     ready = perf_counter()
     _run(prepared.world.memory)
     done = perf_counter()
     _check(prepared)
     alone = prepared
     if images > 1:
-        alone = prepare(program, options._replace(images=1, trace=0))
+        alone = _prepared(program, options._replace(images=1, trace=0))
         _run(alone.world.memory)
         _check(alone)
     return timing(prepared, latency_cycles(alone), (jit, ready - began, done - ready))
+
+
+def _prepared(program: Program, options: Options) -> Prepared:
+    """The run's tables; UsageError where a figure of the machine is beyond the kernel's 64-bit integers."""
+    try:
+        return prepare(program, options)
+    except OverflowError as error:
+        raise UsageError(
+            f"the machine's figures give times or energies beyond 64 bits ({error}); no schedule of such a machine "
+            "can be timed, so correct its energies, latencies and widths",
+            where="cycle engine",
+        ) from error
 
 
 def with_network(machine: Mapping[str, Any], network: str | None) -> Mapping[str, Any]:

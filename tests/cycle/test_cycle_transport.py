@@ -251,3 +251,15 @@ def test_bad_arguments_are_refused(bench: Any) -> None:
     ):
         with pytest.raises(UsageError, match=words):
             bench.time(**options)
+
+
+@pytest.mark.parametrize("unit", ["local", "hop"])
+def test_figures_beyond_64_bits_are_refused(bench: Any, unit: str) -> None:
+    """A machine whose energies cannot be added in attojoules is an error of the machine, not of the engine."""
+    if unit == "hop":
+        bench.machine["network"]["energy_pj_per_byte_hop"] = 1e300
+    else:
+        bench.machine["core"]["local_buffer_energy_pj_per_byte"] = 1e300
+    bench.context(0, [])
+    with pytest.raises(UsageError, match="beyond 64 bits"):
+        bench.time()
