@@ -1,7 +1,7 @@
 """Streaming under memory budgets: peak of resident size against the prediction, bits against the resident run.
 
-    python -m tools.bench_streaming                          # DeiT-tiny, a few minutes
-    python -m tools.bench_streaming --model qwen3-0.6b       # an hour on two busy cores, below 1 GB
+    python -m tools.bench_streaming                          # DeiT-tiny with PCM cells, some minutes
+    python -m tools.bench_streaming --model qwen3-0.6b --arch puma --device ideal --resident codes --chunk 8388608
 
 Every run is a process of its own, so that its resident size above its own start is its own. The first run keeps
 everything in memory; its peak is the resident need, and the others have shares of it as their budget.
@@ -171,11 +171,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", choices=MODELS, default="deit-tiny")
-    parser.add_argument("--arch", default="puma")
-    parser.add_argument("--device", default="ideal")
-    parser.add_argument("--resident", choices=("cells", "codes"), default="codes")
+    parser.add_argument("--arch", default="isaac")
+    parser.add_argument("--device", default="pcm")
+    parser.add_argument("--resident", choices=("cells", "codes"), default="cells")
     parser.add_argument("--tokens", type=int, default=16, help="of a language model")
-    parser.add_argument("--chunk", type=int, default=8 << 20, help="inference_chunk_size in bytes")
+    parser.add_argument("--chunk", type=int, default=1 << 20, help="inference_chunk_size in bytes")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.25, 0.4, 0.7])
     parser.add_argument("--job", help=argparse.SUPPRESS)
     given = parser.parse_args()
