@@ -87,5 +87,5 @@ def test_the_machines_cut_as_they_should(made: Get) -> None:
     chunked, narrow = tables("odd tiles, row chunks"), tables("narrow arrays")
     assert max(int(t[:, column["chunk"]].max()) for t in chunked) >= 2
     assert max(len(np.unique(t[:, column["n0"]])) for t in narrow) >= 2
-    assert max(int(t[:, column["copy"]].max()) for t in narrow) == 2
+    assert max(len(np.unique(t[:, [column["copy"], column["p0"]]], axis=0)) for t in narrow) == 3
     assert all(len(np.unique(t[:, column["core"]])) > 1 for t in chunked)
