@@ -61,6 +61,8 @@ def evaluate(
     over chips.
     """
     _check_combination(axes, digital, sensitivity, threshold, scheduler, workers)
+    if plot and not (axes or sensitivity):
+        raise UsageError("a figure needs an axis; add --sweep", where="--plot")
     from cimc.evaluate.point import Request
     from cimc.evaluate.settings import DIGITAL
     from cimc.evaluate.study import Source, Study, check_settings, prepared
@@ -165,8 +167,6 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
 def _plot(outcomes: Sequence[Outcome], metrics: Sequence[str], swept: Sequence[str], folder: Path) -> None:
     from cimc.evaluate.plots import plot_sweep
 
-    if not swept:
-        raise UsageError("a figure needs an axis; add --sweep", where="--plot")
     for metric in metrics:
         for axis in swept:
             print(plot_sweep(outcomes, metric, axis, folder / f"{metric}-{axis}.svg"), file=sys.stderr)
