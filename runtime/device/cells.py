@@ -24,7 +24,8 @@ from cimc.runtime.device.recipe import Recipe
 class GroupCells:
     """The cells of one row group, physical columns side by side: (rows, N, D).
 
-    ``values`` int32 in units of 2^-e, ``flips`` bool (N, D), ``clipped`` cells outside ±v_max. Float64 conductances:
+    ``values`` int32 in units of 2^-e; where they depend on the digit that drives them, (drive * rows, N, D), those of
+    digit 1 first. ``flips`` bool (N, D), ``clipped`` cells outside ±v_max. Float64 conductances:
     ``g_us`` now, ``before_us`` before drift, ``seen_us`` between drivers and sense nodes (None for ideal cells).
     """
 
@@ -82,19 +83,22 @@ def group_cells(recipe: Recipe, codes: Tensor, first_row: int) -> GroupCells:
         g = device.faulty_us(g, uniforms(words))
     if recipe.noisy and device.read_scope == "frozen":
         g = device.read_us(g, recipe.chip.time_s, draw(Purpose.READ), before)
-    seen = _through_array(recipe, g, first_row)
+    seen = _through_array(recipe, g, first_row, recipe.drive)
     values, clipped = on_grid(recipe, seen, first_row)
+    if recipe.bends:
+        weaker = (_through_array(recipe, g, first_row, digit) for digit in range(1, recipe.drive))
+        values = torch.cat([*(on_grid(recipe, one, first_row)[0] for one in weaker), values])
     return GroupCells(values, flips, clipped, g, before, seen)
 
 
-def _through_array(recipe: Recipe, g_us: Tensor, first_row: int) -> Tensor:
-    """Conductances (rows, N, D) as the converters see them: at the read voltage, behind the wires of their arrays.
+def _through_array(recipe: Recipe, g_us: Tensor, first_row: int, digit: int) -> Tensor:
+    """Conductances (rows, N, D) as the converters see them, rows driven with ``digit``, behind their arrays' wires.
 
     An array holds as many logical columns as its physical columns have room for; arrays of one width are solved in one
     batch.
     """
     device = recipe.device
-    driven = device.driven_us(g_us, 1, 1)
+    driven = device.driven_us(g_us, digit, recipe.drive)
     if device.array_columns is None:
         return driven
     rows, columns, digits = driven.shape

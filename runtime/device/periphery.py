@@ -48,6 +48,17 @@ def driven_rows(recipe: Recipe, digits: Tensor, first_row: int, windows: Tensor,
     return dac.driven(digits, normals(words)).to(digits.dtype)
 
 
+def by_digit(recipe: Recipe, driven: Tensor, digits: Tensor) -> Tensor:
+    """Rows ``driven`` (…, R) as the cells' values want them: (…, drive * R) with every row at the place of its digit.
+
+    ``digits`` (…, R) are the nominal ones. Unchanged where a cell's value does not depend on the digit.
+    """
+    if not recipe.bends:
+        return driven
+    places = [torch.where(digits == digit, driven, 0) for digit in range(1, recipe.drive + 1)]
+    return torch.cat(places, dim=-1)
+
+
 def mismatched(recipe: Recipe) -> bool:
     """Whether converters are successive approximations with errors of their own."""
     return recipe.device.adc is not None and recipe.device.adc.sar is not None

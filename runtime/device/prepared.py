@@ -88,7 +88,8 @@ def prepare(recipe: Recipe, codes: Tensor, kernels: bool = True) -> Prepared:
             raise ValueError(
                 f"weights must be in {low} … {high}, got {int(codes.min())} … {int(codes.max())}"
             )
-        whole: list[Tensor | None] = [codes[first:last].to(torch.int64) for _, first, last in groups(recipe)]
+        kind = torch.int16 if recipe.coding.weight_bits <= 8 else torch.int32
+        whole: list[Tensor | None] = [codes[first:last].to(kind) for _, first, last in groups(recipe)]
         return Prepared(None, dense_of(recipe, whole, codes, kernels), (), codes.shape[1], 0.0)
     collapsed: list[Tensor | None] = []
     converted: list[Converted] = []
@@ -136,9 +137,9 @@ def _split(
     if collapsed.any() or bool(flips.any()):
         fixed = (flips * (coefficients * tops)).sum(dim=1) - coding.weight_offset
         fixed = fixed if recipe.converter else fixed << recipe.grid_bits
-        dense = fixed.expand(values.shape[:2]).clone()
+        dense = fixed.expand(last - first, values.shape[1]).clone()
         for j in np.flatnonzero(collapsed).tolist():
-            dense += worth[:, j] * values[:, :, j]
+            dense += worth[:, j] * values[: last - first, :, j]
     kept = np.flatnonzero(~collapsed).tolist()
     if not kept:
         return dense, None
@@ -163,7 +164,7 @@ def _converted(
     noise = group_variance(recipe, cells)
     variance = None if noise is None else noise[0][:, :, kept].transpose(1, 2)
     scale = None if noise is None else noise[1][:, kept].T.contiguous()
-    exact = kernels and recipe.device.dac is None and not mismatched(recipe)
+    exact = kernels and recipe.device.dac is None and not mismatched(recipe) and not recipe.bends
     if recipe.converter and exact and values.device.type == "cpu":
         constants = division(recipe.steps[group][:, kept], recipe.coding, recipe.grid_bits)
         drawn = None if variance is None or scale is None else (variance.numpy(), scale.numpy())

@@ -18,6 +18,7 @@ from cimc.runtime.device.exact import exact_type, largest_sum, product
 from cimc.runtime.device.fused import Fused, add_group, bytes_per_window
 from cimc.runtime.device.noise import noise_units, read_words
 from cimc.runtime.device.periphery import (
+    by_digit,
     drive_bits,
     driven_rows,
     largest_drive,
@@ -173,12 +174,13 @@ def _sums(recipe: Recipe, part: Converted, values: Tensor, x: Tensor, first_wind
     windows = torch.arange(first_window, first_window + len(x), device=x.device)
     stacked = stacked_digits(x, recipe.coding, kind)
     driven = driven_rows(recipe, stacked, part.first, windows, range(shape[0]))
+    driven = by_digit(recipe, driven, stacked)
     sums = product(driven.reshape(-1, len(flat)), flat.to(kind)).to(torch.int64).reshape(shape)
     if part.variance is None or part.scale is None:
         return sums
-    spread = part.variance.reshape(len(flat), -1)
+    spread = part.variance.reshape(len(part.variance), -1)
     kind = exact_type(largest_sum(recipe.drive**2, spread))
-    digits = stacked.reshape(-1, len(flat)).to(kind)
+    digits = stacked.reshape(-1, len(spread)).to(kind)
     summed = product(digits**2, spread.to(kind)).reshape(shape)
     key = recipe.key(Purpose.READ)
     for at, j in enumerate(part.kept):

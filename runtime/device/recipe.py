@@ -192,10 +192,11 @@ class Recipe:
         self.steps  # noqa: B018 - the check of h
         self.device.check_top(self.top)
         self.device.check_time(self.chip.time_s)
-        if not self.device.proportional and self.drive > 1:
+        if self.bends and (self.resamples or not self.converter):
             raise UnsupportedError(
-                "its cells' current is not proportional to the voltage, which is built for dac_bits 1 only, got "
-                f"digits up to {self.drive}; use a 1-bit DAC or take `current` out of the device file",
+                "its cells' current is not proportional to the voltage, and digits go up to "
+                f"{self.drive}: such cells are read through a converter, with read noise that is frozen or Gaussian "
+                "and fresh at every read; use a 1-bit DAC or take `current` out of the device file",
                 where=f"layer {self.layer}",
             )
         if self.device.dac is not None and not self.converter:
@@ -274,6 +275,11 @@ class Recipe:
     def gain(self) -> float:
         """What currents are multiplied by before the converter against the mean drift."""
         return self.device.drift_gain(self.chip.time_s, self.top)
+
+    @property
+    def bends(self) -> bool:
+        """Whether a cell's value depends on the digit that drives it."""
+        return not self.device.proportional and self.drive > 1
 
     def tile_of(self, row: int) -> int:
         """Number of the row tile that holds ``row``."""

@@ -95,6 +95,9 @@ def _partial_sums(
     values = conversion_values(seen, coding).to(torch.int64)
     at = torch.tensor([window])
     driven = driven_rows(recipe, digits[None, None], first, at, range(phase, phase + 1))[0, 0]
+    if recipe.bends:
+        cell_of = (digits - 1).clamp(min=0) * len(digits) + torch.arange(len(digits))
+        values = values[cell_of]
     terms = driven[:, None, None] * values
     if order is not None:
         terms = terms[torch.argsort(order[first : first + len(digits)])]

@@ -50,6 +50,9 @@ def recipe(
     )
 
 
+SAR = "adc: {bits: 5, sar: {capacitor_sigma: 0.05, comparator_sigma_steps: 0.3, columns_per_converter: 3}}\n"
+DAC = "dac: {noise_relative: 0.05, noise_absolute_digits: 0.02}\n"
+NOISE = "read_noise: {gaussian: {relative: 0.05}}\n"
 CODING = Coding(parallel_rows=32, converter_hi=63)
 DIFFERENTIAL = Coding(
     parallel_rows=32, weight_encoding="differential", converter_lo=-32, converter_hi=31, max_abs_weight=127
@@ -138,7 +141,7 @@ def test_wires_scale_the_noise_of_a_cell() -> None:
 
 
 def test_a_nonlinear_current_is_that_of_the_read_voltage() -> None:
-    """With a 1-bit DAC every driven cell is at the read voltage; wider DACs are refused."""
+    """With a 1-bit DAC every driven cell is at the read voltage; with 2 bits each digit sees cells of its own."""
     text = (PRESETS / "reram-milo.yaml").read_text()
     text = text[: text.index("programming:")] + text[text.index("current:") :]
     device = parse_device(text, "milo.yaml")
@@ -147,8 +150,32 @@ def test_a_nonlinear_current_is_that_of_the_read_voltage() -> None:
     g = torch.from_numpy(50.0 + 175.0 / 3 * digits_of(codes[:32], CODING))
     value = (device.driven_us(g, 1, 1) - 50.0) / (175.0 / 3) * 2.0**product.grid_bits
     assert torch.equal(group_cells(product, codes[:32], 0).values, torch.round(value).to(torch.int32))
-    with pytest.raises(UnsupportedError, match="built for dac_bits 1 only, got digits up to 3"):
-        recipe(device, Coding(parallel_rows=32, dac_bits=2))
+    wide = recipe(device, Coding(parallel_rows=32, dac_bits=2, converter_hi=255))
+    values = group_cells(wide, codes[:32], 0).values
+    assert values.shape == (3 * 32, COLUMNS, 4)
+    for digit in (1, 2, 3):
+        level = (device.driven_us(g, digit, 3) - 50.0) / (175.0 / 3) * 2.0**wide.grid_bits
+        assert torch.equal(values[32 * (digit - 1) : 32 * digit], torch.round(level).to(torch.int32))
+    for other, arguments in (("read_scope: vector\n", True), ("", False)):
+        noisy = parse_device(text + NOISE + other, "milo.yaml")
+        with pytest.raises(UnsupportedError, match="not proportional to the voltage, and digits go up to 3"):
+            recipe(noisy, Coding(parallel_rows=32, dac_bits=2), converter=arguments)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "dac: {noise_relative: 0.05}\n", "read_noise: {gaussian: {relative: 0.05}}\n"]
+)
+@pytest.mark.parametrize("flip", [False, True])
+def test_nonlinear_reads_of_wide_digits_equal_the_reference(text: str, flip: bool) -> None:
+    """Where a cell's value depends on the digit, reads are still the definition's, with noise and flipped columns."""
+    coding = Coding(parallel_rows=32, dac_bits=2, converter_hi=255, column_flip=flip)
+    milo = (PRESETS / "reram-milo.yaml").read_text()
+    product = recipe(parse_device(milo + text, "milo.yaml"), coding)
+    codes, x = weights(13), inputs(14)
+    expected = read_reference(product, codes, x, 3)
+    assert torch.equal(read(product, prepare(product, codes), x, 3), expected)
+    straight = recipe(parse_device(milo[: milo.index("current:")] + text, "milo.yaml"), coding)
+    assert not torch.equal(read_reference(straight, codes, x, 3), expected)
 
 
 def test_the_drift_gain_reaches_the_cells() -> None:
@@ -197,11 +224,6 @@ def test_devices_that_cannot_serve_a_product_are_refused() -> None:
     narrow = parse_device(HEAD + f"wires: {{nodal: {{array_columns: 3, {nodal}}}}}\n", "d")
     with pytest.raises(UnsupportedError, match=r"a weight has 4 cells, but array_columns .* is 3"):
         group_cells(recipe(narrow, CODING), weights(1)[:32], 0)
-
-
-SAR = "adc: {bits: 5, sar: {capacitor_sigma: 0.05, comparator_sigma_steps: 0.3, columns_per_converter: 3}}\n"
-DAC = "dac: {noise_relative: 0.05, noise_absolute_digits: 0.02}\n"
-NOISE = "read_noise: {gaussian: {relative: 0.05}}\n"
 
 
 @pytest.mark.parametrize("coding", [CODING, DIFFERENTIAL], ids=["offset", "differential"])
