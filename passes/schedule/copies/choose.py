@@ -87,7 +87,7 @@ def choose(
         copies = problem.complete(chosen)
         allowed = _limits(problem, goal, int(supply * part), arch).allow(problem.free, chosen)
         if copies != tried and allowed and fits(copies):
-            return _quicker(problem, goal, chosen, int(supply * part), arch, fits)
+            return _quicker(problem, goal, chosen, int(supply * Fraction(share)), arch, fits)
         tried = copies
     least = problem.complete({})
     return least if fits(least) else None
@@ -154,8 +154,8 @@ def _quicker(
     keep = chosen if goal.objective == "throughput" and not problem.rewrites else dict.fromkeys(free, 1)
     taken = sum(cost.tiles * chosen[i] for i, cost in free.items())
     spare = limits.crossbars - taken
-    for part in (1, 2, 4):
-        some = replace(limits, crossbars=taken + spare // part)
+    for quarters in (4, 3, 2, 1):
+        some = replace(limits, crossbars=taken + spare * quarters // 4)
         copies = problem.complete(climb(free, chosen, some, problem.latency, keep, rounds))
         if copies == start or fits(copies):
             return copies
