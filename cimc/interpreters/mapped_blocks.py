@@ -24,6 +24,7 @@ from cimc.dialects.weights import WeightStore
 from cimc.passes.place.network import COLUMNS
 from cimc.passes.schedule.array_product import coding_of
 from cimc.passes.schedule.dealing import dealing_of
+from cimc.passes.schedule.row_tiles import stage_tile_height
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,9 @@ def _crossbar_problems(blocks: Iterable[Block], stage: StageOp, arch: Architectu
     if stage.write is None or stage.read is None:
         return
     diagonal = stage.read.diagonal
-    rows = arch.crossbar.rows
-    columns = arch.crossbar.weight_columns(coding_of(stage.write.coding).weight_bits)
+    coding = coding_of(stage.write.coding)
+    rows = stage_tile_height(stage.write, arch, coding)
+    columns = arch.crossbar.weight_columns(coding.weight_bits)
     for b in blocks:
         need = ceil((b.k1 - b.k0) / rows) * ceil((b.n1 - b.n0) / columns)
         if b.xbars != need:

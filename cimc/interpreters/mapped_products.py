@@ -24,6 +24,7 @@ from cimc.dialects.graph_types import QuantType, quant_of, shape_of
 from cimc.dialects.weights import WeightStore
 from cimc.interpreters.mapped_blocks import Block
 from cimc.passes.schedule.array_product import coding_of
+from cimc.passes.schedule.row_tiles import stage_tile_height
 from cimc.runtime.crossbar.cells import decode
 from cimc.runtime.crossbar.cells import store as store_cells
 from cimc.runtime.crossbar.coding import Coding
@@ -176,7 +177,8 @@ def read_arrays(
     windows = _Windows.of(source, read.window, given)
     copies = 1 + max(b.copy for b in blocks)
     lossless = needless = True
-    plan = _Plan(stage.label.data, matrix, read.diagonal, coding, np.asarray(steps), arch.crossbar.rows)
+    height = stage_tile_height(write, arch, coding)
+    plan = _Plan(stage.label.data, matrix, read.diagonal, coding, np.asarray(steps), height)
     prepared: dict[tuple[tuple[int, int, int, int], ...], list[Product]] = {}
     for copy, p0, p1 in sorted({(b.copy, b.p0, b.p1) for b in blocks}):
         mine = [b for b in blocks if (b.copy, b.p0) == (copy, p0)]
@@ -218,7 +220,7 @@ class _Plan:
     coding: Coding
     steps: npt.NDArray[np.int64]
     rows: int
-    """Wordlines of a crossbar."""
+    """Weight rows of a row tile."""
 
     def products(self, blocks: Sequence[Block], arrays: Programmer) -> list[Product]:
         """Cells of the blocks of one copy; those with the same weight rows and channels become one product."""
