@@ -7,7 +7,9 @@ into one integer matrix. The others keep their cells.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +23,9 @@ from cimc.runtime.device.fused import Fused, fuse
 from cimc.runtime.device.periphery import mismatched
 from cimc.runtime.device.recipe import Recipe
 
+if TYPE_CHECKING:
+    from cimc.runtime.device.kernels_triton import TritonGroup
+
 
 @dataclass(frozen=True)
 class Converted:
@@ -29,7 +34,8 @@ class Converted:
     ``kept`` are their numbers j; ``values`` integers (rows, J', N) in units of 2^-e, empty when reads make the
     cells anew; ``worth`` int64 (J', N), the worth of a conversion in the weight, negated where the column is
     flipped. ``variance`` uint8 (rows, J', N) and ``scale`` float32 (J', N) are those of the read noise, or None.
-    ``fused`` holds cells and noise instead where the CPU kernel serves the group.
+    ``fused`` holds cells and noise instead where the CPU kernel serves the group, ``triton`` the constants of the
+    GPU kernel where that does.
     """
 
     group: int
@@ -41,6 +47,7 @@ class Converted:
     variance: Tensor | None = None
     scale: Tensor | None = None
     fused: Fused | None = None
+    triton: TritonGroup | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +180,15 @@ def _converted(
             return Converted(group, first, last, tuple(kept), chosen, empty, fused=fused)
     if variance is not None:
         variance = variance.contiguous()
-    return Converted(group, first, last, tuple(kept), chosen, _narrow(mine), variance, scale)
+    part = Converted(group, first, last, tuple(kept), chosen, _narrow(mine), variance, scale)
+    if exact and recipe.converter and values.is_cuda and find_spec("triton") is not None:
+        # triton is an extra: without it a GPU takes the tensor form.
+        from cimc.runtime.device.kernels_triton import group_of
+
+        noise = None if variance is None or scale is None else (variance, scale)
+        served = group_of(recipe, (group, first, last), kept, part.values, chosen, noise)
+        return replace(part, triton=served)
+    return part
 
 
 def _narrow(values: Tensor) -> Tensor:
