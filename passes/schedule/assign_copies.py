@@ -23,7 +23,7 @@ from cimc.passes.schedule.dealing import possible_copies
 from cimc.passes.schedule.estimate.pipeline import span
 from cimc.passes.schedule.estimate.timings import Timing, timings
 from cimc.passes.schedule.partition_stages import partition
-from cimc.passes.schedule.segment_stages import PHASE, fit_together, phases
+from cimc.passes.schedule.segment_stages import PHASE, XBARS, fit_together, phases
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, shar
         _set(stage, pinned.get(i, 1))
     tables = phases(stages, [partition(stage, ctx.arch) for stage in stages], ctx.arch)
     costs = tuple(c and replace(c, contexts=len(t)) for c, t in zip(costs, tables, strict=True))
+    costs = _with_unfilled(costs, tables, ctx.arch)
     last = [int(table[:, PHASE].max()) for table in tables]
     first = [int(table[:, PHASE].min()) for table in tables]
     by_stage = dict(zip(stages, tables, strict=True))
@@ -98,6 +99,24 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, shar
         )
         if any(problem.stages):
             _choose(problem, goal, here, ctx.arch, share)
+
+
+def _with_unfilled(
+    costs: tuple[StageCost | None, ...], tables: Sequence[Any], arch: Any
+) -> tuple[StageCost | None, ...]:
+    """The costs with what cores of contexts of a stage leave unfilled, where one copy each has ample room for that.
+
+    Cores of 16 crossbars hold one context of 9, not 1.8. Smaller contexts of other stages may fill what is left, so
+    that a chip that is nearly full is judged by crossbars alone.
+    """
+    size, supply = arch.core.crossbars, arch.chip.cores * arch.core.crossbars
+
+    def unfilled(table: Any) -> float:
+        taken = table[:, XBARS]
+        return float((size / (size // taken) - taken).sum())
+
+    known = tuple(c and replace(c, unfilled=unfilled(t)) for c, t in zip(costs, tables, strict=True))
+    return known if sum(c.room for c in known if c) <= 0.75 * supply else costs
 
 
 def _choose(problem: Problem, goal: Goal, stages: Sequence[StageOp], arch: Any, share: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import ceil
 from typing import Any, Literal
 
 from cimc.passes.schedule.closed_form.cim_mlc import Layer, assign_layers
@@ -152,8 +153,8 @@ def _quicker(
         return start
     free, limits = problem.free, _limits(problem, goal, crossbars, arch)
     keep = chosen if goal.objective == "throughput" and not problem.rewrites else dict.fromkeys(free, 1)
-    taken = sum(cost.tiles * chosen[i] for i, cost in free.items())
-    spare = limits.crossbars - taken
+    taken = ceil(sum(cost.room * chosen[i] for i, cost in free.items()))
+    spare = max(0, limits.crossbars - taken)
     for quarters in (4, 3, 2, 1):
         some = replace(limits, crossbars=taken + spare * quarters // 4)
         copies = problem.complete(climb(free, chosen, some, problem.latency, keep, rounds))

@@ -37,7 +37,7 @@ class Limits:
 
     def allow(self, stages: Mapping[int, StageCost], copies: Mapping[int, int]) -> bool:
         """Whether the copies stay below all of them; one copy each never has too many contexts."""
-        if sum(stages[i].tiles * n for i, n in copies.items()) > self.crossbars:
+        if sum(stages[i].room * n for i, n in copies.items()) > self.crossbars:
             return False
         more = sum(stages[i].contexts * (n - 1) for i, n in copies.items())
         if more > self.contexts:

@@ -58,6 +58,13 @@ class StageCost:
     source: Source
     contexts: int = 1
     """Contexts of one copy."""
+    unfilled: float = 0.0
+    """Crossbars that cores hold beside a copy's contexts and that no other context of the stage can use."""
+
+    @property
+    def room(self) -> float:
+        """Crossbars that a copy takes away from others: its own and those it leaves unfilled."""
+        return self.tiles + self.unfilled
 
     @property
     def windows(self) -> int:
