@@ -6,6 +6,8 @@ one product per row group, a bounded block of windows at a time.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,6 +30,9 @@ from cimc.runtime.device.periphery import (
 from cimc.runtime.device.prepared import Converted, Prepared
 from cimc.runtime.device.random import Purpose
 from cimc.runtime.device.recipe import Recipe
+
+if TYPE_CHECKING:
+    from cimc.runtime.device.kernels_triton import TritonGroup
 
 CHUNK_BYTES = 16 << 20
 """Default bound on what a read holds beside cells and result."""
@@ -53,6 +58,9 @@ def read(
     for part in prepared.converted:
         if part.fused is not None:
             _add_fused(recipe, part, part.fused, x, total, first_window, chunk_bytes)
+            continue
+        if part.triton is not None:
+            _add_triton(recipe, part.triton, x, total, first_window, chunk_bytes)
             continue
         _add_converted(recipe, prepared, part, x, total, first_window, chunk_bytes, call)
     return total
@@ -139,6 +147,23 @@ def _add_fused(
         target = total[start : start + block].numpy()
         add_group(recipe, fused, worth, values.numpy(), key, counters, first_window + start, target)
         del values  # before the next block is made
+
+
+def _add_triton(
+    recipe: Recipe,
+    group: TritonGroup,
+    x: Tensor,
+    total: Tensor,
+    first_window: int,
+    chunk_bytes: int,
+) -> None:
+    """The same by the GPU kernel."""
+    from cimc.runtime.device.kernels_triton import add_group as add_on_gpu
+
+    block = max(1, chunk_bytes // (8 * (group.last - group.first)))
+    for start in range(0, len(x), block):
+        stop = start + block
+        add_on_gpu(recipe, group, x[start:stop], first_window + start, total[start:stop])
 
 
 def _redrawn(recipe: Recipe, cells: GroupCells, part: Converted, epoch: int) -> Tensor:
