@@ -89,7 +89,7 @@ def test_the_definition_walked() -> None:
 )
 def test_groups_are_packed(form: str, block: tuple[int, int, int], crossbars: int) -> None:
     """On arrays of 128 rows and 32 weights of 8 bits: as many groups as fit, no more arrays than blocks."""
-    checked = check(grouped(form), MACHINES["isaac"], frames=1)
+    checked = check(grouped(form), MACHINES["isaac"], mapping=MappingOptions(copies=1), frames=1)
     (stage,) = [s for s in checked.stages if s.read is not None and s.read.block is not None]
     assert stage.read is not None
     assert stage.read.block is not None
