@@ -47,8 +47,8 @@ def probe(effect: str, kernels: str, chunk_bytes: int) -> dict[str, int]:
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-# Without a bound, digits alone would take 48 MiB and partial sums 48 MiB per row group. Half a MiB is what the process
-# itself moves.
+# Without a bound, digits alone would take 48 MiB and partial sums 48 MiB per row group. Two MiB are for pages of
+# libraries that a read touches first, which count as resident.
 @pytest.mark.skipif(sys.platform != "linux", reason="resident size is read from /proc")
 @pytest.mark.parametrize(
     ("effect", "kernels"),
@@ -62,5 +62,5 @@ def test_reads_stay_inside_their_budget(effect: str, kernels: str):
     chunk_bytes = 4 << 20
     found = probe(effect, kernels, chunk_bytes)
     assert found["result"] == 12288 * 64 * 8
-    assert found["peak"] <= found["result"] + chunk_bytes + (1 << 19)
+    assert found["peak"] <= found["result"] + chunk_bytes + (2 << 20)
     assert found["peak"] >= found["result"]  # the measurement sees what it should
