@@ -173,7 +173,9 @@ def test_nodes_keep_their_kind_and_scope(exported: Exported) -> None:
     """BatchNorm, GlobalAveragePool and Flatten stay such nodes; every node has a name of its own."""
     kinds = Counter(node.op_type for node in exported.proto.graph.node)
     convolutions = kinds["Conv"]
-    assert kinds["BatchNormalization"] == (0 if exported.name in ("squeezenet", "vgg-7", "vgg-16") else convolutions)
+    assert kinds["BatchNormalization"] == (
+        0 if exported.name in ("squeezenet", "vgg-7", "vgg-16") else convolutions
+    )
     assert kinds["GlobalAveragePool"] == (0 if exported.name in ("digits", "vgg-7", "vgg-16") else 1)
     assert kinds["Clip"] == (35 if exported.name == "mobilenet-v2" else 0)
     assert set(kinds) <= {

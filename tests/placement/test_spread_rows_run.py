@@ -12,7 +12,7 @@ from cimc.dialects.cim import StageOp
 
 @pytest.mark.parametrize(("rows", "tiles"), [(576, 6), (200, 2)])
 def test_spread_tiles_run(rows: int, tiles: int) -> None:
-    """576 rows are 6 tiles of 96 instead of 5 of up to 128, 200 rows 2 of 104: stream, mapped level and reference agree."""
+    """576 rows are 6 tiles of 96 instead of 5 of up to 128, 200 rows 2 of 104: the levels agree on every code."""
     rng = np.random.default_rng(rows)
     weight = numpy_helper.from_array(rng.normal(size=(rows, 40)).astype(np.float32), "w")
     graph = helper.make_graph(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import ceil
+from typing import Any
 
 import numpy as np
 import onnx
@@ -86,8 +87,9 @@ def branches(width: int) -> onnx.ModelProto:
         "w4": rng.normal(size=(6, 16, 3, 3)),
         "along": rng.normal(size=(1, 1, 1, ceil(width / 2))),
     }
-    same, down = {"pads": [1, 1, 1, 1]}, {"pads": [1, 1, 1, 1], "strides": [2, 2]}
-    far = {"pads": [2, 2, 2, 2], "dilations": [2, 2]}
+    same: dict[str, Any] = {"pads": [1, 1, 1, 1]}
+    down: dict[str, Any] = {**same, "strides": [2, 2]}
+    far: dict[str, Any] = {"pads": [2, 2, 2, 2], "dilations": [2, 2]}
     nodes = [
         helper.make_node("Conv", ["x", "w1"], ["a"], "c1", **down),
         helper.make_node("Relu", ["a"], ["b"]),
