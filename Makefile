@@ -36,5 +36,5 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    && $(PYTHON) -m venv .venv; } \
 	  || { echo "cimc needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 2; }
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,dev,viz,scale]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,dev,viz,scale,gpu]'
 	touch $(READY)
