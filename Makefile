@@ -32,7 +32,7 @@ unit: $(READY)
 test-slow: $(READY)
 	$(PYTEST) -m slow
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt Makefile
 	test -x $(BIN)/python || { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    && $(PYTHON) -m venv .venv; } \
 	  || { echo "cimc needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 2; }
