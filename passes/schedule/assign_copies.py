@@ -77,6 +77,8 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, shar
     costs = tuple(c and replace(c, contexts=len(t)) for c, t in zip(costs, tables, strict=True))
     costs = _with_unfilled(costs, tables, ctx.arch)
     last = [int(table[:, PHASE].max()) for table in tables]
+    if max(last) > 0 and not ctx.arch.chip.allow_writes:
+        return  # does not fit: segment-stages says by how much with one copy each
     first = [int(table[:, PHASE].min()) for table in tables]
     by_stage = dict(zip(stages, tables, strict=True))
     ops = list(main_function(module).body.block.ops)

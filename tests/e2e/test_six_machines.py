@@ -64,7 +64,7 @@ def test_a_network_that_fits_is_exact(
     made = artifact(name, machine)
     arch = load_architecture(machine)
     need, supply = crossbars_by_shape(made, machine), arch.chip.cores * arch.core.crossbars
-    assert made.report["crossbars"]["used"] == need
+    assert made.report["crossbars"]["used"] >= need
     assert need <= supply or made.report["utilisation"]["phases"] >= ceil(need / supply) > 1
     x = {"x": images(name, 1, 1)}
     stream = made.run(x)
@@ -82,6 +82,16 @@ def test_a_network_that_fits_is_exact(
         with capsys.disabled():
             print(f"\n{name} on {machine}: relative distance of the stream to level 2 {distance:.4f}")
         assert distance < WITHIN
+
+
+@pytest.mark.parametrize("machine", ["isaac-ce", "jia", "pimcomp", "puma"])
+@pytest.mark.parametrize("name", ["digits", "resnet-cifar-20"])
+def test_one_copy_takes_the_crossbars_of_its_shapes(
+    name: str, machine: str, onnx_file: Callable[[str], Path], images: Images
+) -> None:
+    """One copy each, all wordlines of an array at once: row tiles x column tiles, no crossbar more."""
+    made = cimc.compile(onnx_file(name), machine, calibration={"x": images(name, 2, 1)}, scheduler="none")
+    assert made.report["crossbars"]["used"] == crossbars_by_shape(made, machine)
 
 
 def test_the_core_mode_machine_loses_on_a_large_network(
@@ -113,7 +123,10 @@ def test_a_network_that_does_not_fit_exits_with_3(
     arch = load_architecture(machine)
     network = onnx_file("resnet-cifar-20")
     fitting = cimc.compile(
-        network, machine, calibration={"x": models.images(2, models.network("resnet-cifar-20").shape, seed=1)}
+        network,
+        machine,
+        calibration={"x": models.images(2, models.network("resnet-cifar-20").shape, seed=1)},
+        scheduler="none",
     )
     need, supply = fitting.report["crossbars"]["used"], cores * arch.core.crossbars
     assert need > supply
