@@ -76,7 +76,7 @@ def run_on_meta(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any
     try:
         with torch.no_grad(), tracer.live:
             functional_call(module, shadows, given, named, tie_weights=False)
-    except (RuntimeError, NotImplementedError) as error:
+    except RuntimeError as error:  # what torch raises where a meta tensor has no value to compute with
         raise UsageError(
             f"memory cannot be predicted, since the module computes with values in its own code ({error}); "
             "give streaming=True or False and no budget",

@@ -20,8 +20,9 @@ from cimc.passes.schedule.copies.choose import Goal, Problem, choose
 from cimc.passes.schedule.copies.ours import power_mw
 from cimc.passes.schedule.copies.stage_costs import StageCost, stage_cost, stages_of, stride_of
 from cimc.passes.schedule.dealing import possible_copies
+from cimc.passes.schedule.estimate.nodes import Timing
 from cimc.passes.schedule.estimate.pipeline import span
-from cimc.passes.schedule.estimate.timings import Timing, timings
+from cimc.passes.schedule.estimate.timings import timings
 from cimc.passes.schedule.partition_stages import partition
 from cimc.passes.schedule.segment_stages import PHASE, XBARS, fit_together, phases
 

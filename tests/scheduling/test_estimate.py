@@ -16,8 +16,8 @@ from cimc import models
 from cimc.backends.registry import resolve_backend
 from cimc.estimation import estimate_artifact
 from cimc.mapping_options import MappingOptions
+from cimc.passes.schedule.estimate.nodes import Edge, Timing
 from cimc.passes.schedule.estimate.pipeline import latency, pipeline
-from cimc.passes.schedule.estimate.timings import Edge, Timing
 from tools import sensitivity
 
 Compile = Callable[[str, str], cimc.Artifact]

@@ -10,8 +10,8 @@ import numpy as np
 
 from cimc.dialects.cim import StageOp
 from cimc.passes.place.network import COLUMNS
+from cimc.passes.schedule.estimate.nodes import Timing
 from cimc.passes.schedule.estimate.pipeline import latency
-from cimc.passes.schedule.estimate.timings import Timing
 
 
 @dataclass(frozen=True)

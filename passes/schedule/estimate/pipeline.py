@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cimc.passes.schedule.estimate.timings import Edge, Timing
+from cimc.passes.schedule.estimate.nodes import Edge, Timing
 
 BARRIER = 3
 """Cycles from the end of a phase to the begin of the next: a signal, the barrier, a signal."""
