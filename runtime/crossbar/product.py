@@ -9,7 +9,6 @@ intended weights.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -189,10 +188,9 @@ def _lossy_groups(
     peak = int(np.abs(levels).max(initial=0)) * drive * int(np.diff(bounds).max())
     kind = np.float32 if peak < FLOAT32_EXACT else np.float64
     found: list[_Group] = []
-    for g, (first, last) in enumerate(pairwise(bounds.tolist())):
+    for g in np.flatnonzero(~collapsed.all(axis=1)).tolist():
+        first, last = bounds[g : g + 2].tolist()
         kept = np.flatnonzero(~collapsed[g])
-        if not len(kept):
-            continue
         block = levels[first:last, :, kept].transpose(0, 2, 1).reshape(last - first, -1)
         sign = np.where(flips[g][:, kept].T, -1.0, 1.0)
         found.append(

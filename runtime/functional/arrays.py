@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cimc.diagnostics import UsageError
-from cimc.runtime.crossbar.cells import store
+from cimc.runtime.crossbar.cells import Cells, Flips, store
 from cimc.runtime.crossbar.coding import Coding
 from cimc.runtime.crossbar.product import ArrayProduct
 from cimc.runtime.crossbar.reference import check_codes, read_reference
@@ -31,12 +31,42 @@ Integers = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
+class _Block:
+    """Cells with the same row segments: the rows of the window they see, the columns they make."""
+
+    rows: slice | npt.NDArray[np.int64]
+    columns: slice | npt.NDArray[np.int64]
+    product: ArrayProduct
+    stored: Stored | None
+    """The cells themselves, kept only where conversions are counted."""
+
+
+_Digits = tuple[int, ...]
+"""What determines the digits of a written piece: tensor, coding, blocks of set and tile, wordlines."""
+
+
+@dataclass(frozen=True)
+class _Write:
+    """A write of a crossbar: what it programmed, and the crossbar's version behind it."""
+
+    array: CellArray
+    version: int
+    digits: _Digits
+
+    @property
+    def intact(self) -> bool:
+        """Whether the crossbar was not written since."""
+        return self.array.version == self.version
+
+
+@dataclass(frozen=True)
 class ArraySet:
     """One row of ``array_sets`` with its tiles; blocks are relative to the set."""
 
     number: int
     core: int
     coding: Coding
+    coding_row: int
     tensor: int
     k0: int
     k1: int
@@ -74,6 +104,14 @@ class Arrays:
         self._weights = weights
         self._cells: dict[tuple[int, int], CellArray] = {}
         self._sets: dict[int, ArraySet] = {}
+        self._codings: dict[int, Coding] = {}
+        self._first: dict[_Digits, _Write] = {}
+        self._last: dict[tuple[int, int], _Write] = {}
+        self._blocks: dict[tuple[Any, ...], list[_Block]] = {}
+        self._tables = {
+            name: {key: np.asarray(column) for key, column in program[name].items()}
+            for name in ("array_sets", "tiles")
+        }
         self.writes = 0
 
     def array_set(self, number: int) -> ArraySet:
@@ -87,16 +125,17 @@ class Arrays:
         program = self._program
         if not 0 <= number < program.count("array_sets"):
             raise BoundsError(f"array set {number} is named, the program has {program.count('array_sets')}")
-        f = {name: int(column[number]) for name, column in program["array_sets"].items()}
+        f = {name: int(column[number]) for name, column in self._tables["array_sets"].items()}
         for field, count in (("coding", program.count("codings")), ("tensor", len(program.weights))):
             if not 0 <= f[field] < count:
                 raise BoundsError(f"array set {number} names {field} {f[field]}, the program has {count}")
         if f["groups"] < 1:
             raise BoundsError(f"array set {number} has {f['groups']} groups; a dense block has 1")
-        coding = Coding.from_row(program["codings"]["fields"][f["coding"]])
-        span = range(f["tile_first"], f["tile_first"] + f["tile_count"])
-        columns = program["tiles"]
-        tiles = tuple(Tile(*(int(columns[name][i]) for name in Tile._fields)) for i in span)
+        coding = self._codings.get(f["coding"])
+        if coding is None:
+            coding = self._codings[f["coding"]] = Coding.from_row(program["codings"]["fields"][f["coding"]])
+        span, tiles = range(f["tile_first"], f["tile_first"] + f["tile_count"]), self._tables["tiles"]
+        tiles = tuple(Tile(*(int(tiles[name][i]) for name in Tile._fields)) for i in span)
         wanted = coding.step_count
         steps = program["steps"]["h"][f["step_first"] : f["step_first"] + wanted].astype(np.int64)
         if f["step_first"] < 0 or len(steps) < wanted:
@@ -106,6 +145,7 @@ class Arrays:
             number,
             f["core"],
             coding,
+            f["coding"],
             f["tensor"],
             f["k0"],
             f["k1"],
@@ -156,20 +196,35 @@ class Arrays:
         self.writes += 1
 
     def _write_piece(self, array_set: ArraySet, block: Integers, piece: Piece) -> None:
-        tile, coding = piece.tile, array_set.coding
-        parallel = coding.parallel_rows
-        bounds = group_bounds([(tile.k1 - tile.k0, 0)], parallel)
+        tile, digits = piece.tile, _digits(array_set, piece)
         try:
-            cells, flips = store(block[tile.k0 : tile.k1, tile.n0 : tile.n1], coding, bounds)
+            cells, flips = self._encoded(array_set, block, piece, digits)
         except ValueError as error:
             raise ExecutionError(str(error)) from error
-        groups = slice(piece.first // parallel, -(-piece.last // parallel))
+        array = self._array(array_set.core, tile.xbar, array_set.coding)
         try:
-            self._array(array_set.core, tile.xbar, coding).write(
-                cells[piece.first : piece.last], flips[groups], piece.first
-            )
+            array.write(cells, flips, piece.first)
         except UsageError as error:
             raise BoundsError(f"crossbar {tile.xbar} of core {array_set.core}: {error.message}") from error
+        written = _Write(array, array.version, digits)
+        self._first.setdefault(digits, written)
+        self._last[array_set.core, tile.xbar] = written
+
+    def _encoded(
+        self, array_set: ArraySet, block: Integers, piece: Piece, digits: _Digits
+    ) -> tuple[Cells, Flips]:
+        """Cells and flips of a piece: as a crossbar that was written with them holds them, or from the weights."""
+        tile, coding = piece.tile, array_set.coding
+        first = self._first.get(digits)
+        if first is not None and first.intact:
+            size = piece.last - piece.first
+            stored = first.array.read_back(coding, size, tile.n1 - tile.n0, piece.first)
+            return stored.cells, stored.flips
+        parallel = coding.parallel_rows
+        bounds = group_bounds([(tile.k1 - tile.k0, 0)], parallel)
+        cells, flips = store(block[tile.k0 : tile.k1, tile.n0 : tile.n1], coding, bounds)
+        groups = slice(piece.first // parallel, -(-piece.last // parallel))
+        return cells[piece.first : piece.last], flips[groups]
 
     def _array(self, core: int, xbar: int, coding: Coding) -> CellArray:
         """The crossbar; one that is written with another kind of digits starts empty."""
@@ -198,21 +253,46 @@ class Arrays:
         except UsageError as error:
             raise UnwrittenError(f"{place}: {error.message}") from error
 
+    def blocks(self, array_set: ArraySet, pieces: tuple[Piece, ...], *, keep: bool) -> list[_Block]:
+        """The products of the pieces as their cells are now; one object for cells with the same digits.
+
+        ``keep``: with the cells themselves.
+        """
+        digits: list[_Digits] = []
+        for piece in pieces:
+            last = self._last.get((array_set.core, piece.tile.xbar))
+            wanted = _digits(array_set, piece)
+            if last is None or not last.intact or last.digits != wanted:
+                return self._join_columns(array_set, pieces, keep)
+            digits.append(wanted)
+        key = (array_set.steps.tobytes(), keep, *digits)
+        known = self._blocks.get(key)
+        if known is None:
+            known = self._blocks[key] = self._join_columns(array_set, pieces, keep)
+        return known
+
+    def _join_columns(self, array_set: ArraySet, pieces: tuple[Piece, ...], keep: bool) -> list[_Block]:
+        """Tile columns whose tiles cut the rows alike become one block: one product serves them all."""
+        alike: dict[tuple[tuple[int, int, int], ...], list[tuple[int, int, Stored]]] = {}
+        for (first, last), column in _by_columns(pieces).items():
+            segments = tuple((p.tile.k0 + p.first, p.last - p.first, p.first) for p in column)
+            stored = join([self.stored(array_set, piece) for piece in column])
+            alike.setdefault(segments, []).append((first, last, stored))
+        blocks: list[_Block] = []
+        for segments, members in alike.items():
+            bounds = members[0][2].bounds
+            cells = np.concatenate([stored.cells for _, _, stored in members], axis=1)
+            flips = np.concatenate([stored.flips for _, _, stored in members], axis=1)
+            rows = _index([(k, k + size) for k, size, _ in segments])
+            columns = _index([(first, last) for first, last, _ in members])
+            product = ArrayProduct(cells, flips, array_set.coding, bounds, array_set.steps)
+            blocks.append(_Block(rows, columns, product, Stored(cells, flips, bounds) if keep else None))
+        return blocks
+
     def versions(self, array_set: ArraySet, pieces: tuple[Piece, ...]) -> list[tuple[int, int]]:
         """Identity and write count of the crossbars of the pieces, to see whether they changed."""
         arrays = [self._cells.get((array_set.core, piece.tile.xbar)) for piece in pieces]
         return [(id(array), array.version if array else 0) for array in arrays]
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Cells with the same row segments: the rows of the window they see, the columns they make."""
-
-    rows: slice | npt.NDArray[np.int64]
-    columns: slice | npt.NDArray[np.int64]
-    product: ArrayProduct
-    stored: Stored | None
-    """The cells themselves, kept only where conversions are counted."""
 
 
 class SetReader:
@@ -271,26 +351,7 @@ class SetReader:
         if self._blocks and versions == self._seen:
             return
         self._seen = versions
-        self._blocks = self._join_columns()
-
-    def _join_columns(self) -> list[_Block]:
-        """Tile columns whose tiles cut the rows alike become one block: one product serves them all."""
-        alike: dict[tuple[tuple[int, int, int], ...], list[tuple[int, int, Stored]]] = {}
-        for (first, last), pieces in _by_columns(self._pieces).items():
-            segments = tuple((p.tile.k0 + p.first, p.last - p.first, p.first) for p in pieces)
-            stored = join([self._arrays.stored(self._set, piece) for piece in pieces])
-            alike.setdefault(segments, []).append((first, last, stored))
-        blocks: list[_Block] = []
-        for segments, members in alike.items():
-            bounds = members[0][2].bounds
-            cells = np.concatenate([stored.cells for _, _, stored in members], axis=1)
-            flips = np.concatenate([stored.flips for _, _, stored in members], axis=1)
-            rows = _index([(k, k + size) for k, size, _ in segments])
-            columns = _index([(first, last) for first, last, _ in members])
-            product = ArrayProduct(cells, flips, self._set.coding, bounds, self._set.steps)
-            kept = Stored(cells, flips, bounds) if self._count else None
-            blocks.append(_Block(rows, columns, product, kept))
-        return blocks
+        self._blocks = self._arrays.blocks(self._set, self._pieces, keep=self._count)
 
     def _count_conversions(self, qx: Integers) -> None:
         for block in self._blocks:
@@ -299,6 +360,12 @@ class SetReader:
             self.converters += count_conversions(
                 qx[:, block.rows], block.stored, self._set.coding, self._set.steps, block.product.lossless
             )
+
+
+def _digits(array_set: ArraySet, piece: Piece) -> _Digits:
+    s, tile = array_set, piece.tile
+    block = (tile.k0, tile.k1, tile.n0, tile.n1, piece.first, piece.last)
+    return (s.tensor, s.coding_row, s.k0, s.k1, s.n0, s.n1, *block)
 
 
 def _by_columns(pieces: tuple[Piece, ...]) -> dict[tuple[int, int], list[Piece]]:

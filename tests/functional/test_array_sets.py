@@ -108,3 +108,34 @@ def test_a_write_is_seen_by_the_next_read(new_micro: NewMicro, rng: np.random.Ge
     mixed = image["u"].copy()
     mixed[[0, 1, CUT, CUT + 1]] = image["v"][[0, 1, CUT, CUT + 1]]
     np.testing.assert_array_equal(reader.read(x), x.astype(np.int64) @ mixed.astype(np.int64))
+
+
+def test_copies_share_what_was_derived_from_equal_cells(
+    new_micro: NewMicro, rng: np.random.Generator, matrix: npt.NDArray[np.int8]
+) -> None:
+    """Two sets with the same block share a product while their cells are equal; writing into one parts them."""
+    m = new_micro()
+    b = m.builder
+    coding = b.add_coding(m.coding.to_row().tolist())
+    steps = b.add_steps([1] * m.coding.step_count)
+    copy = [tile._replace(xbar=tile.xbar + len(GRID)) for tile in GRID]
+    for name, tiles in (("w", GRID), ("w", copy), ("v", copy)):
+        b.add_array_set(0, 0, coding, b.weight(name), (1, 1 + K, 2, 2 + N), tiles, step_first=steps)
+    other = rng.integers(-128, 128, matrix.shape, dtype=np.int8)
+    arrays = Arrays(m.build(), {"w": matrix, "v": other})
+    sets = [arrays.array_set(i) for i in range(3)]
+    pieces = [arrays.pieces_of_tiles(held, 0, 4) for held in sets]
+    for held, part in zip(sets[:2], pieces, strict=False):
+        arrays.write(held, part)
+    shared = [arrays.blocks(sets[i], pieces[i], keep=False) for i in range(2)]
+    assert shared[0] is shared[1]
+
+    readers = [SetReader(arrays, sets[i], pieces[i], count=False) for i in range(2)]
+    arrays.write(sets[2], pieces[2][:1])  # one crossbar of the copy holds other digits from now on
+    x = rng.integers(0, 256, (3, K), dtype=np.uint8)
+    mixed = matrix.copy()
+    mixed[1 : 1 + CUT, 2:6] = other[1 : 1 + CUT, 2:6]
+    for reader, image in zip(readers, (matrix, mixed), strict=True):
+        expected = x.astype(np.int64) @ image[1 : 1 + K, 2 : 2 + N].astype(np.int64)
+        np.testing.assert_array_equal(reader.read(x), expected)
+        np.testing.assert_array_equal(reader.walk(x), expected)
