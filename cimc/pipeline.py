@@ -25,6 +25,7 @@ from cimc.passes.quantise.options import QuantOptions
 from cimc.passes.quantise.overrides import QuantOverride
 from cimc.passes.schedule.assign_copies import AssignCopiesPass
 from cimc.passes.schedule.calibrate_converters import CalibrateConvertersPass
+from cimc.passes.schedule.copy_products import CopyProductsPass
 from cimc.passes.schedule.map_stages import MapStagesPass
 from cimc.passes.schedule.partition_stages import PartitionStagesPass
 from cimc.passes.schedule.segment_stages import SegmentStagesPass
@@ -59,6 +60,7 @@ def pipeline(
             CalibrateConvertersPass(),
             SpreadRowsPass(),
             AssignCopiesPass(),
+            CopyProductsPass(),
             PartitionStagesPass(),
             SegmentStagesPass(),
         ],

@@ -47,12 +47,15 @@ from cimc.dialects.cim_arrays import (
     WriteRowOp,
     WriteXbOp,
 )
+from cimc.dialects.cim_products import FrameProductOp
 from cimc.dialects.cim_real import RealOp
+from cimc.dialects.cim_rows import ConcatOp, ViewOp
 from cimc.dialects.cim_types import ArraysType, CodingAttr, Function, FunctionAttr, WindowAttr
 from cimc.dialects.graph_types import IntsAttr, quant_of, shape_of
 from cimc.dialects.levels import Level, Rule
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
 from cimc.dialects.mem_real import IndexMapOp, MatmulOp
+from cimc.dialects.row_layout import RowLayout, layout_of
 from cimc.dialects.weights import WeightRefAttr
 
 
@@ -236,14 +239,18 @@ class StageOp(CimOperation):
     placement = opt_prop_def(WeightRefAttr)
     frame = prop_def(IntsAttr)
     """ONNX shape of one frame of the result, without the batch."""
+    strides = opt_prop_def(IntsAttr)
+    """Steps of row, position and channel in the frame's elements, where they are not those of an image or of tokens."""
+    waits = opt_prop_def(IntsAttr)
+    """Numbers of the sources whose rows wait while those of another are computed from whole frames."""
     tensors = opt_prop_def(ArrayAttr[StringAttr])
     result = result_def(TensorType)
     body = region_def("single_block")
 
     traits = traits_def(NoTerminator())
     assembly_format = (
-        "$label (`copies` $copies^)? `(` $sources `)` `frame` $frame (`placement` $placement^)? "
-        "(`tensors` $tensors^)? attr-dict "
+        "$label (`copies` $copies^)? `(` $sources `)` `frame` $frame (`strides` $strides^)? "
+        "(`waits` $waits^)? (`placement` $placement^)? (`tensors` $tensors^)? attr-dict "
         "`:` functional-type($sources, $result) $body"
     )
 
@@ -255,13 +262,40 @@ class StageOp(CimOperation):
         block: Block,
         frame: Sequence[int],
         tensors: ArrayAttr[StringAttr] | None = None,
+        strides: Sequence[int] | None = None,
+        waits: Sequence[int] = (),
     ):
         super().__init__(
             operands=[list(sources)],
-            properties={"label": StringAttr(label), "frame": IntsAttr.of(frame), "tensors": tensors},
+            properties={
+                "label": StringAttr(label),
+                "frame": IntsAttr.of(frame),
+                "strides": None if strides is None else IntsAttr.of(strides),
+                "waits": IntsAttr.of(waits) if waits else None,
+                "tensors": tensors,
+            },
             result_types=[result],
             regions=[Region(block)],
         )
+
+    @property
+    def layout(self) -> RowLayout:
+        """How the frame lies in the result's rows."""
+        rows = shape_of(self.result)
+        if self.strides is None:
+            return layout_of(rows, self.frame.data)
+        return RowLayout(*rows, *self.strides.data)
+
+    def waiting_rows(self, number: int) -> int:
+        """Rows of source ``number`` that wait for a whole frame of another: all of them, or none."""
+        waits = self.waits is not None and number in self.waits.data
+        return shape_of(self.sources[number])[0] if waits else 0
+
+    @property
+    def frame_product(self) -> FrameProductOp | None:
+        """The product with a whole frame that the stage begins with, if it does."""
+        first = self.body.block.first_op
+        return first if isinstance(first, FrameProductOp) else None
 
     @property
     def read(self) -> Read | None:
@@ -290,39 +324,6 @@ class StageOp(CimOperation):
             raise VerifyException("a stage ends in a cim.yield of its result's type")
 
 
-@irdl_op_definition
-class ConcatOp(CimOperation):
-    """Channels of several row streams side by side. Costs nothing: producers send parts of one row.
-
-    ```mlir
-    %y = cim.concat(%a, %b) : (tensor<8x8x4xf32>, tensor<8x8x6xf32>) -> tensor<8x8x10xf32>
-    ```
-    """
-
-    name = "cim.concat"
-
-    args = var_operand_def(TensorType)
-    tensors = opt_prop_def(ArrayAttr[StringAttr])
-    result = result_def(TensorType)
-
-    traits = traits_def(Pure())
-    assembly_format = "`(` $args `)` (`tensors` $tensors^)? attr-dict `:` functional-type($args, $result)"
-
-    def __init__(
-        self, args: Sequence[SSAValue], result: Attribute, tensors: ArrayAttr[StringAttr] | None = None
-    ):
-        super().__init__(operands=[list(args)], properties={"tensors": tensors}, result_types=[result])
-
-    def verify_(self) -> None:
-        height, width, channels = shape_of(self.result)
-        if any(shape_of(a)[:2] != (height, width) for a in self.args):
-            raise VerifyException("concatenated rows agree in height and width")
-        if sum(shape_of(a)[2] for a in self.args) != channels:
-            raise VerifyException(f"the parts' channels do not add up to {channels}")
-        if any(quant_of(a) != quant_of(self.result) for a in self.args):
-            raise VerifyException("concatenated codes share scale and zero point; requantise a part first")
-
-
 Cim = Dialect(
     "cim",
     [
@@ -335,9 +336,11 @@ Cim = Dialect(
         RequantiseOp,
         DcomOp,
         RealOp,
+        FrameProductOp,
         YieldOp,
         StageOp,
         ConcatOp,
+        ViewOp,
     ],
     [FunctionAttr, WindowAttr, CodingAttr, ArraysType],
 )
@@ -349,7 +352,10 @@ MAPPED_LEVEL = Level(
         ModuleOp: (),
         FuncOp: (),
         ReturnOp: (),
-        **{op: () for op in (InputOp, OutputOp, RelayoutOp, HostCallOp, IndexMapOp, MatmulOp, ConcatOp)},
+        **{
+            op: ()
+            for op in (InputOp, OutputOp, RelayoutOp, HostCallOp, IndexMapOp, MatmulOp, ConcatOp, ViewOp)
+        },
         StageOp: (
             Rule(
                 "a stage programs the arrays it reads",
@@ -368,6 +374,7 @@ MAPPED_LEVEL = Level(
                 RequantiseOp,
                 DcomOp,
                 RealOp,
+                FrameProductOp,
                 YieldOp,
             )
         },

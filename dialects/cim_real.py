@@ -11,6 +11,7 @@ from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 
 from cimc.dialects.base import CimOperation
+from cimc.dialects.cim_products import FrameProductOp
 from cimc.dialects.graph_elementwise import BINARY, UNARY, float_list
 from cimc.dialects.graph_rows import NORMS, REDUCTIONS
 from cimc.dialects.graph_types import shape_of
@@ -99,4 +100,6 @@ class RealOp(CimOperation):
 def takes_whole_rows(stage: Operation) -> bool:
     """Whether some function of a stage needs all channels of a position: it cannot be cut by channels."""
     block = stage.regions[0].block
+    if isinstance(block.first_op, FrameProductOp):
+        return True
     return any(getattr(getattr(op, "function", None), "data", "") in WHOLE_ROWS for op in block.ops)

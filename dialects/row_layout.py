@@ -56,6 +56,18 @@ def token_layout(frame: Sequence[int]) -> RowLayout:
     return RowLayout(prod(frame[:-1]), 1, features, features, features, 1)
 
 
+def heads_layout(frame: Sequence[int]) -> RowLayout:
+    """Rows along the second axis from the end, what stands before it (heads) as positions, features as channels."""
+    *heads, tokens, features = frame
+    return RowLayout(tokens, prod(heads), features, features, tokens * features, 1)
+
+
+def columns_layout(frame: Sequence[int]) -> RowLayout:
+    """The same of a frame whose last two axes have changed places: rows along the last axis."""
+    *heads, features, tokens = frame
+    return RowLayout(tokens, prod(heads), features, 1, tokens * features, tokens)
+
+
 def scalar_layout(frame: Sequence[int]) -> RowLayout:
     """A row for every element."""
     return RowLayout(prod(frame), 1, 1, 1, 1, 1)

@@ -28,19 +28,21 @@ from cimc.dialects.cim import (
     ReadXbOp,
     RequantiseOp,
     StageOp,
+    ViewOp,
     YieldOp,
 )
+from cimc.dialects.cim_products import FrameProductOp
 from cimc.dialects.cim_real import RealOp
 from cimc.dialects.graph import main_function
 from cimc.dialects.graph_types import quant_of
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
 from cimc.dialects.mem_real import IndexMapOp, MatmulOp
-from cimc.dialects.row_layout import frame_shape
+from cimc.dialects.row_layout import RowLayout, frame_shape
 from cimc.dialects.weights import WeightStore
 from cimc.interpreters.graph import numpy_type
 from cimc.interpreters.host import HostRunner
 from cimc.interpreters.mapped_blocks import check_placement, stage_blocks
-from cimc.interpreters.mapped_digital import apply_function, apply_real, requantise
+from cimc.interpreters.mapped_digital import apply_function, apply_real, frame_product, requantise
 from cimc.interpreters.mapped_products import EXACT_CELLS, Programmer, read_arrays
 from cimc.interpreters.mapped_rows import from_rows, to_rows
 from cimc.interpreters.real_operators import take_elements
@@ -98,7 +100,9 @@ def execute_mapped(
         if isinstance(op, ReturnOp):
             break
         machine.run(op)
-    tapped = {tap: from_rows(machine.values[known[tap].value], known[tap].frame) for tap in taps}
+    tapped = {
+        tap: from_rows(machine.values[known[tap].value], known[tap].frame, known[tap].layout) for tap in taps
+    }
     return MappedRun(
         machine.outputs, machine.integer_outputs, tapped, machine.lossless, tuple(machine.needless)
     )
@@ -111,6 +115,11 @@ class NamedTensor:
     value: SSAValue
     frame: tuple[int, ...]
     op: Operation
+
+    @property
+    def layout(self) -> RowLayout | None:
+        """How the frame lies in the value's rows, where the operation says so."""
+        return self.op.layout if isinstance(self.op, StageOp) else None
 
 
 def mapped_tensors(module: ModuleOp) -> dict[str, NamedTensor]:
@@ -245,6 +254,13 @@ class _Machine:
         product = digital.matmul_float(left.reshape(-1, batch, m, k), right.reshape(-1, batch, k, n))
         self.values[op.result] = product.reshape(-1, batch * m, 1, n)
 
+    def view(self, op: ViewOp) -> None:
+        """Every row cut anew."""
+        held, channels = self.values[op.value], op.result.type.get_shape()[2]
+        rows = held.reshape(*held.shape[:2], -1)
+        parts = [rows[..., start : start + channels] for start in op.starts.data]
+        self.values[op.result] = np.stack(parts, axis=2)
+
     def concat(self, op: ConcatOp) -> None:
         """Channels side by side."""
         self.values[op.result] = np.concatenate([self.values[v] for v in op.args], axis=-1)
@@ -284,6 +300,8 @@ class _Machine:
                     inside[step.result] = requantise(step, inside[step.acc], self.store)
                 case RealOp():
                     inside[step.result] = apply_real(step, [inside[v] for v in step.args], self.store)
+                case FrameProductOp():
+                    inside[step.result] = frame_product(step, inside[step.lhs], inside[step.frame])
                 case DcomOp():
                     inside[step.result] = apply_function(step, [inside[v] for v in step.args])
                 case YieldOp():
@@ -300,6 +318,7 @@ _EXECUTE: Mapping[type[Operation], Callable[[_Machine, Any], None]] = MappingPro
         IndexMapOp: _Machine.index_map,
         MatmulOp: _Machine.matmul,
         ConcatOp: _Machine.concat,
+        ViewOp: _Machine.view,
         HostCallOp: _Machine.host_call,
         StageOp: _Machine.stage,
     }

@@ -58,6 +58,8 @@ def stage_blocks(stage: StageOp, store: WeightStore, arch: Architecture) -> tupl
     weights are held by no block or by two of a copy, or a block states another number of crossbars than it needs.
     """
     copies, (rows, positions, _) = stage.copies.value.data, shape_of(stage.result)
+    if stage.frame_product is not None:
+        copies *= positions  # a context takes one position of its rows
     try:
         dealing = dealing_of(stage)
     except ValueError as error:

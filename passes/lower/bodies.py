@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from xdsl.ir import Operation
 
 from cimc.dialects.cim import DcomOp, ReadCoreOp, ReadRowOp, RequantiseOp, StageOp
+from cimc.dialects.cim_products import FrameProductOp
 from cimc.dialects.cim_real import RealOp
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph_rows import REDUCTIONS
@@ -15,6 +16,7 @@ from cimc.dialects.graph_types import shape_of
 from cimc.dialects.isa import (
     Address,
     AluOp,
+    CopyOp,
     FreeOp,
     LoopOp,
     ReadOp,
@@ -27,13 +29,14 @@ from cimc.dialects.isa import (
 from cimc.passes.lower.records import (
     dcom_record,
     mean_record,
+    product_record,
     real_record,
     requantise_record,
     shape_of_constant,
 )
 from cimc.passes.place.network import PARTIAL, ContextSpec, Node
 from cimc.passes.place.source_rows import head_window, holds_image, is_global_pool
-from cimc.passes.place.tail_plan import ACC, SUM, TailStep
+from cimc.passes.place.tail_plan import ACC, FRAME, SUM, TailStep
 from cimc.runtime.program.builder import ProgramBuilder
 
 NO_BUFFER = -1
@@ -108,10 +111,20 @@ class BodyMaker:
         n, m = spec.n1 - spec.n0, spec.p1 - spec.p0
         turn = self._tail(spec, n, m, level=1)
         turn.append(self._send(self._local(self._sent, 1), spec, n, m, tap=self.tap))
-        images: list[Operation] = [LoopOp("turns", turn)]
+        images: list[Operation] = [*self._frame(), LoopOp("turns", turn)]
         if head_window(self.stage) is not None:
             images = self._held(spec, images)
         return [LoopOp(None, images)]
+
+    def _frame(self) -> list[Operation]:
+        """Collect the frame of a product, the one position that the context takes."""
+        product = self.stage.frame_product
+        if product is None:
+            return []
+        rows, _, depth = shape_of(product.frame)
+        pattern = self.builder.add_copy(1, 0, 0, depth, 1, 1)
+        to = Address(FRAME, 0, 0, (), (0, depth))
+        return [LoopOp(rows, [RecvOp("in1", 1), CopyOp(to, Address("in1"), pattern), FreeOp("in1", 1)])]
 
     def _streaming_pool(self, spec: ContextSpec) -> list[Operation]:
         """Sum rows as they come; the tail runs once an image."""
@@ -173,6 +186,11 @@ class BodyMaker:
             function, record = requantise_record(step.op, self.ctx, self.builder)
             column = Address(NO_BUFFER, 0, "n0")
             alu = AluOp(function, self._local(step.writes, level), reads[0], column, n=n, m=m, record=record)
+        elif isinstance(step.op, FrameProductOp):
+            record = product_record(step.op, self.builder)
+            alu = AluOp(
+                "matmul", self._local(step.writes, level), reads[0], reads[1], n=n, m=m, record=record
+            )
         elif isinstance(step.op, RealOp):
             alu = self._real(step.op, self._local(step.writes, level), reads, spec, n, m, level)
         else:

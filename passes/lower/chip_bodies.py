@@ -50,10 +50,16 @@ class ChipBody:
 
 
 def io_tensor(
-    name: str, direction: str, value: SSAValue, frame: tuple[int, ...], element: Element
+    name: str,
+    direction: str,
+    value: SSAValue,
+    frame: tuple[int, ...],
+    element: Element,
+    layout: RowLayout | None = None,
 ) -> IoTensor:
-    """The I/O record of a model input, output or tap whose rows are ``value``."""
-    layout = layout_of(shape_of(value), frame)
+    """The I/O record of a model input, output or tap whose rows are ``value``; ``layout``: how the frame lies in them,
+    where it is not that of its shape."""
+    layout = layout or layout_of(shape_of(value), frame)
     codes = quant_of(value) if direction != "in" else None
     return IoTensor(
         name=name,

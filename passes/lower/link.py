@@ -339,7 +339,8 @@ class _Linker:
             return -1
         name = tensors.data[number]
         assert isinstance(name, StringAttr)
-        return self.builder.add_tap(io_tensor(name.data, "tap", value, frame, element_of(value.type)))
+        layout = op.layout if isinstance(op, StageOp) else None
+        return self.builder.add_tap(io_tensor(name.data, "tap", value, frame, element_of(value.type), layout))
 
     def _rings(self) -> None:
         for ring, slots in zip(self.network.rings, self.slots, strict=True):

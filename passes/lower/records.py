@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cimc.dialects.cim import DcomOp, RequantiseOp
+from cimc.dialects.cim_products import FrameProductOp
 from cimc.dialects.cim_real import RealOp
 from cimc.dialects.cim_types import Function, WindowAttr
 from cimc.dialects.context import CimContext
@@ -66,6 +67,13 @@ def dcom_record(op: DcomOp, builder: ProgramBuilder, channels: int) -> tuple[str
             return "max_pool", builder.add_record([window_index(op, builder, channels), *clamp])
         case Function.AVERAGE_POOL | Function.GLOBAL_AVERAGE_POOL:
             return _average_pool(op, builder, channels)
+
+
+def product_record(op: FrameProductOp, builder: ProgramBuilder) -> int:
+    """Record of a product with one position of a frame whose rows lie one behind the other."""
+    row = shape_of(op.frame)[2]
+    steps = (row, 1) if op.by_columns is None else (1, row)
+    return builder.add_record([op.depth, *steps])
 
 
 def real_record(op: RealOp, ctx: CimContext, builder: ProgramBuilder) -> tuple[str, int]:

@@ -7,7 +7,7 @@ from math import gcd
 
 from xdsl.ir import Operation, SSAValue
 
-from cimc.dialects.cim import ConcatOp, StageOp
+from cimc.dialects.cim import ConcatOp, StageOp, ViewOp
 from cimc.dialects.cim_real import takes_whole_rows
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph_types import shape_of
@@ -56,6 +56,8 @@ class _Builder:
                 self._stage(op)
             elif isinstance(op, ConcatOp):
                 self._concat(op)
+            elif isinstance(op, ViewOp):
+                self._view(op)
             elif isinstance(op, _CHIP_OPERATIONS):
                 self._chip(op)
         return self.network
@@ -110,6 +112,30 @@ class _Builder:
             offset += shape_of(value)[2]
         self.parts[op.result] = found
 
+    def _view(self, op: ViewOp) -> None:
+        """Of every part what each new position has of it: channels of one old position."""
+        _, _, width = shape_of(op.value)
+        _, _, channels = shape_of(op.result)
+        self.parts[op.result] = [
+            Part(
+                part.context,
+                part.result,
+                low - start,
+                high - low,
+                position,
+                1,
+                part.src_pos + old - part.pos0,
+                part.src_chan + low - begin,
+                part.block or (part.positions, part.channels),
+            )
+            for position, start in enumerate(op.starts.data)
+            for part in self.parts[op.value]
+            for old in range(part.pos0, part.pos0 + part.positions)
+            for begin in (old * width + part.chan0,)
+            for low, high in ((max(start, begin), min(start + channels, begin + part.channels)),)
+            if low < high
+        ]
+
     def _stage(self, stage: StageOp) -> None:
         assert stage.placement is not None
         index, node = self._node(stage, stage.label.data)
@@ -156,6 +182,11 @@ class _Builder:
         turns = shape_of(stage.result)[0]
         geometry = ring_geometry(1, 1, 1, 0, turns, turns, spec.copy, spec.copies)
         for number, source in enumerate(stage.sources[1:], start=1):
+            if number == 1 and stage.frame_product is not None:
+                rows, _, depth = shape_of(source)
+                whole = ring_geometry(1, 1, 1, 0, rows, rows)
+                self._ring(context, ring_name(1), source, whole, (0, depth), (spec.p0, spec.p1), 0)
+                continue
             self._ring(
                 context, ring_name(number), source, geometry, (spec.n0, spec.n1), (spec.p0, spec.p1), 0
             )
@@ -231,7 +262,7 @@ class _Builder:
                 for c in [self.network.contexts[i]]
                 if (c.role, c.n0, c.p0, c.phase) == (spec.role, spec.n0, spec.p0, spec.phase)
             ]
-            block = (shape_of(value)[0], part.positions, part.channels)
+            block = (shape_of(value)[0], *(part.block or (part.positions, part.channels)))
             spill = self._spill(key, same, part.result, block, element_of(value.type), (0, 1))
         return replace(part, context=self._reader(spill, phase), result=0)
 
@@ -277,8 +308,8 @@ class _Builder:
                 continue
             target = Target(
                 number,
-                left - part.pos0,
-                low - part.chan0,
+                part.src_pos + left - part.pos0,
+                part.src_chan + low - part.chan0,
                 right - left,
                 high - low,
                 left - first,

@@ -148,6 +148,11 @@ class Part:
     channels: int
     pos0: int
     positions: int
+    src_pos: int = 0
+    """Where in the row that the context sends the part begins: position, and channel."""
+    src_chan: int = 0
+    block: tuple[int, int] | None = None
+    """Positions and channels of that row; ``None`` where the part is all of it."""
 
 
 @dataclass

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cimc.dialects.cim_products import FrameProductOp
 from cimc.dialects.graph_types import shape_of
 from cimc.passes.place.network import MAIN, RELOAD, SPILL, ContextSpec, Network, Node, Ring
 from cimc.passes.place.tail_plan import ring_name
@@ -27,6 +28,9 @@ IMAGES = 3
 
 ISSUES = 6
 """Cycles in which a turn issues its ``recv``, ``free``, first read, function and ``send``."""
+
+FRAME_ISSUES = 3
+"""Cycles in which a row of a product's frame issues its ``recv``, ``copy`` and ``free``."""
 
 Times = npt.NDArray[np.floating[Any]]
 
@@ -92,11 +96,15 @@ def _turns(
         rings = stream.takes[copy]
         turns = next(g.turns for g in _windows(network, rings))
         ready, side = np.zeros(IMAGES * turns), np.zeros(IMAGES * turns)
+        frames = [(ring, sources) for ring, sources in rings if _holds_frame(network, ring)]
+        rings = [taken for taken in rings if taken not in frames]
         for ring, sources in rings:
             times = ready if network.rings[ring].name == ring_name(0) else side
             way = _way_cycles(network.rings[ring], arch)
             for source in sources:
                 np.maximum(times, _there(network.rings[ring].geometry, sent[source]) + way, out=times)
+        for ring, sources in frames:
+            _collect_frame(network.rings[ring], ring, sources, sent, slots, ready, stream.turn, arch)
         ramp = np.arange(len(ready)) * stream.turn
         ends = np.maximum(ready + stream.turn, side + stream.tail)
         ends = np.maximum.accumulate(ends - ramp) + ramp
@@ -114,6 +122,42 @@ def _turns(
     for copy, ends in enumerate(made):
         times[:, copy :: stream.copies] = ends
     return times.reshape(-1)
+
+
+def _holds_frame(network: Network, ring: int) -> bool:
+    """Whether the ring brings the frame of a product, row by row, into its context's buffer."""
+    stage = network.nodes[network.contexts[network.rings[ring].context].node].stage
+    return stage is not None and stage.frame_product is not None and network.rings[ring].name == ring_name(1)
+
+
+def _collect_frame(
+    ring: Ring,
+    number: int,
+    sources: list[Key],
+    sent: dict[Key, Times],
+    slots: npt.NDArray[np.int64],
+    ready: Times,
+    turn: float,
+    arch: Any,
+) -> None:
+    """Rows of a product wait in ``ready`` for its frame, which is collected behind the rows of the image before;
+    raises ``slots`` of the frame's ring to the most places in use meanwhile."""
+    rows, begun = ring.geometry.turns, 0.0
+    step = FRAME_ISSUES + 2 * ceil(
+        ring.fill * ring.element.size_bytes / arch.core.local_buffer_bytes_per_cycle
+    )
+    there = np.max([_there(ring.geometry, sent[source]) for source in sources], axis=0).reshape(IMAGES, -1)
+    turns = ready.reshape(IMAGES, -1)
+    ramp = np.arange(rows) * step
+    freed = np.empty((IMAGES, rows))
+    for image in range(IMAGES):
+        arrived = np.maximum(there[image] + _way_cycles(ring, arch), begun)
+        freed[image] = np.maximum.accumulate(arrived - ramp) + ramp + step
+        np.maximum(turns[image], freed[image, -1], out=turns[image])
+        rests = np.arange(turns.shape[1])[::-1] * turn
+        begun = float((turns[image] + rests).max()) + turn
+    for source in sources:
+        slots[number] = max(slots[number], places_in_use(ring.geometry, freed.reshape(-1), sent[source]))
 
 
 def _way_cycles(ring: Ring, arch: Any) -> float:
@@ -217,6 +261,7 @@ def _tail_cycles(node: Node, positions: int, channels: int, arch: Any) -> float:
     for step in node.tail.steps:
         window = getattr(step.op, "window", None)
         cells = int(np.prod(window.kernel)) if window is not None else 1
+        cells *= step.op.depth if isinstance(step.op, FrameProductOp) else 1
         elements = exact(unit.cycles_per_element["default"]) * cells * positions * channels
         total += unit.startup_cycles + ceil(elements / unit.lanes)
     return float(total)

@@ -9,6 +9,7 @@ from xdsl.dialects.builtin import IntegerType, TensorType
 from xdsl.ir import Attribute, BlockArgument, SSAValue
 
 from cimc.dialects.cim import DcomOp, RequantiseOp, StageOp, YieldOp
+from cimc.dialects.cim_products import FrameProductOp
 from cimc.dialects.cim_real import RealOp
 from cimc.dialects.cim_types import Function
 from cimc.dialects.graph_types import QuantType, shape_of
@@ -16,6 +17,8 @@ from cimc.runtime.program import Element
 
 ACC = "acc"
 """The buffer of a stage's sums."""
+FRAME = "frame"
+"""The buffer of the frame that a product takes whole."""
 SUM = "sum"
 """The buffer of a global pool's sums."""
 
@@ -38,16 +41,18 @@ def ring_name(argument: int) -> str:
 
 @dataclass(frozen=True)
 class LocalBuffer:
-    """A buffer of output rows: ``slots`` rows of ``positions`` (or the context's block of them) x its channels."""
+    """A buffer of output rows: ``slots`` rows of ``positions`` (or the context's block of them) x its channels, or of
+    ``depth`` elements a position where that is given."""
 
     name: str
     element: Element
     positions: int
     slots: int
+    depth: int | None = None
 
     def pitch(self, channels: int, positions: int) -> int:
         """Elements of a slot in a context of ``channels`` output channels and ``positions`` of a row."""
-        return min(self.positions, positions) * channels
+        return min(self.positions, positions) * (channels if self.depth is None else self.depth)
 
     def bytes(self, channels: int, positions: int) -> int:
         """Size in such a context."""
@@ -58,7 +63,7 @@ class LocalBuffer:
 class TailStep:
     """One digital function: the names of the buffers or rings it reads, and of the buffer it writes."""
 
-    op: RequantiseOp | DcomOp | RealOp
+    op: RequantiseOp | DcomOp | RealOp | FrameProductOp
     reads: tuple[str, ...]
     writes: str
 
@@ -93,8 +98,12 @@ def plan_tail(stage: StageOp) -> TailPlan:
         where[read.acc] = new_buffer(ACC, read.acc)
     steps: list[TailStep] = []
     for op in stage.body.block.ops:
-        if not isinstance(op, RequantiseOp | DcomOp | RealOp):
+        if not isinstance(op, RequantiseOp | DcomOp | RealOp | FrameProductOp):
             continue
+        if isinstance(op, FrameProductOp):
+            rows, positions, depth = shape_of(op.frame)
+            buffers[FRAME] = LocalBuffer(FRAME, element_of(op.frame.type), positions, 1, rows * depth)
+            where[op.frame] = FRAME
         reads = tuple(where[v] for v in op.operands)
         if isinstance(op, DcomOp) and _accumulates(op):
             buffers[SUM] = LocalBuffer(SUM, Element.I64, 1, 1)
@@ -115,10 +124,12 @@ def _accumulates(op: DcomOp) -> bool:
 
 
 def _in_place(
-    op: RequantiseOp | DcomOp | RealOp, reads: tuple[str, ...], buffers: dict[str, LocalBuffer]
+    op: RequantiseOp | DcomOp | RealOp | FrameProductOp,
+    reads: tuple[str, ...],
+    buffers: dict[str, LocalBuffer],
 ) -> str | None:
     """The buffer of the first operand, if the result can replace it."""
-    if isinstance(op, RequantiseOp) or not _keeps_places(op):
+    if isinstance(op, RequantiseOp | FrameProductOp) or not _keeps_places(op):
         return None
     held = buffers.get(reads[0])
     return reads[0] if held is not None and held.element is element_of(op.result.type) else None

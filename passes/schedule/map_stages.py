@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from xdsl.context import Context
 from xdsl.dialects.builtin import ArrayAttr, FunctionType, ModuleOp, StringAttr, TensorType
@@ -18,19 +16,35 @@ from xdsl.passes import ModulePass
 from cimc.diagnostics import CimError, UnsupportedError, raise_all
 from cimc.dialects import graph
 from cimc.dialects.base import located
-from cimc.dialects.cim import ConcatOp, StageOp, YieldOp
+from cimc.dialects.cim import ConcatOp, StageOp, ViewOp, YieldOp
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph import main_function, main_names, main_return, names, tensor_names
 from cimc.dialects.graph_types import shape_of
 from cimc.dialects.locations import describe, short_name
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
 from cimc.dialects.mem_real import IndexMapOp, MatmulOp
-from cimc.dialects.row_layout import RowLayout, frame_shape, row_layout, scalar_layout, token_layout
+from cimc.dialects.row_layout import (
+    RowLayout,
+    columns_layout,
+    frame_shape,
+    heads_layout,
+    row_layout,
+    scalar_layout,
+    token_layout,
+)
 from cimc.passes.graph.whole_index import whole_index
 from cimc.passes.place.tail_plan import element_of
 from cimc.passes.schedule.array_product import ArrayProduct, build_product, flattened_image
-from cimc.passes.schedule.moves import row_index, used_channels
-from cimc.passes.schedule.stages import CONVERSIONS, ELEMENTWISE, Group, absorbed_borders, group_stages
+from cimc.passes.schedule.heads import (
+    frames_before,
+    layouts_by_heads,
+    products_on_cores,
+    row_starts,
+    waiting_sources,
+)
+from cimc.passes.schedule.image_takers import wants_image
+from cimc.passes.schedule.moves import identity, joined, row_index, used_channels
+from cimc.passes.schedule.stages import CONVERSIONS, ELEMENTWISE, HEADS, Group, absorbed_borders, group_stages
 from cimc.passes.schedule.tails import add_tail, head_layout
 
 
@@ -83,12 +97,13 @@ class _Mapper:
         self.inputs = main_names(module, graph.INPUTS)
         self.outputs = main_names(module, graph.OUTPUTS)
         self.absorbed = absorbed_borders(self.ops)
-        self.groups = group_stages(self.ops, absorbed=self.absorbed)
+        self.products = products_on_cores(self.ops, ctx.arch)
+        self.groups = group_stages(self.ops, absorbed=self.absorbed, products=self.products)
         self.block = Block()
         self.values: dict[SSAValue, SSAValue] = {}
         self.layouts: dict[SSAValue, RowLayout] = {}
         self.labels: set[str] = set()
-        self.waits = _whole_frames_before(self.ops)
+        self.frames: dict[SSAValue, int] = {}
 
     def run(self) -> Block:
         """The mapped body of ``@main``."""
@@ -123,6 +138,7 @@ class _Mapper:
     def _record(self, value: SSAValue, mapped: SSAValue, layout: RowLayout) -> None:
         self.values[value] = mapped
         self.layouts[value] = layout
+        frames_before(mapped, self.frames)
 
     def _input(self, name: str, argument: SSAValue) -> None:
         """One frame of an input, quantised as it comes in when a quantiser is its only user."""
@@ -144,6 +160,10 @@ class _Mapper:
         mapped, given = self.values[value], self.layouts[value]
         if given.same_order(wanted):
             return mapped
+        if not {given, wanted} <= {row_layout(frame), token_layout(frame)}:
+            moved = self._moved([mapped], [given], identity(frame), value, wanted)
+            self._add(moved, value.op if isinstance(value, OpResult) else None)
+            return moved.results[0]
         source = (given.rows, given.channels) if given != row_layout(frame) else frame
         target = (wanted.rows, wanted.channels) if wanted != row_layout(frame) else frame
         op = RelayoutOp(mapped, source, target, self._type(value, wanted))
@@ -160,13 +180,13 @@ class _Mapper:
         elif isinstance(op, graph.IndexMapOp):
             index = whole_index(op, self.ctx.store)
             self._move(op, op.inputs, index, op.constant and op.constant.key.data)
-        elif isinstance(op, graph.MatmulOp):
-            self._matmul(op)
         elif isinstance(op, graph.HostOp):
             self._host(op)
         elif op in self.groups:
             if self.groups[op].last is op:
                 self._stage(self.groups[op])
+        elif isinstance(op, graph.MatmulOp):
+            self._matmul(op)
         else:
             raise UnsupportedError(located(op, "no stage takes this operation"))
 
@@ -178,9 +198,14 @@ class _Mapper:
         ):
             return  # every user takes the image itself
         source, target = frame_shape(shape_of(op.input)), frame_shape(shape_of(op.result))
-        wanted = self._preferred(op.result)
         given = self.layouts[op.input]
         mapped = self.values[op.input]
+        if given not in (row_layout(source), token_layout(source)) or layouts_by_heads(
+            op.result, self.products
+        ):
+            self._move(op, [op.input], identity(target))
+            return
+        wanted = self._preferred(op.result)
         if not given.same_order(wanted):
             frame = (given.rows, given.channels) if given != row_layout(source) else source
             rows = target if wanted == row_layout(target) else (wanted.rows, wanted.channels)
@@ -196,7 +221,7 @@ class _Mapper:
         axis = op.axis.value.data - (len(shape_of(op.result)) - len(frame))
         channel_axis = 0 if len(frame) == 3 else len(frame) - 1
         if axis != channel_axis:
-            self._move(op, op.inputs, _joined(op))
+            self._move(op, op.inputs, joined(op))
             return
         concat = ConcatOp([self._rows(v) for v in op.inputs], self._type(op.result, layout), op.tensors)
         self._add(concat, op)
@@ -209,25 +234,49 @@ class _Mapper:
         index: npt.NDArray[Any],
         constant: str | None = None,
     ) -> None:
-        """Elements by their number, through the global buffer; operands come in whatever rows they have."""
+        """Elements by their number: cuts of the same rows where that is all, else through the global buffer."""
         (result,) = op.results
-        frame = frame_shape(shape_of(result))
-        layout = self._preferred(result)
-        sources = [self.layouts[v] for v in operands]
+        values, sources = [self.values[v] for v in operands], [self.layouts[v] for v in operands]
+        heads = layouts_by_heads(result, self.products)
+        layouts = [*heads, self._preferred(result)]
+        for layout in layouts if len(values) == 1 and constant is None else ():
+            starts = row_starts(row_index(index, sources, layout), sources[0], layout)
+            if starts is not None:
+                view = ViewOp(values[0], starts, self._type(result, layout))
+                self._add(view, op)
+                self._record(result, view.result, layout)
+                return
+        tensors = None if heads else ArrayAttr([StringAttr(t) for t in tensor_names(op)])
+        moved = self._moved(values, sources, index, result, layouts[0], constant, tensors)
+        self._add(moved, op)
+        self._record(result, moved.results[0], layouts[0])
+
+    def _moved(
+        self,
+        values: Sequence[SSAValue],
+        sources: Sequence[RowLayout],
+        index: npt.NDArray[Any],
+        result: SSAValue,
+        layout: RowLayout,
+        constant: str | None = None,
+        tensors: ArrayAttr[StringAttr] | None = None,
+    ) -> IndexMapOp:
+        """The move that makes ``result`` in rows of ``layout``; operands come in whatever rows they have."""
         rows, channels = used_channels(row_index(index, sources, layout), sources)
-        key = self.ctx.store.put(self.ctx.store.fresh(f"{tensor_names(op)[0]}.rows"), rows)
-        tensors = ArrayAttr([StringAttr(t) for t in tensor_names(op)])
-        moved = IndexMapOp(
-            [self.values[v] for v in operands],
+        name = (
+            tensor_names(result.op)[0]
+            if isinstance(result, OpResult) and tensor_names(result.op)
+            else "moved"
+        )
+        return IndexMapOp(
+            values,
             self._type(result, layout),
             channels=channels,
-            index=key,
+            index=self.ctx.store.put(self.ctx.store.fresh(f"{name}.rows"), rows),
             constant=constant,
-            target=frame,
+            target=frame_shape(shape_of(result)),
             tensors=tensors,
         )
-        self._add(moved, op)
-        self._record(result, moved.result, layout)
 
     def _matmul(self, op: graph.MatmulOp) -> None:
         """A product of two activations on the chip's digital unit, both as tokens of their last axis."""
@@ -246,7 +295,7 @@ class _Mapper:
     def _preferred(self, value: SSAValue) -> RowLayout:
         """Tokens, unless somebody who takes images comes first: then nothing is re-laid there."""
         frame = frame_shape(shape_of(value))
-        return row_layout(frame) if len(frame) != 3 or _wants_image(value) else token_layout(frame)
+        return row_layout(frame) if len(frame) != 3 or wants_image(value) else token_layout(frame)
 
     def _host(self, op: graph.HostOp) -> None:
         layouts = [row_layout(frame_shape(shape_of(v))) for v in op.outputs]
@@ -281,15 +330,19 @@ class _Mapper:
         layout = self._layout(head, result)
         sources = self._sources(group, product)
         block = Block(arg_types=[mapped.type for mapped in sources])
-        last = add_tail(block, group, product, lambda v: self._type(v, self._layout(head, v)), self.ctx)
+        last = add_tail(block, group, product, lambda v: self._layout(head, v), self.ctx)
         block.add_op(YieldOp(last))
+        frame = frame_shape(shape_of(result))
+        usual = any(map(layout.same_order, (row_layout(frame), token_layout(frame))))
         stage = StageOp(
             label,
             sources,
             self._type(result, layout),
             block,
-            frame_shape(shape_of(result)),
+            frame,
             ArrayAttr([StringAttr(t) for t in tensor_names(group.last)]),
+            None if usual else (layout.row_stride, layout.pos_stride, layout.chan_stride),
+            waiting_sources(sources, self.frames, product=isinstance(head, graph.MatmulOp)),
         )
         self._add(stage, head)
         self._record(result, stage.result, layout)
@@ -299,9 +352,15 @@ class _Mapper:
         frame = frame_shape(shape_of(value))
         if isinstance(head, graph.LookupOp) and value is head.input:
             return scalar_layout(frame)
+        if isinstance(head, graph.MatmulOp):
+            columns = columns_layout(frame)
+            by_columns = value is head.rhs and self.layouts[value] == columns
+            return columns if by_columns else heads_layout(frame)
         if isinstance(head, ELEMENTWISE):  # as its first operand lies
-            first = frame_shape(shape_of(head.operands[0]))
-            tokens = self.layouts[head.operands[0]] == token_layout(first) != row_layout(first)
+            first, given = frame_shape(shape_of(head.operands[0])), self.layouts[head.operands[0]]
+            if first == frame and given not in (row_layout(first), token_layout(first)):
+                return given
+            tokens = given == token_layout(first) != row_layout(first)
             return token_layout(frame) if tokens else row_layout(frame)
         return head_layout(head, row_layout(frame), token_layout(frame))
 
@@ -312,74 +371,34 @@ class _Mapper:
         """
         head = group.ops[0]
         inside = {r for o in group.ops for r in o.results}
-        found: list[SSAValue] = []
-        for op in group.ops:
-            for operand in op.operands:
-                if operand in inside:
-                    continue
-                if op is head and product is not None:
-                    found.append(self._rows(product.source, product.layout))
-                else:
-                    found.append(
-                        self._waiting(operand, group, self._rows(operand, self._layout(head, operand)))
-                    )
+        outside = [(op, v) for op in group.ops for v in op.operands if v not in inside]
+        found = [
+            self._rows(product.source, product.layout)
+            if op is head and product is not None
+            else self._rows(value, self._layout(head, value))
+            for op, value in outside
+        ]
+        latest = max(frames_before(rows, self.frames) for rows in found)
+        for number, (op, value) in enumerate(outside):
+            if op is not head and frames_before(found[number], self.frames) < latest:
+                found[number] = self._waiting(value, found[number], group, product)
         return found
 
-    def _waiting(self, operand: SSAValue, group: Group, rows: SSAValue) -> SSAValue:
-        """``rows`` of an operand whose companions come through whole frames: those wait in the global buffer.
-
-        A core's ring would have to hold the frame; one that takes little of its memory does.
-        """
+    def _waiting(
+        self, operand: SSAValue, rows: SSAValue, group: Group, product: ArrayProduct | None
+    ) -> SSAValue:
+        """``rows`` of an operand whose companions come through whole frames: they wait in the rings of the stage's
+        contexts or, where the narrowest would take more than half of a core's memory, in the global buffer."""
         arch = self.ctx.arch
-        deepest = max(self.waits.get(v, 0) for op in group.ops for v in op.operands)
-        size = prod(shape_of(rows)) * element_of(rows.type).size_bytes
-        if arch is None or self.waits.get(operand, 0) == deepest or 8 * size <= arch.core.local_buffer_bytes:
+        height, _, channels = shape_of(rows)
+        if product is not None and arch is not None:
+            channels = min(channels, arch.crossbar.weight_columns(product.coding.weight_bits))
+        elif not any(isinstance(op, HEADS | graph.MatmulOp) for op in group.ops):
+            channels = 1
+        size = height * channels * element_of(rows.type).size_bytes
+        if arch is None or 2 * size <= arch.core.local_buffer_bytes:
             return rows
-        frame = frame_shape(shape_of(operand))
-        index = np.arange(prod(shape_of(rows)), dtype=np.int64).reshape(shape_of(rows))
-        key = self.ctx.store.put(self.ctx.store.fresh("waiting.rows"), index)
-        held = IndexMapOp(
-            [rows], rows.type, channels=[(0, shape_of(rows)[2])], index=key, constant=None, target=frame
-        )
+        layout = self.layouts[operand]
+        held = self._moved([rows], [layout], identity(frame_shape(shape_of(operand))), operand, layout)
         self._add(held, operand.op if isinstance(operand, OpResult) else None)
         return held.result
-
-
-def _whole_frames_before(ops: Sequence[Operation]) -> dict[SSAValue, int]:
-    """How many operators that need a whole frame before they give a row stand on the longest way to each value."""
-    counts: dict[SSAValue, int] = {}
-    for op in ops:
-        own = isinstance(op, graph.IndexMapOp | graph.MatmulOp | graph.HostOp)
-        before = max((counts.get(v, 0) for v in op.operands), default=0)
-        counts |= dict.fromkeys(op.results, before + own)
-    return counts
-
-
-def _joined(op: graph.ConcatOp) -> npt.NDArray[Any]:
-    """The index of a concatenation over one frame, or over all of tensors without a batch."""
-    first, parts = 0, []
-    for value in op.inputs:
-        size = prod(shape_of(value))
-        parts.append(np.arange(first, first + size, dtype=np.int64).reshape(shape_of(value)))
-        first += size
-    return np.concatenate(parts, axis=op.axis.value.data)
-
-
-def _wants_image(value: SSAValue) -> bool:
-    """Whether an operator that works on images, or the outside, takes ``value``, maybe after others of each element."""
-    for use in value.uses:
-        match use.operation:
-            case (
-                graph.ConvOp() | graph.MaxPoolOp() | graph.AveragePoolOp() | graph.GlobalAveragePoolOp()
-                | graph.HostOp() | graph.ConcatOp() | ReturnOp()
-            ):  # fmt: skip
-                return True
-            case graph.NormOp(constant=None):
-                return True
-            case graph.SoftmaxOp() as softmax if softmax.axis.value.data != len(shape_of(value)) - 1:
-                return True
-            case operation if isinstance(operation, ELEMENTWISE) and _wants_image(operation.results[0]):
-                return True
-            case _:
-                pass
-    return False

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cimc.dialects import graph
+from cimc.dialects.graph_types import shape_of
 from cimc.dialects.row_layout import RowLayout
 
 Index = npt.NDArray[np.int64]
@@ -54,3 +57,18 @@ def row_index(index: npt.NDArray[Any], sources: Sequence[RowLayout], target: Row
     constants = max(0, int(flat.max(initial=0)) + 1 - first)
     numbers.append(np.arange(first, first + constants, dtype=np.int64))
     return np.concatenate(numbers)[flat[flat_numbers(target)]]
+
+
+def identity(frame: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Every element where it is."""
+    return np.arange(prod(frame), dtype=np.int64).reshape(frame)
+
+
+def joined(op: graph.ConcatOp) -> npt.NDArray[Any]:
+    """The index of a concatenation over one frame, or over all of tensors without a batch."""
+    first, parts = 0, []
+    for value in op.inputs:
+        size = prod(shape_of(value))
+        parts.append(np.arange(first, first + size, dtype=np.int64).reshape(shape_of(value)))
+        first += size
+    return np.concatenate(parts, axis=op.axis.value.data)

@@ -66,7 +66,7 @@ def context_bytes(
 ) -> int:
     """Local memory of a context: rings with ``slack`` extra advances, partial sums, buffers of the tail."""
     source = stage.sources[0]
-    positions = ceil(shape_of(stage.result)[1] / dealing.columns)
+    positions = 1 if stage.frame_product is not None else ceil(shape_of(stage.result)[1] / dealing.columns)
     first, last = source_columns(stage, 0, positions)
     geometry = source_geometry(stage, kernel_rows(stage, k0, k1), 0, dealing.rows)
     lanes = stage.read.diagonal.channels if stage.read is not None else channels
@@ -76,14 +76,19 @@ def context_bytes(
         (last - first)
         * lanes
         * element_of(source.type).size_bytes
-        * (geometry.window + slack * geometry.advance)
+        * max(geometry.window + slack * geometry.advance, ceil(stage.waiting_rows(0) / dealing.rows))
     )
     if stage.read is not None:
         total += (
             (chunks - 1) * positions * channels * element_of(stage.read.acc.type).size_bytes * (1 + slack)
         )
-    for other in stage.sources[1:]:
-        total += positions * channels * element_of(other.type).size_bytes * (1 + slack)
+    for number, other in enumerate(stage.sources[1:], start=1):
+        places = max(1 + slack, ceil(stage.waiting_rows(number) / dealing.rows))
+        if stage.frame_product is not None and number == 1:
+            channels_in, places = shape_of(other)[2], 1 + slack
+        else:
+            channels_in = channels
+        total += positions * channels_in * element_of(other.type).size_bytes * places
     return total + plan_tail(stage).bytes(channels, positions)
 
 
@@ -103,6 +108,8 @@ def partition(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
 def _digital_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Channel blocks whose rings and rows take at most half of a core, if channels are independent."""
     _, positions, channels = shape_of(stage.result)
+    if stage.frame_product is not None:
+        return _product_blocks(stage, dealing, arch)
     whole = takes_whole_rows(stage)
     block = channels
     while (
@@ -115,6 +122,18 @@ def _digital_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[A
     rows = [
         (0, 0, 0, 0, n, min(n + block, channels), 0, positions, 0, 0, -1, -1)
         for n in range(0, channels, block)
+    ]
+    return np.array(rows, np.int64).reshape(len(rows), len(COLUMNS))
+
+
+def _product_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """A context for every copy and position of a product with a whole frame."""
+    _, positions, channels = shape_of(stage.result)
+    _check_memory(stage, context_bytes(stage, dealing, 1, 0, 0, channels, 0), arch)
+    rows = [
+        (copy, 0, 0, 0, 0, channels, p, p + 1, 0, 0, -1, -1)
+        for copy in range(dealing.rows)
+        for p in range(positions)
     ]
     return np.array(rows, np.int64).reshape(len(rows), len(COLUMNS))
 

@@ -16,22 +16,25 @@ from cimc.dialects.base import located
 from cimc.dialects.cim_real import LOOKUP, RealOp
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph_types import shape_of
-from cimc.dialects.row_layout import frame_shape, layout_of
+from cimc.dialects.row_layout import RowLayout, frame_shape
+from cimc.passes.schedule.moves import flat_numbers
 
 
 def real_step(
-    op: Operation, operands: Sequence[SSAValue], result: TensorType[Any], ctx: CimContext
+    op: Operation,
+    operands: Sequence[SSAValue],
+    result: TensorType[Any],
+    layout: RowLayout,
+    ctx: CimContext,
 ) -> RealOp:
-    """``op`` on rows. Raises ``UnsupportedError`` for operations that are none of float32 rows."""
+    """``op`` on rows that lie in ``layout``. Raises ``UnsupportedError`` for operations on other than float32 rows."""
     match op:
         case graph.UnaryOp():
             return RealOp(op.function.data, operands, result, parameters=op.values)
         case graph.BinaryOp():
             return RealOp(op.function.data, operands, result)
         case graph.BinaryConstantOp():
-            rows = constant_rows(
-                ctx.store.array(op.constant.key.data), shape_of(op.result), result.get_shape()
-            )
+            rows = constant_rows(ctx.store.array(op.constant.key.data), shape_of(op.result), layout)
             key = ctx.store.put(ctx.store.fresh(f"{op.constant.key.data}.rows"), rows)
             return RealOp(op.function.data, operands, result, constant=key, swapped=op.swapped is not None)
         case graph.NormOp():
@@ -46,16 +49,12 @@ def real_step(
 
 
 def constant_rows(
-    constant: npt.NDArray[np.float32], shape: tuple[int, ...], rows: tuple[int, ...]
+    constant: npt.NDArray[np.float32], shape: tuple[int, ...], layout: RowLayout
 ) -> npt.NDArray[np.float32]:
-    """A constant that broadcasts to ``shape``, in rows (H, W, C), extents 1 where it does not vary."""
+    """A constant that broadcasts to ``shape``, in rows (H, W, C) of ``layout``, extents 1 where it does not vary."""
     frame = frame_shape(shape)
     own = constant.reshape(constant.shape[1:]) if len(shape) > len(frame) else constant
-    layout = layout_of(rows, frame)
-    full = np.broadcast_to(own, frame)
-    if len(frame) == 3 and layout.chan_stride != 1:
-        full = full.transpose(1, 2, 0)
-    full = full.reshape(layout.shape)
+    full = np.broadcast_to(own, frame).reshape(-1)[flat_numbers(layout)]
     for axis in range(3):
         first = full.take([0], axis=axis)
         if np.array_equal(np.broadcast_to(first, full.shape), full):

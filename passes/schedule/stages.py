@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from xdsl.dialects.func import ReturnOp
@@ -19,6 +19,7 @@ from cimc.dialects.graph import (
     GemmOp,
     GlobalAveragePoolOp,
     LookupOp,
+    MatmulOp,
     MaxPoolOp,
     NormOp,
     QuantizeOp,
@@ -28,7 +29,7 @@ from cimc.dialects.graph import (
     SoftmaxOp,
     UnaryOp,
 )
-from cimc.dialects.graph_types import quant_of
+from cimc.dialects.graph_types import quant_of, shape_of
 
 HEADS = (ConvOp, GemmOp, MaxPoolOp, AveragePoolOp, GlobalAveragePoolOp, SoftmaxOp, NormOp, ReduceOp, LookupOp)
 """Operators that need more than their own element: they start a stage."""
@@ -55,9 +56,12 @@ class Group:
         return self.ops[-1]
 
 
-def group_stages(ops: Sequence[Operation], *, absorbed: set[Operation]) -> dict[Operation, Group]:
+def group_stages(
+    ops: Sequence[Operation], *, absorbed: set[Operation], products: Collection[MatmulOp] = ()
+) -> dict[Operation, Group]:
     """Assign every head and elementwise operation of ``ops`` (in order) to a group.
 
+    ``products``: the products of two activations that are stages; a softmax of their rows joins them.
     An elementwise operation joins the latest group that ends in one of its operands, if nothing else uses that
     operand: the stage that ends the long path takes the other operand through a ring of its own. ``absorbed``
     operations belong to the model's inputs and outputs and start no stage.
@@ -67,7 +71,10 @@ def group_stages(ops: Sequence[Operation], *, absorbed: set[Operation]) -> dict[
     for op in ops:
         if op in absorbed:
             continue
-        if isinstance(op, HEADS):
+        if isinstance(op, SoftmaxOp) and (rows := _product_rows(op, groups)) is not None:
+            rows.ops.append(op)
+            groups[op] = rows
+        elif isinstance(op, HEADS) or op in products:
             groups[op] = Group([*_own_dequantiser(op, groups), op])
             groups |= dict.fromkeys(groups[op].ops, groups[op])
         elif isinstance(op, ELEMENTWISE):
@@ -75,6 +82,16 @@ def group_stages(ops: Sequence[Operation], *, absorbed: set[Operation]) -> dict[
             group.ops.append(op)
             groups[op] = group
     return groups
+
+
+def _product_rows(op: SoftmaxOp, groups: dict[Operation, Group]) -> Group | None:
+    """The group of a product of two activations that ends in the rows a softmax alone takes; ``None`` for another."""
+    source = op.input.owner
+    if not isinstance(source, Operation) or source not in groups or users(op.input) != 1:
+        return None
+    group = groups[source]
+    last_axis = op.axis.value.data == len(shape_of(op.input)) - 1
+    return group if last_axis and group.last is source and isinstance(group.ops[0], MatmulOp) else None
 
 
 def _own_dequantiser(op: Operation, groups: dict[Operation, Group]) -> list[Operation]:

@@ -13,37 +13,44 @@ from cimc.diagnostics import UnsupportedError
 from cimc.dialects import graph
 from cimc.dialects.base import located
 from cimc.dialects.cim import DcomOp
+from cimc.dialects.cim_products import FrameProductOp
 from cimc.dialects.cim_real import RealOp
 from cimc.dialects.cim_types import Function, WindowAttr
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph_base import BoundedOperation
-from cimc.dialects.graph_types import quant_of, shape_of
-from cimc.dialects.row_layout import RowLayout
+from cimc.dialects.graph_types import quant_of, shape_of, tensor
+from cimc.dialects.row_layout import RowLayout, columns_layout, frame_shape, heads_layout
 from cimc.passes.schedule.array_product import ArrayProduct, add_product
 from cimc.passes.schedule.real_tails import real_step
 from cimc.passes.schedule.stages import Group
 
-RowType = Callable[[SSAValue], TensorType[Any]]
-"""The row type of a level-2 value inside this stage."""
-
 
 def add_tail(
-    block: Block, group: Group, product: ArrayProduct | None, row_type: RowType, ctx: CimContext
+    block: Block,
+    group: Group,
+    product: ArrayProduct | None,
+    layout: Callable[[SSAValue], RowLayout],
+    ctx: CimContext,
 ) -> SSAValue:
     """Append the operations of ``group`` to ``block``, whose arguments are the stage's sources in order.
 
-    Returns the rows the stage delivers.
+    ``layout``: that of a level-2 value inside this stage. Returns the rows the stage delivers.
     """
     inside: dict[SSAValue, SSAValue] = {}
     arguments: Iterator[SSAValue] = iter(block.args)
     for op in group.ops:
         operands = [inside[v] if v in inside else next(arguments) for v in op.operands]
-        result = row_type(op.results[0])
+        result = TensorType(tensor(op.results[0]).get_element_type(), layout(op.results[0]).shape)
         if isinstance(op, graph.ProductOperation):
             assert product is not None
             inside[op.result] = add_product(block, product, operands[0], result, ctx)
             continue
-        step = _step(op, operands, result, ctx)
+        if isinstance(op, graph.MatmulOp):
+            frame = frame_shape(shape_of(op.rhs))
+            by_columns = layout(op.rhs) == columns_layout(frame) != heads_layout(frame)
+            step = FrameProductOp(operands[0], operands[1], result, by_columns=by_columns)
+        else:
+            step = _step(op, operands, result, layout, ctx)
         step.location = op.location
         block.add_op(step)
         inside[op.results[0]] = step.result
@@ -51,7 +58,11 @@ def add_tail(
 
 
 def _step(
-    op: Operation, operands: Sequence[SSAValue], result: TensorType[Any], ctx: CimContext
+    op: Operation,
+    operands: Sequence[SSAValue],
+    result: TensorType[Any],
+    layout: Callable[[SSAValue], RowLayout],
+    ctx: CimContext,
 ) -> DcomOp | RealOp:
     match op:
         case graph.MaxPoolOp():
@@ -82,7 +93,7 @@ def _step(
         case graph.ClipOp():
             return _clip(operands, result, *op.bounds())
         case _:
-            return real_step(op, operands, result, ctx)
+            return real_step(op, operands, result, layout(op.results[0]), ctx)
 
 
 def _window(op: graph.MaxPoolOp | graph.AveragePoolOp) -> WindowAttr:

@@ -55,6 +55,24 @@ builtin.module {
 }
 """
 
+ATTENTION = """
+builtin.module {
+  func.func @main() attributes {graph.inputs = ["x"], graph.outputs = ["y"]} {
+    %x = mem.input "x" frame <5, 12> : tensor<5x1x12xf32>
+    %q = cim.view %x starts <0, 2> : tensor<5x1x12xf32> -> tensor<5x2x2xf32>
+    %k = cim.view %x starts <4, 6> : tensor<5x1x12xf32> -> tensor<5x2x2xf32>
+    %s = cim.stage "scores"(%q, %k) frame <2, 5, 5> strides <5, 25, 1> waits <0> : (tensor<5x2x2xf32>, tensor<5x2x2xf32>) -> tensor<5x2x5xf32> {
+    ^bb0(%a: tensor<5x2x2xf32>, %b: tensor<5x2x2xf32>):
+      %m = cim.frame_product %a, %b by_columns : tensor<5x2x2xf32>, tensor<5x2x2xf32> -> tensor<5x2x5xf32>
+      cim.yield %m : tensor<5x2x5xf32>
+    }
+    %y = cim.view %s starts <0> : tensor<5x2x5xf32> -> tensor<5x1x10xf32>
+    mem.output "y" frame <5, 10> %y : tensor<5x1x10xf32>
+    func.return
+  }
+}
+"""
+
 BODY = """
 builtin.module {
   isa.body "conv1.main" node "conv1" params ["arrays", "x", "turns", "routes"] {
@@ -76,7 +94,7 @@ builtin.module {
 """
 
 
-@pytest.mark.parametrize("text", [STAGE, OTHERS, BODY], ids=["stage", "chip", "body"])
+@pytest.mark.parametrize("text", [STAGE, OTHERS, ATTENTION, BODY], ids=["stage", "chip", "heads", "body"])
 def test_text_reads_back(text: str) -> None:
     """Print, parse, print is the identity, locations included."""
     context = CimContext()
@@ -110,6 +128,11 @@ SPOILT = [
     (OTHERS, "softmax(%b)", "max_pool(%b)", "max_pool needs a window"),
     (OTHERS, "softmax(%b)", "max_pool(%b) window <1 1 stride 1 1 pad 0 0 0 2 dilation 1 1>",
      r"the window gives \(1, 3, 144\), the result has \(1, 1, 144\)"),
+    (ATTENTION, "starts <0, 2>", "starts <0>", "1 starts in 5 rows do not give 5 x 2"),
+    (ATTENTION, "starts <4, 6>", "starts <4, 11>", "2 elements from each start leave the 12 of a row"),
+    (ATTENTION, "-> tensor<5x1x10xf32>\n    mem.output \"y\" frame <5, 10> %y : tensor<5x1x10xf32>",
+     "-> tensor<5x1x10xi32>\n    mem.output \"y\" frame <5, 10> %y : tensor<5x1x10xi32>", "the element types differ"),
+    (ATTENTION, " by_columns", "", r"rows \(5, 2, 2\) by a frame \(5, 2, 2\) do not give \(5, 2, 5\)"),
     (BODY, '"turns", "routes"]', '"turns"]', "names parameters the body has not: routes"),
     (BODY, '"arrays", "x"', '"x", "x"', "parameters have different names"),
     (BODY, 'isa.loop count <"turns">', "isa.loop", "a loop counts images, or has a count"),

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from xdsl.ir import Operation, SSAValue
 
-from cimc.dialects.cim import ConcatOp, DcomOp, ReadCoreOp, RequantiseOp, StageOp
+from cimc.dialects.cim import ConcatOp, DcomOp, ReadCoreOp, RequantiseOp, StageOp, ViewOp
+from cimc.dialects.cim_products import FrameProductOp
 from cimc.dialects.cim_real import RealOp, takes_whole_rows
 from cimc.dialects.graph_rows import REDUCTIONS
 from cimc.dialects.graph_types import quant_of, shape_of
@@ -52,6 +53,8 @@ class _Reader:
             match op:
                 case StageOp():
                     self._stages(op)
+                case ViewOp():
+                    self.makers[op.result] = self.makers[op.value]
                 case ConcatOp():
                     self.makers[op.result] = tuple(m for a in op.args for m in self.makers[a])
                 case InputOp():
@@ -138,6 +141,7 @@ class _Reader:
                 tail,
                 vector=tail,
                 wait=wait,
+                copies=stage.copies.value.data,
                 edges=tuple(edges),
                 phase=phase,
                 row=row,
@@ -240,6 +244,12 @@ class _Reader:
             edges = self._edges(first, gather=step)
         else:
             edges = self._edges(first)
+        if stage.frame_product is not None:
+            row = (
+                shape_of(stage.frame_product.frame)[2] * element_of(stage.frame_product.frame.type).size_bytes
+            )
+            frame, *others = others
+            edges += self._edges(frame, gather=2 * ISSUE + 2 * self.units.port(row))
         for other in others:
             edges += self._edges(other, side=stage.read is not None or window is not None)
         return edges
@@ -250,12 +260,12 @@ class _Reader:
         return tuple(
             _work(op, channels, whole)
             for op in stage.body.block.ops
-            if isinstance(op, RequantiseOp | DcomOp | RealOp)
+            if isinstance(op, RequantiseOp | DcomOp | RealOp | FrameProductOp)
         )
 
     def _tail(self, stage: StageOp, channels: int) -> int:
-        """Cycles of a digital stage's row, with the frees of what it reads."""
-        width = shape_of(stage.result)[1]
+        """Cycles of a digital stage's row, with the frees of what it reads; a product's context has one position."""
+        width = 1 if stage.frame_product is not None else shape_of(stage.result)[1]
         works = self._functions(stage, channels)
         cycles = sum(self._function(name, elements * width) for name, elements in works)
         return cycles + 2 * ISSUE * len(stage.sources) + ISSUE
@@ -359,9 +369,11 @@ _COPY, _CHUNK, _K0, _K1, _N0, _N1, _P0, _PHASE = map(
 )
 
 
-def _work(op: RequantiseOp | DcomOp | RealOp, channels: int, whole: bool) -> tuple[str, int]:
+def _work(op: RequantiseOp | DcomOp | RealOp | FrameProductOp, channels: int, whole: bool) -> tuple[str, int]:
     """Name of a digital function and the elements it works on for a position of ``channels`` channels."""
     width = shape_of(op.result)[2]
+    if isinstance(op, FrameProductOp):
+        return "matmul", width * op.depth
     if isinstance(op, RequantiseOp):
         return ("requantise" if quant_of(op.result) is not None else "acc_to_float"), channels
     if isinstance(op, DcomOp):
