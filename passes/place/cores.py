@@ -55,3 +55,16 @@ class Cores:
         self.contexts[core] -= 1
         self.memory[core] -= size
         return core
+
+    def take_many(self, crossbars: int, size: int, count: int) -> int:
+        """``take`` for ``count`` like contexts, one after the other; how many of them found a core."""
+        each = self.contexts
+        if size:
+            each = np.minimum(each, self.memory // size)
+        if crossbars:
+            each = np.minimum(each, self.crossbars // crossbars)
+        given = np.diff(np.minimum(np.cumsum(each), count), prepend=0)
+        self.crossbars -= given * crossbars
+        self.contexts -= given
+        self.memory -= given * size
+        return int(given.sum())

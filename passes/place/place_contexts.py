@@ -52,9 +52,7 @@ class PlaceContextsPass(ModulePass):
         """Fill in cores. Raises ``DoesNotFitError`` with resource, need and supply."""
         assert isinstance(ctx, CimContext)
         main = main_function(op)
-        batch = main.attributes.get(BATCH)
-        frames = max(1, batch.value.data) if isinstance(batch, IntegerAttr) else 1
-        network, slots, taken = _sized(list(main.body.block.ops), ctx, frames)
+        network, slots, taken = _sized(list(main.body.block.ops), ctx, frames_of(op))
         spare = _spare_global_bytes(taken, ctx.arch)
         paced = np.maximum(slots, paced_slots(network, ctx.arch))
         left = _arrange(network, _roomy_fit(network, slots, paced, ctx.arch), ctx.arch)
@@ -64,6 +62,12 @@ class PlaceContextsPass(ModulePass):
                 key = ctx.store.fresh(f"{node.label}.place")
                 node.stage.placement = WeightRefAttr.of(ctx.store.put(key, table_of(network, node)))
         main.attributes[SLOTS] = WeightRefAttr.of(ctx.store.put(ctx.store.fresh("ring_slots"), slots))
+
+
+def frames_of(module: ModuleOp) -> int:
+    """Frames of one call of the model."""
+    batch = main_function(module).attributes.get(BATCH)
+    return max(1, batch.value.data) if isinstance(batch, IntegerAttr) else 1
 
 
 def _sized(ops: list[Operation], ctx: CimContext, frames: int) -> tuple[Network, npt.NDArray[np.int64], int]:

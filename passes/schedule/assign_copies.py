@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 from xdsl.context import Context
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp, i64
 from xdsl.passes import ModulePass
@@ -15,16 +16,18 @@ from cimc.diagnostics import DoesNotFitError
 from cimc.dialects.cim import StageOp
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph import main_function
+from cimc.passes.place.place_contexts import frames_of
 from cimc.passes.schedule.copies.bounds import traffic
 from cimc.passes.schedule.copies.choose import Goal, Problem, choose
-from cimc.passes.schedule.copies.ours import power_mw
+from cimc.passes.schedule.copies.ours import ADDED_CONTEXTS, TIMES_CONTEXTS, power_mw
 from cimc.passes.schedule.copies.stage_costs import StageCost, stage_cost, stages_of, stride_of
 from cimc.passes.schedule.dealing import possible_copies
 from cimc.passes.schedule.estimate.nodes import Timing
 from cimc.passes.schedule.estimate.pipeline import span
 from cimc.passes.schedule.estimate.timings import timings
 from cimc.passes.schedule.partition_stages import partition
-from cimc.passes.schedule.segment_stages import PHASE, XBARS, fit_together, phases
+from cimc.passes.schedule.segment_stages import XBARS, fit_together
+from cimc.passes.schedule.segments import Choices, Work, best, copies_that_pay, greedy, segments_of
 
 
 @dataclass(frozen=True)
@@ -74,34 +77,59 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, shar
     pinned = {i: possible_copies(stages[i], n) for i, n in named.items() if n is not None}
     for i, stage in enumerate(stages):
         _set(stage, pinned.get(i, 1))
-    tables = phases(stages, [partition(stage, ctx.arch) for stage in stages], ctx.arch)
+    tables = [partition(stage, ctx.arch) for stage in stages]
     costs = tuple(c and replace(c, contexts=len(t)) for c, t in zip(costs, tables, strict=True))
     costs = _with_unfilled(costs, tables, ctx.arch)
-    last = [int(table[:, PHASE].max()) for table in tables]
-    if max(last) > 0 and not ctx.arch.chip.allow_writes:
-        return  # does not fit: segment-stages says by how much with one copy each
-    first = [int(table[:, PHASE].min()) for table in tables]
-    by_stage = dict(zip(stages, tables, strict=True))
-    ops = list(main_function(module).body.block.ops)
-    nodes = timings(ops, ctx.arch, by_stage.__getitem__, ctx.store)
     goal = Goal(ctx.mapping.chosen_scheduler, ctx.mapping.objective, ctx.mapping.power_cap_mw)
+    together = fit_together(list(zip(stages, tables, strict=True)), ctx.arch)
+    if not together and not ctx.arch.chip.allow_writes:
+        return  # does not fit: segment-stages says by how much with one copy each
+    by_stage = dict(zip(stages, tables, strict=True))
+    nodes = timings(list(main_function(module).body.block.ops), ctx.arch, by_stage.__getitem__, ctx.store)
     _check_power(costs, goal, ctx.arch)
-    floor = max(traffic(module, ctx.arch).values())
-    for phase in range(max(last) + 1):
-        members = [i for i in range(len(stages)) if first[i] <= phase <= last[i]]
-        if any(first[i] < last[i] for i in members):
-            continue  # a stage larger than the chip leaves the others of its phases what it does not fill
-        here = [stages[i] for i in members]
+    if together:
+        floor = max(traffic(module, ctx.arch).values())
+        latency = _Latency(nodes, stages, range(len(nodes)), rewrites=False)
+        strides = tuple(stride_of(stage) for stage in stages)
+        _choose(Problem(costs, strides, pinned, floor, latency), goal, stages, ctx.arch, share)
+        return
+    choices = {i: _choices(c) for i, c in enumerate(costs) if c is not None and i not in pinned}
+    contexts = max(ADDED_CONTEXTS, TIMES_CONTEXTS * max(map(len, tables)))
+    work = Work(stages, tables, nodes, ctx.arch, frames_of(module), choices, contexts)
+    decided = best(work)[0] if goal.scheduler == "cimc" else greedy(work)
+    for members, here in segments_of(work, decided):
+        # Stages larger than the chip are in no segment, and leave the others of their phases what they do not fill.
+        number = {i: n for n, i in enumerate(members)}
         problem = Problem(
             tuple(costs[i] for i in members),
-            tuple(stride_of(stage) for stage in here),
-            {members.index(i): n for i, n in pinned.items() if i in members},
-            floor if max(last) == 0 else Fraction(0),
-            _Latency(nodes, here, phase),
-            max(last) > 0,
+            tuple(stride_of(stages[i]) for i in members),
+            {number[i]: n for i, n in pinned.items() if i in number},
+            Fraction(0),
+            _Latency(nodes, [stages[i] for i in members], here, rewrites=True),
+            _Paying(work, here, number),
         )
         if any(problem.stages):
-            _choose(problem, goal, here, ctx.arch, share)
+            _choose(problem, goal, [stages[i] for i in members], ctx.arch, share)
+
+
+@dataclass(frozen=True)
+class _Paying:
+    """The copies of a segment that are worth their writes, as a function of the crossbars there are."""
+
+    work: Work
+    nodes: Sequence[int]
+    number: Mapping[int, int]
+    """Of every stage in the segment."""
+
+    def __call__(self, crossbars: int) -> dict[int, int]:
+        """Copies by the stage's number in the segment."""
+        found = copies_that_pay(self.work, self.nodes, crossbars)
+        return {self.number[self.work.stage_of[node]]: n for node, n in found.items()}
+
+
+def _choices(cost: StageCost) -> Choices:
+    copies, cycles = np.array(cost.ways, np.int64).T
+    return Choices(copies, cycles, cost.room, cost.contexts)
 
 
 def _with_unfilled(
@@ -139,9 +167,11 @@ def _choose(problem: Problem, goal: Goal, stages: Sequence[StageOp], arch: Any, 
 class _Latency:
     """The estimate of a phase's cycles as a function of the copies of its stages."""
 
-    def __init__(self, nodes: Sequence[Timing], stages: Sequence[StageOp], phase: int):
-        numbers = {node.op: i for i, node in enumerate(nodes) if node.phase == phase}
-        self._nodes, self._phase = list(nodes), phase
+    def __init__(
+        self, nodes: Sequence[Timing], stages: Sequence[StageOp], members: Sequence[int], *, rewrites: bool
+    ):
+        numbers = {node.op: i for i, node in enumerate(nodes)}
+        self._nodes, self._members, self._rewrites = list(nodes), members, rewrites
         self._numbers = [numbers[stage] for stage in stages]
         self._known: dict[tuple[int, int], Timing] = {}
 
@@ -153,7 +183,7 @@ class _Latency:
             if (i, n) not in self._known:
                 self._known[i, n] = nodes[number].dealt(n)
             nodes[number] = self._known[i, n]
-        return span(nodes, self._phase)
+        return span(nodes, self._members, rewrites=self._rewrites)
 
 
 def _check_power(costs: Sequence[StageCost | None], goal: Goal, arch: Any) -> None:

@@ -142,7 +142,7 @@ def test_models_larger_than_the_chip_are_scheduled_by_phase(compiled: Compile) -
     )
     artifact = compiled(tiny, scheduler="cimc")
     least = compiled(tiny, scheduler="none")
-    assert artifact.report["utilisation"]["phases"] == least.report["utilisation"]["phases"] > 1
+    assert artifact.report["utilisation"]["phases"] >= least.report["utilisation"]["phases"] > 1
     assert max(n for n, _ in copies_and_costs(artifact)) > 1
     assert artifact.simulate(images=1).latency_cycles < least.simulate(images=1).latency_cycles
     one = {"x": IMAGES["x"][:1]}

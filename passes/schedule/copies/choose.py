@@ -51,8 +51,9 @@ class Problem:
     """Interval that something other than the arrays needs."""
     latency: Callable[[Mapping[int, int]], int]
     """The estimate of an image's cycles with copies of some stages, the others as they are."""
-    rewrites: bool = False
-    """Whether the stages' weights are written for every image, so that copies cost time and the latency is all."""
+    paying: Callable[[int], Mapping[int, int]] | None = None
+    """Copies worth their writes with so many crossbars, where the stages' weights are written for every image; there
+    the latency is all."""
 
     @property
     def free(self) -> dict[int, StageCost]:
@@ -126,8 +127,10 @@ def _copies(problem: Problem, goal: Goal, crossbars: int, arch: Any) -> Copies |
 def _ours(problem: Problem, goal: Goal, limits: Limits, arch: Any) -> Copies | None:
     """The start of our schedule: what the objective asks of the interval."""
     free = problem.free
-    if problem.rewrites:
-        return dict.fromkeys(free, 1)
+    if problem.paying is not None:
+        paying = problem.paying(limits.crossbars)
+        chosen = {i: paying.get(i, 1) for i in free}
+        return chosen if limits.allow(free, chosen) else dict.fromkeys(free, 1)
     named = (c.interval(problem.pinned[i]) for i, c in enumerate(problem.stages) if c and i in problem.pinned)
     floor = max(problem.floor, *(Fraction(n) for n in named), Fraction(0))
     if goal.objective == "energy":
@@ -147,12 +150,12 @@ def _quicker(
     fits: Callable[[Sequence[int]], bool],
 ) -> tuple[int, ...]:
     """``chosen`` with the moves that shorten the latency, where the goal asks for them and they fit."""
-    rounds = ROUNDS["latency"] if problem.rewrites else ROUNDS.get(goal.objective, 0)
+    rounds = ROUNDS["latency"] if problem.paying is not None else ROUNDS.get(goal.objective, 0)
     start = problem.complete(chosen)
     if goal.scheduler != "cimc" or not chosen or not rounds:
         return start
     free, limits = problem.free, _limits(problem, goal, crossbars, arch)
-    keep = chosen if goal.objective == "throughput" and not problem.rewrites else dict.fromkeys(free, 1)
+    keep = chosen if goal.objective == "throughput" and problem.paying is None else dict.fromkeys(free, 1)
     taken = ceil(sum(cost.room * chosen[i] for i, cost in free.items()))
     spare = max(0, limits.crossbars - taken)
     for quarters in (4, 3, 2, 1):

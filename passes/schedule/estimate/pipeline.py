@@ -39,23 +39,25 @@ def pipeline(nodes: Sequence[Timing]) -> list[Rows]:
     done: dict[int, Rows] = {}
     begin = 0
     for phase in sorted({node.phase for node in nodes}):
-        done |= _phase(nodes, phase, begin)
+        members = [number for number, node in enumerate(nodes) if node.phase == phase]
+        done |= _phase(nodes, members, begin, rewrites=any(node.phase for node in nodes))
         begin = BARRIER + max(int(rows.sent[-1]) for rows in done.values())
     return [done[number] for number in range(len(nodes))]
 
 
-def span(nodes: Sequence[Timing], phase: int) -> int:
-    """Cycles of one phase of an image, the writes of its weights included where there are several."""
-    return max(int(rows.sent[-1]) for rows in _phase(nodes, phase, 0).values())
+def span(nodes: Sequence[Timing], members: Sequence[int], *, rewrites: bool) -> int:
+    """Cycles in which the nodes numbered ``members``, in order, make the rows of one image.
+
+    Rows of other nodes are there when they begin; ``rewrites``: their weights are written first.
+    """
+    return max(int(rows.sent[-1]) for rows in _phase(nodes, members, 0, rewrites=rewrites).values())
 
 
-def _phase(nodes: Sequence[Timing], phase: int, begin: int) -> dict[int, Rows]:
+def _phase(nodes: Sequence[Timing], members: Sequence[int], begin: int, *, rewrites: bool) -> dict[int, Rows]:
     done: dict[int, Rows] = {}
-    rewrites = any(node.phase for node in nodes)
     loaded = begin
-    for number, node in enumerate(nodes):
-        if node.phase != phase:
-            continue
+    for number in members:
+        node = nodes[number]
         if rewrites:
             loaded += node.load
         programmed = loaded + node.write if rewrites and node.arrays is not None else begin

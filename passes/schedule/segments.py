@@ -1,0 +1,394 @@
+"""Where to cut a model that is larger than the chip into phases: dynamic programming over cut points.
+
+With stages in order, ``L[m] = min over i of L[i] + T(i, m)``, where ``T`` is the estimate of the segment of stages i to
+m - 1 on the whole chip: its weights written, rows of earlier segments sent again, copies that pay for their writes. A
+stage larger than the chip cannot be a segment; it fills what the segment before it leaves, then phases of its own, and
+its last phase is open to the stages behind it. So the states of the search are open phases, not only cut points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cimc.dialects.cim import StageOp
+from cimc.passes.place.network import COLUMNS
+from cimc.passes.schedule.estimate.nodes import Timing
+from cimc.passes.schedule.estimate.pipeline import BARRIER, span
+from cimc.passes.schedule.packing import Need, Room, Table, needs_of, order_of_cut
+
+OPEN = 8
+"""Open phases kept between two stages: those with the fewest cycles so far. The greedy one is kept beside them."""
+
+CUT_FROM = 2
+"""Open phases, of those, that an operator larger than the chip may begin in; the others would differ little."""
+
+WAITING = 0.75
+"""Share of the global buffer that rows which wait for later phases may take; its rest are rows under way."""
+
+_K0, _K1, _N0, _N1 = map(COLUMNS.index, ("k0", "k1", "n0", "n1"))
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Useful numbers of copies of an array stage, ascending, with the cycles of an image, descending."""
+
+    copies: npt.NDArray[np.int64]
+    cycles: npt.NDArray[np.int64]
+    crossbars: float
+    """Of a copy."""
+    contexts: int
+    """Of a copy."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the search decides on."""
+
+    stages: Sequence[StageOp]
+    tables: Sequence[Table]
+    nodes: Sequence[Timing]
+    """Of the model in one phase, chip operations included."""
+    arch: Any
+    frames: int = 1
+    """Of a call: they share what is written."""
+    choices: Mapping[int, Choices] = field(default_factory=dict[int, Choices])
+    """Of the stages that spare crossbars may be given to, by number; none where copies are decided."""
+    added_contexts: int = 0
+    """Contexts that copies may add in a phase."""
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """The node of every stage."""
+        of = {node.op: number for number, node in enumerate(self.nodes)}
+        return [of[stage] for stage in self.stages]
+
+    @cached_property
+    def stage_of(self) -> dict[int, int]:
+        """The stage of a node."""
+        return {node: stage for stage, node in enumerate(self.numbers)}
+
+    @cached_property
+    def behind(self) -> list[tuple[int, ...]]:
+        """Operations of the chip between a stage and the next, for -1 those before the first, as the last entry."""
+        found: list[list[int]] = [[] for _ in range(len(self.stages) + 1)]
+        stage = -1
+        for number in range(len(self.nodes)):
+            if number in self.stage_of:
+                stage = self.stage_of[number]
+            else:
+                found[stage].append(number)
+        return [tuple(numbers) for numbers in found]
+
+    @cached_property
+    def last_use(self) -> list[int]:
+        """The last node that takes rows of a node; itself without any."""
+        found = list(range(len(self.nodes)))
+        for number, node in enumerate(self.nodes):
+            for edge in node.edges:
+                found[edge.source] = max(found[edge.source], number)
+        return found
+
+    @cached_property
+    def waiting(self) -> list[int]:
+        """Bytes that wait in the global buffer when a phase begins with a stage, by the stage's number."""
+        width = float(self.arch.chip.global_buffer_bytes_per_cycle)
+        found: list[int] = []
+        for first in self.numbers:
+            alive = (n for n in range(first) if self.last_use[n] >= first)
+            found.append(
+                int(sum(self.nodes[n].rows * self.nodes[n].row * width for n in alive)) * self.frames
+            )
+        return found
+
+    @cached_property
+    def needs(self) -> list[list[Need]]:
+        """Crossbars and bytes of the contexts of every stage."""
+        return [needs_of(s, t, self.arch) for s, t in zip(self.stages, self.tables, strict=True)]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A node of a phase; ``load``: cycles in which its weights leave the global buffer, those of its part there."""
+
+    node: int
+    load: int
+
+
+@dataclass(frozen=True, eq=False)
+class Open:
+    """Phases so far: ``closed`` cycles of those that are over, and one that may still get stages."""
+
+    phase: int
+    closed: int
+    cycles: int
+    """Of the open phase."""
+    members: tuple[Member, ...]
+    room: Room
+    first: int
+    """Stage the open phase begins with."""
+    greedy: bool
+    before: Open | None = None
+    decided: tuple[int, ...] = ()
+    """Phases of the contexts of the last stage; one number for all of them."""
+
+    @property
+    def total(self) -> int:
+        """Cycles of all phases."""
+        return self.closed + self.cycles
+
+
+def greedy(work: Work) -> list[Table]:
+    """Phases of the contexts of every stage: a stage joins the open phase if it fits, else it begins one."""
+    room, phase = Room.empty(work.arch), 0
+    found: list[Table] = []
+    for needs, table, stage in zip(work.needs, work.tables, work.stages, strict=True):
+        joined = room.put(needs)
+        if joined is None and not room.untouched:
+            phase, room = phase + 1, Room.empty(work.arch)
+            joined = room.put(needs)
+        if joined is None:
+            offsets, room = _cut(room, needs, table, stage)
+            found.append(phase + offsets)
+            phase += int(offsets.max())
+            continue
+        room = joined
+        found.append(np.full(len(table), phase, np.int64))
+    return found
+
+
+def best(work: Work) -> tuple[list[Table], int]:
+    """Phases of the contexts of every stage with the fewest estimated cycles, and these; never more than ``greedy``'s.
+
+    Exact as long as no more than ``OPEN`` open phases are worth keeping between two stages (a test compares with all
+    ways to cut).
+    """
+    search = _Search(work)
+    states = [search.start()]
+    for number in range(len(work.stages)):
+        states = _kept(list(search.extended(states, number)))
+    end = min(states, key=lambda state: state.total)
+    return _decisions(end, work), end.total
+
+
+def segments_of(work: Work, decided: Sequence[Table]) -> list[tuple[list[int], list[int]]]:
+    """Stages and nodes, chip operations with them, of every phase that no stage larger than the chip has a part in."""
+    phase = [0] * len(work.nodes)
+    cut: set[int] = set()
+    for number, node in enumerate(work.nodes):
+        stage = work.stage_of.get(number)
+        if stage is None:
+            phase[number] = max((phase[edge.source] for edge in node.edges), default=0)
+            continue
+        phase[number] = int(decided[stage].max())
+        if int(decided[stage].min()) < phase[number]:
+            cut |= set(decided[stage].tolist())
+    found: list[tuple[list[int], list[int]]] = []
+    for one in sorted(set(phase) - cut):
+        here = [number for number in range(len(phase)) if phase[number] == one]
+        found.append(([work.stage_of[n] for n in here if n in work.stage_of], here))
+    return found
+
+
+def _kept(states: list[Open]) -> list[Open]:
+    """The cheapest of the states that begin their open phase alike, and of these the cheapest."""
+    ordered = sorted(states, key=lambda state: state.total)
+    seen: dict[tuple[int, int], Open] = {}
+    for state in ordered:
+        seen.setdefault((state.first, state.room.crossbars), state)
+    kept = list(seen.values())[:OPEN]
+    return kept if any(state.greedy for state in kept) else [*kept, next(s for s in ordered if s.greedy)]
+
+
+def _decisions(end: Open, work: Work) -> list[Table]:
+    found: list[Table] = []
+    state: Open | None = end
+    for table in reversed(work.tables):
+        assert state is not None
+        phases = np.array(state.decided, np.int64)
+        found.append(np.full(len(table), phases[0]) if len(phases) == 1 else phases)
+        state = state.before
+    return found[::-1]
+
+
+def _cut(room: Room, needs: list[Need], table: Table, stage: StageOp) -> tuple[Table, Room]:
+    """Phases of the contexts of an operator larger than the chip, counted from the one that ``room`` is of."""
+    order = order_of_cut(table)
+    phases, left = room.cut([needs[i] for i in order], stage.label.data)
+    offsets = np.empty(len(order), np.int64)
+    offsets[order] = phases
+    return offsets, left
+
+
+@dataclass
+class _Search:
+    """Extends open phases by a stage; estimates of the same phase are made once."""
+
+    work: Work
+    known: dict[tuple[Member, ...], int] = field(default_factory=dict[tuple[Member, ...], int])
+
+    def start(self) -> Open:
+        """Nothing but the inputs."""
+        members = tuple(Member(n, 0) for n in self.work.behind[-1])
+        return Open(0, 0, 0, members, Room.empty(self.work.arch), 0, greedy=True)
+
+    def extended(self, states: Sequence[Open], stage: int) -> Iterator[Open]:
+        """All states behind ``stage``."""
+        needs = self.work.needs[stage]
+        joined = {id(state): state.room.put(needs) for state in states}
+        for state in states:
+            room = joined[id(state)]
+            if room is not None:
+                yield self._joined(state, stage, room)
+        whole = Room.empty(self.work.arch).put(needs)
+        if whole is None:
+            yield from self._cut(states, stage)
+            return
+        for state in self._may_close(states, stage):
+            if not state.room.untouched:
+                fresh = self._next(state, stage, greedy=joined[id(state)] is None)
+                yield self._joined(fresh, stage, whole)
+
+    def _may_close(self, states: Sequence[Open], stage: int) -> list[Open]:
+        """States behind which a phase may begin with ``stage``: the cheapest whose waiting rows have room, and the
+        greedy one."""
+        size = self.work.arch.chip.global_buffer_bytes * WAITING
+        waits = self.work.waiting
+        able = [s for s in states if waits[stage] + (waits[s.first] if s.phase else 0) <= size]
+        chosen = [min(able, key=lambda s: s.total)] if able else []
+        return chosen + [s for s in states if s.greedy and s not in chosen]
+
+    def _next(self, state: Open, stage: int, *, greedy: bool) -> Open:
+        """A phase behind ``state``."""
+        return replace(
+            state,
+            phase=state.phase + 1,
+            closed=state.total + BARRIER,
+            cycles=0,
+            members=(),
+            room=Room.empty(self.work.arch),
+            first=stage,
+            greedy=state.greedy and greedy,
+        )
+
+    def _joined(self, state: Open, stage: int, room: Room) -> Open:
+        """``state`` with a whole stage in its open phase."""
+        node = self.work.numbers[stage]
+        members = self._with_chip((*state.members, Member(node, self.work.nodes[node].load)), stage)
+        return replace(
+            state,
+            cycles=self.cycles(members),
+            members=members,
+            room=room,
+            before=state,
+            decided=(state.phase,),
+        )
+
+    def _with_chip(self, members: tuple[Member, ...], stage: int) -> tuple[Member, ...]:
+        """With the operations of the chip behind ``stage`` that take rows of a member."""
+        here = {member.node for member in members}
+        for number in self.work.behind[stage]:
+            if any(edge.source in here for edge in self.work.nodes[number].edges):
+                here.add(number)
+                members = (*members, Member(number, 0))
+        return members
+
+    def _cut(self, states: Sequence[Open], stage: int) -> Iterator[Open]:
+        """States behind an operator larger than the chip: it begins in an open phase, or in one of its own."""
+        for state in sorted(states, key=lambda s: s.total)[:CUT_FROM]:
+            yield self._cut_from(replace(state, greedy=False), stage)
+        for state in self._may_close(states, stage):
+            fresh = state if state.room.untouched else self._next(state, stage, greedy=True)
+            yield self._cut_from(fresh, stage)
+
+    def _cut_from(self, state: Open, stage: int) -> Open:
+        work, table, node = self.work, self.work.tables[stage], self.work.numbers[stage]
+        offsets, room = _cut(state.room, work.needs[stage], table, work.stages[stage])
+        weights = (table[:, _K1] - table[:, _K0]) * (table[:, _N1] - table[:, _N0])
+        shares = np.bincount(offsets, weights) / weights.sum()
+        loads = [round(work.nodes[node].load * share) for share in shares.tolist()]
+        closed, members = state.closed, state.members
+        for load in loads[:-1]:
+            members = (*members, Member(node, load)) if load else members
+            closed += self.cycles(members) + BARRIER
+            members = ()
+        members = self._with_chip((*members, Member(node, loads[-1])), stage)
+        return replace(
+            state,
+            phase=state.phase + len(loads) - 1,
+            closed=closed,
+            cycles=self.cycles(members),
+            members=members,
+            room=room,
+            first=stage,
+            before=state,
+            decided=tuple((state.phase + offsets).tolist()),
+        )
+
+    def cycles(self, members: tuple[Member, ...]) -> int:
+        """Of a phase, with the copies that pay in it."""
+        if members not in self.known:
+            self.known[members] = phase_cycles(self.work, members)
+        return self.known[members]
+
+
+def phase_cycles(work: Work, members: Sequence[Member]) -> int:
+    """The estimate of a phase: its weights are written, its frames follow each other.
+
+    Not below what the global buffer's port carries: weights, rows of earlier phases, rows for later ones.
+    """
+    nodes = list(work.nodes)
+    here = [member.node for member in members]
+    partial = False
+    for member in members:
+        if member.load != nodes[member.node].load:
+            partial = True
+            nodes[member.node] = replace(nodes[member.node], load=member.load)
+    if not partial:
+        for number, copies in copies_that_pay(work, here).items():
+            if copies > 1:
+                nodes[number] = nodes[number].dealt(copies)
+    alone = span(nodes, here, rewrites=True)
+    between = max((nodes[n].between * nodes[n].rows for n in here), default=0)
+    slowest = max((-(-nodes[n].rows // nodes[n].copies) * nodes[n].turn for n in here), default=0)
+    inside = set(here)
+    given = {edge.source for n in here for edge in nodes[n].edges} - inside
+    kept = [n for n in here if work.last_use[n] not in inside and work.last_use[n] > max(here)]
+    moved = sum(nodes[n].rows * nodes[n].row for n in (*given, *kept))
+    loads = sum(nodes[n].load for n in here)
+    return max(alone + (work.frames - 1) * max(between, slowest), loads + work.frames * moved)
+
+
+def copies_that_pay(work: Work, members: Sequence[int], crossbars: int | None = None) -> dict[int, int]:
+    """Copies by node for which the slowest stage's cycles and the writes of all copies add up to least.
+
+    ``crossbars``: of all copies; absent, those of the chip.
+    """
+    given = [(n, work.choices[work.stage_of[n]]) for n in members if work.stage_of.get(n) in work.choices]
+    if not given:
+        return {}
+    values = np.unique(np.concatenate([choices.cycles for _, choices in given]))
+    values = values[values >= max(int(choices.cycles[-1]) for _, choices in given)]
+    taken, contexts, writes, slowest = np.zeros((4, len(values)))
+    each = sum(len(work.tables[work.stage_of[n]]) for n in members if n in work.stage_of)
+    copies: list[Table] = []
+    for node, choices in given:
+        at = len(choices.cycles) - np.searchsorted(choices.cycles[::-1], values, side="right")
+        copies.append(choices.copies[at])
+        slowest = np.maximum(slowest, choices.cycles[at])
+        taken += copies[-1] * choices.crossbars
+        contexts += (copies[-1] - 1) * choices.contexts
+        writes += copies[-1] * work.nodes[node].load
+    supply = crossbars if crossbars is not None else work.arch.chip.cores * work.arch.core.crossbars
+    cost = slowest * work.frames + writes
+    most = min(work.added_contexts, work.arch.chip.cores * work.arch.core.contexts - each)
+    cost[(taken > supply) | (contexts > most)] = np.inf
+    at = int(cost.argmin())
+    if not np.isfinite(cost[at]):
+        return {}
+    return {node: int(n[at]) for (node, _), n in zip(given, copies, strict=True)}
