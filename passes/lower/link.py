@@ -12,7 +12,6 @@ import numpy.typing as npt
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.ir import Operation, SSAValue
 
-from cimc.diagnostics import DoesNotFitError
 from cimc.dialects.cim import StageOp
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph_types import shape_of
@@ -52,6 +51,8 @@ class Linked:
     """Keys of the weight matrices in the store, in the order of the weight image."""
     host_models: tuple[str, ...]
     """Keys of the host operators' models in the store."""
+    global_bytes: int
+    """Of the global buffer, up to the end of the last buffer of any phase."""
 
 
 def link(
@@ -98,7 +99,6 @@ class _Linker:
                 spec.core, self.code[number], node=self.builder.name(node.label), phase=spec.phase
             )
         self._rings()
-        self._check_global_buffer()
         self._order_phases()
         for number, spec in enumerate(self.network.contexts):
             self._routes(number, spec)
@@ -110,18 +110,8 @@ class _Linker:
             np.array(self.ring_buffers, np.int64),
             program.weights,
             tuple(self.host_models),
+            self.memory.end(CHIP),
         )
-
-    def _check_global_buffer(self) -> None:
-        """Buffers of different phases may leave gaps that none of them fits into, which placing cannot foresee."""
-        assert self.ctx.arch is not None
-        taken, size = self.memory.end(CHIP), self.ctx.arch.chip.global_buffer_bytes
-        if taken > size:
-            raise DoesNotFitError(
-                f"rows, whole frames and spills of {self.phases} phases take {taken} bytes of the global buffer, gaps "
-                f"between them included, {self.ctx.arch.name} has {size} (chip.global_buffer_bytes); use a larger "
-                "machine, or fewer phases or frames"
-            )
 
     def _order_phases(self) -> None:
         """Between two phases a chip context waits for all contexts of the first and lets those of the second go."""
