@@ -310,6 +310,11 @@ class SetReader:
         self.macs = sum((p.last - p.first) * (p.tile.n1 - p.tile.n0) for p in pieces) // array_set.groups
         """Multiply-accumulates of one window: rows used times columns used, of their own group only."""
 
+    def current(self) -> list[_Block]:
+        """The products with the cells as they are now; one object for equal cells."""
+        self._refresh()
+        return self._blocks
+
     def read(self, qx: Integers) -> npt.NDArray[np.int64]:
         """Windows ``qx`` (M, K) times the cells: int64 (M, N) in units of 2^-F; columns not read are 0."""
         self._check(qx)

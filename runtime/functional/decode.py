@@ -97,6 +97,13 @@ def decode(rows: list[Row], frame: Frame, shared: Machinery, waiter: Waiter) -> 
     return Code(rows, steps, tallies)
 
 
+def bind_alone(
+    number: int, rows: list[Row], frame: Frame, shared: Machinery, waiter: Waiter
+) -> tuple[Step, tuple[Tally, ...]]:
+    """Row ``number`` of a body whose loops are known to nest; ``frame`` stands at its depth."""
+    return _bind(number, rows, frame, shared, waiter, [])
+
+
 def place(name: str, number: int, row: Row) -> str:
     """How messages name an instruction."""
     return f"node '{name}', instruction {number} ({Opcode(row.opcode).name.lower()})"

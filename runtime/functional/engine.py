@@ -20,15 +20,13 @@ from cimc.runtime.functional.converters import ConverterCount
 from cimc.runtime.functional.decode import HALTED, Code, Machinery, decode, place
 from cimc.runtime.functional.fields import Frame, ProgramRows
 from cimc.runtime.functional.hosts import HostSessions, Loader
-from cimc.runtime.functional.memory import Buffer, Ring, make_buffers
+from cimc.runtime.functional.memory import Memory, Ring
 from cimc.runtime.functional.moves import Switchboard, events_of, taps_by_index
 from cimc.runtime.functional.problems import DeadlockError, ExecutionError
 from cimc.runtime.functional.reads import ReadBinder
+from cimc.runtime.functional.rounds import NAMED, Rounds
 from cimc.runtime.functional.tensors import HostTensor, empty_tensor, host_tensors
 from cimc.runtime.program.tables import LEVELS, IoTensor, Program
-
-_NAMED = 8
-"""Blocked contexts that a deadlock message names."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Stream:
         return self.contexts[self.phase]
 
 
-class Run:
+class Walk:
     """One execution: memory, crossbars, streams, and what they count."""
 
     def __init__(
@@ -90,15 +88,14 @@ class Run:
         taps: dict[str, HostTensor],
         loader: Loader | None,
         *,
-        walk: bool,
         count_converters: bool,
     ):
         self.program = program
         self.rows = ProgramRows(program)
-        self.buffers: list[Buffer] = make_buffers(program)
+        self.buffers = Memory(program).buffers
         self.ready: deque[Stream] = deque()
         self.streams = _streams(program)
-        self.counts: dict[int, list[int]] = {}
+        self._counts: dict[int, list[int]] = {}
         board = Switchboard(program, self.buffers, self._wake, events_of(program))
         self.reads = ReadBinder(Arrays(program, weights), count_converters)
         self._shared = Machinery(
@@ -108,7 +105,7 @@ class Run:
             tensors,
             taps_by_index(program, taps),
             frames,
-            walk,
+            walk=True,
         )
         contexts = program["contexts"]
         self._body: list[int] = contexts["body"].tolist()
@@ -127,6 +124,10 @@ class Run:
         blocked = [stream for stream in self.streams if stream.code]
         if blocked:
             raise DeadlockError(self._deadlock(blocked))
+
+    def counts(self) -> dict[int, list[int]]:
+        """Executed instructions and multiply-accumulates by node."""
+        return self._counts
 
     def _wake(self, waiter: Any) -> None:
         self.ready.append(waiter)
@@ -175,7 +176,7 @@ class Run:
         assert stream.code is not None
         for hits, tallies in zip(stream.hits, stream.code.tallies, strict=True):
             for tally in tallies:
-                total = self.counts.setdefault(tally.node, [0, 0])
+                total = self._counts.setdefault(tally.node, [0, 0])
                 total[0] += hits * tally.instructions
                 total[1] += hits * tally.macs
 
@@ -190,7 +191,7 @@ class Run:
         return f"{self._context_name(stream.context)}, {place(name, at, row)}"
 
     def _deadlock(self, blocked: list[Stream]) -> str:
-        lines = [f"{self._place(s, s.at)} waits for {s.reason}" for s in blocked[:_NAMED]]
+        lines = [f"{self._place(s, s.at)} waits for {s.reason}" for s in blocked[:NAMED]]
         more = len(blocked) - len(lines)
         return (
             f"{len(blocked)} of {len(self.streams)} contexts are left and none can go on; deepen the ring that "
@@ -227,14 +228,15 @@ def run_program(
         raise UsageError(f"the weight image lacks {', '.join(missing)}", where="weights")
     tensors, frames = host_tensors(program, inputs)
     tapped = _tapped(program, taps, frames)
-    run = Run(program, weights, tensors, frames, tapped, hosts, walk=walk, count_converters=count_converters)
+    given = (program, weights, tensors, frames, tapped, hosts)
+    run = (Walk if walk else Rounds)(*given, count_converters=count_converters)
     run.execute()
     outputs = {tensor.io.name: tensor for tensor in tensors if tensor.io.direction == "out"}
     for tensor in (*outputs.values(), *tapped.values()):
         tensor.complete()
     nodes = {
         program.name_of(node): NodeCount(instructions, macs)
-        for node, (instructions, macs) in sorted(run.counts.items())
+        for node, (instructions, macs) in sorted(run.counts().items())
     }
     return FunctionalResult(
         outputs={name: tensor.data for name, tensor in outputs.items()},

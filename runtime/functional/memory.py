@@ -12,26 +12,49 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cimc.runtime.functional import layout as y
+from cimc.runtime.functional.layout import Int
 from cimc.runtime.functional.problems import BoundsError, OverlapError, RingError, UnwrittenError
 from cimc.runtime.program.opcodes import BufferKind, Element
 from cimc.runtime.program.tables import Program
 
 Vector = npt.NDArray[Any]
 
+ALIGNMENT = 64
+"""Bytes of a cache line: buffers begin there."""
+
+_COLUMNS = (
+    (y.ELEMENT, "element"),
+    (y.SLOTS, "slots"),
+    (y.PITCH, "pitch"),
+    (y.CHANNELS, "channels"),
+    (y.FIRST, "first"),
+    (y.LAST, "last"),
+    (y.PERIOD, "period"),
+    (y.ADVANCE, "advance"),
+    (y.PLACES, "places"),
+    (y.TOP, "top"),
+    (y.BOTTOM, "bottom"),
+    (y.FILL, "fill"),
+    (y.PAD, "pad"),
+)
+"""Records that are columns of the program's table."""
+
 
 class Buffer:
-    """A buffer that is not a ring: ``slots`` x ``pitch`` elements, a row lives in slot ``row mod slots``."""
+    """A buffer that is not a ring: ``slots`` x ``pitch`` elements, a row lives in slot ``row mod slots``.
 
-    def __init__(self, number: int, kind: BufferKind, element: Element, slots: int, pitch: int):
+    ``low`` and ``high`` are the hull of what was written to each slot.
+    """
+
+    def __init__(self, number: int, kind: BufferKind, data: Vector, low: Vector, high: Vector):
         self.number = number
         self.kind = kind
-        self.slots = slots
-        self.pitch = pitch
-        self.data: Vector = np.zeros((slots, pitch), element.dtype)
-        self.low = [pitch] * slots
-        self.high = [0] * slots
-        if kind is BufferKind.STATE:  # survives between runs: its content is defined
-            self.low, self.high = [0] * slots, [pitch] * slots
+        self.data = data
+        self.slots, self.pitch = data.shape
+        self.low, self.high = low, high
+        defined = kind in (BufferKind.STATE, BufferKind.RING)  # survives between runs; padding
+        low[:], high[:] = (0, self.pitch) if defined else (self.pitch, 0)
 
     @property
     def label(self) -> str:
@@ -82,26 +105,33 @@ class Buffer:
 class Ring(Buffer):
     """A ring: row 0 is the oldest place held. Places are numbered over the whole run."""
 
-    def __init__(self, number: int, element: Element, slots: int, pitch: int, fields: dict[str, int]):
-        super().__init__(number, BufferKind.RING, element, slots, pitch)
-        self.first = fields["first"]
-        self.last = fields["last"]
-        self.period = fields["period"]
-        self.advance = fields["advance"]
-        self.places = fields["places"]
-        self.top = fields["top"]
-        self.bottom = fields["bottom"]
-        self.fill = fields["fill"]
-        self.channels = fields["channels"]
-        self.pad: Any = fields["pad"]
-        if element is Element.F32:
-            self.pad = np.array(self.pad, np.int64).astype(np.int32).view(np.float32)[()]
-        self.data[:] = self.pad
-        self.low, self.high = [0] * slots, [pitch] * slots
-        self.freed = 0
-        self.received = 0
-        self.filled = [0] * slots
-        self.most_held = 0
+    def __init__(self, number: int, data: Vector, slots: Int, record: Int, channels: int):
+        super().__init__(number, BufferKind.RING, data, slots[:, y.LOW], slots[:, y.HIGH])
+        self._record = record
+        geometry = (y.FIRST, y.LAST, y.PERIOD, y.ADVANCE, y.PLACES, y.TOP, y.BOTTOM, y.FILL)
+        self.first, self.last, self.period, self.advance, self.places, self.top, self.bottom, self.fill = (
+            int(record[at]) for at in geometry
+        )
+        self.channels = channels
+        self.pad: Any = record[y.PAD : y.PAD + 1].view(np.uint8)[: data.itemsize].view(data.dtype)[0]
+        if record[y.PAD]:
+            self.data[:] = self.pad
+        self.filled = slots[:, y.FILLED]
+
+    @property
+    def freed(self) -> int:
+        """Places given back so far."""
+        return int(self._record[y.FREED])
+
+    @property
+    def received(self) -> int:
+        """Places received so far."""
+        return int(self._record[y.RECEIVED])
+
+    @property
+    def most_held(self) -> int:
+        """Most places held at once."""
+        return int(self._record[y.MOST])
 
     @property
     def label(self) -> str:
@@ -156,8 +186,8 @@ class Ring(Buffer):
         for place in range(self.received, end):
             if self.is_padding(place):
                 self.data[place % self.slots] = self.pad
-        self.received = end
-        self.most_held = max(self.most_held, end - self.freed)
+        self._record[y.RECEIVED] = end
+        self._record[y.MOST] = max(self.most_held, end - self.freed)
         return True
 
     def is_padding(self, place: int) -> bool:
@@ -173,19 +203,40 @@ class Ring(Buffer):
             )
         for place in range(self.freed, self.freed + count):
             self.filled[place % self.slots] = 0
-        self.freed += count
+        self._record[y.FREED] += count
 
 
-def make_buffers(program: Program) -> list[Buffer]:
-    """All buffers of a program with their starting content."""
-    columns = {name: column.tolist() for name, column in program["buffers"].items()}
-    buffers: list[Buffer] = []
-    for number in range(program.count("buffers")):
-        fields = {name: column[number] for name, column in columns.items()}
-        kind, element = BufferKind(fields["kind"]), Element(fields["element"])
-        slots, pitch = fields["slots"], fields["pitch"]
-        if kind is BufferKind.RING:
-            buffers.append(Ring(number, element, slots, pitch, fields))
-        else:
-            buffers.append(Buffer(number, kind, element, slots, pitch))
-    return buffers
+class Memory:
+    """All memories of a program in one array of bytes, with the tables of ``layout.py`` beside it.
+
+    Buffers are views of their bytes and records, so that Python steps and the compiled loop share their state.
+    """
+
+    def __init__(self, program: Program):
+        table = program["buffers"]
+        element, slots, pitch = (table[name].astype(np.int64) for name in ("element", "slots", "pitch"))
+        item = np.array([kind.size_bytes for kind in Element], np.int64)[element]
+        sizes = -(-slots * pitch * item // ALIGNMENT) * ALIGNMENT
+        self.table: Int = np.zeros((len(element), y.BUFFER_WIDTH), np.int64)
+        for at, column in (
+            (y.DATA, np.cumsum(sizes) - sizes),
+            (y.ITEM, item),
+            (y.RING, table["kind"] == BufferKind.RING),
+            (y.FIRST_SLOT, np.cumsum(slots) - slots),
+            *((at, table[name]) for at, name in _COLUMNS),
+        ):
+            self.table[:, at] = column
+        self.table[:, [y.FOR_ROOM, y.FOR_ROWS]] = y.NOBODY
+        self.bytes: y.Bytes = np.zeros(int(sizes.sum()), np.uint8)
+        self.slots: Int = np.zeros((int(slots.sum()), y.SLOT_WIDTH), np.int64)
+        self.buffers = [self._buffer(number, kind) for number, kind in enumerate(table["kind"].tolist())]
+
+    def _buffer(self, number: int, kind: int) -> Buffer:
+        record = self.table[number]
+        data, slots, pitch, first = record[[y.DATA, y.SLOTS, y.PITCH, y.FIRST_SLOT]].tolist()
+        shape, dtype = (slots, pitch), Element(int(record[y.ELEMENT])).dtype
+        view = np.ndarray(shape, dtype, self.bytes, data)
+        states = self.slots[first : first + slots]
+        if kind == BufferKind.RING:
+            return Ring(number, view, states, record, int(record[y.CHANNELS]))
+        return Buffer(number, BufferKind(kind), view, states[:, y.LOW], states[:, y.HIGH])
