@@ -17,7 +17,7 @@ import numpy.typing as npt
 from cimc.artifact import Parts, parts_in_memory, parts_on_disk, write_artifact
 from cimc.backends.schema import Architecture
 from cimc.compiler import CompileOptions, build, choose_backend, read_mapping
-from cimc.diagnostics import UsageError
+from cimc.diagnostics import UsageError, raise_all
 from cimc.driver import Dumps
 from cimc.mapping_options import MappingOptions, replaced
 from cimc.results import RunResult
@@ -177,8 +177,10 @@ class Artifact:
             found = run_stream(self.program, self._parts.weights, given, taps, self._parts.host_model, walk)
             return self._unframed(found)
         if engine == "device":
-            return self._run_device(inputs, taps, device)
+            return self._unframed(self._run_device(self._framed(inputs), taps, device))
         module, ctx = self._parts.level(engine)
+        if engine == "mapped":
+            return self._unframed(run_level(engine, module, ctx, self._framed(inputs), taps))
         return run_level(engine, module, ctx, inputs, taps)
 
     def _run_device(
@@ -199,7 +201,19 @@ class Artifact:
         """Inputs with a leading frame extent; a model whose batch cannot be split is one frame."""
         if self._separable:
             return {name: np.asarray(array) for name, array in inputs.items()}
-        return {name: _one_frame(np.asarray(array)) for name, array in inputs.items()}
+        wanted = {io.name: io.shape for io in self.program.io if io.direction == "in"}
+        raise_all(
+            [
+                UsageError(
+                    f"input '{name}' has shape {np.shape(array)}; this model mixes the entries of its batch, so one "
+                    f"call takes one input, of shape {wanted[name]}"
+                )
+                for name, array in inputs.items()
+                if name in wanted and np.shape(array) not in (wanted[name], (1, *wanted[name]))
+            ]
+        )
+        arrays = {name: np.asarray(array) for name, array in inputs.items()}
+        return {name: a[None] if a.shape == wanted.get(name) else a for name, a in arrays.items()}
 
     def _unframed(self, found: RunResult) -> RunResult:
         if self._separable:
@@ -246,11 +260,6 @@ class Artifact:
         if trace is not None:
             write_trace(timing, trace)
         return timing
-
-
-def _one_frame(array: Array) -> Array:
-    """A leading extent of one frame; an extent of 1 that is there already is it."""
-    return array if array.ndim > 1 and array.shape[0] == 1 else array[None]
 
 
 __all__ = ["ENGINES", "Artifact", "RunResult", "Timing", "compile", "load"]

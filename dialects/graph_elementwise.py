@@ -27,7 +27,7 @@ UNARY: Mapping[str, int] = MappingProxyType(
 )
 """Functions of one value, and how many parameters each takes; ``runtime.numerics.unary`` defines them."""
 
-BINARY = ("add", "sub", "mul", "div", "pow", "max", "min", "prelu")
+BINARY = tuple("add sub mul div pow max min prelu less less_equal equal keep drop".split())
 """Functions of two values; ``runtime.numerics.binary`` defines them."""
 
 

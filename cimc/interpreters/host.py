@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from cimc.diagnostics import UnsupportedError
@@ -52,7 +53,9 @@ class HostRunner:
                 self._sessions[key] = open_session(model)
             session = self._sessions[key]
             names = [value.name for value in session.get_inputs()]
-            return session.run(None, dict(zip(names, inputs, strict=True)))
+            # onnxruntime gives scalars as numpy's own, and does not take those back.
+            given = (np.asarray(value) for value in inputs)
+            return session.run(None, dict(zip(names, given, strict=True)))
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
             reason = f"{op.op_type.data} fails on the host: {runtime_reason(error)}"
             raise UnsupportedError(located(op, reason)) from error

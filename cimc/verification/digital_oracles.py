@@ -72,6 +72,8 @@ _PAIRS: Mapping[str, str] = MappingProxyType(
         "prelu": "PRelu",
     }
 )
+_COMPARISONS = MappingProxyType({"less": "Less", "less_equal": "LessOrEqual", "equal": "Equal"})
+"""Operators whose booleans are our flags."""
 _REDUCTIONS = MappingProxyType(
     {f"reduce_{kind.lower()}": f"Reduce{kind}" for kind in ("Sum", "Mean", "Max", "Min")}
 )
@@ -79,12 +81,18 @@ _REDUCTIONS = MappingProxyType(
 
 @dataclass(frozen=True)
 class _Node:
-    """An ONNX node: its operator, attributes, and constants behind the operands (``first``: before them)."""
+    """An ONNX node: its operator, attributes, and constants behind the operands (``first``: before them).
+
+    ``flags``: its result is booleans, ours their numbers. ``chooses``: it is Where, of a flag, a value and zeros in the
+    order of ``chooses``.
+    """
 
     op_type: str
     attributes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     constants: Sequence[Array] = ()
     first: bool = False
+    flags: bool = False
+    chooses: tuple[str, ...] = ()
 
 
 def _window(op: MaxPoolOp | AveragePoolOp) -> dict[str, Any]:
@@ -112,9 +120,17 @@ def _unary(op: UnaryOp, store: WeightStore) -> _Node | None:
     return _Node(op_type, dict(zip(attributes, op.values, strict=True)))
 
 
-def _binary_constant(op: BinaryConstantOp, store: WeightStore) -> _Node:
-    constant = store.array(op.constant.key.data)
-    return _Node(_PAIRS[op.function.data], {}, [constant], first=op.swapped is not None)
+def _binary(op: BinaryOp | BinaryConstantOp, store: WeightStore) -> _Node:
+    held, first = [], False
+    if isinstance(op, BinaryConstantOp):
+        held, first = [store.array(op.constant.key.data)], op.swapped is not None
+    function = op.function.data
+    if function in _COMPARISONS:
+        return _Node(_COMPARISONS[function], {}, held, first, flags=True)
+    if function in ("keep", "drop"):
+        order = ("flag", "value", "zero") if function == "keep" else ("flag", "zero", "value")
+        return _Node("Where", {}, held, first, chooses=order)
+    return _Node(_PAIRS[function], {}, held, first)
 
 
 def _norm(op: NormOp, store: WeightStore) -> _Node:
@@ -138,8 +154,8 @@ _NODES: Mapping[type[Operation], Callable[[Any, WeightStore], _Node | None]] = M
         ConcatOp: lambda op, store: _Node("Concat", {"axis": op.axis.value.data}),
         SoftmaxOp: lambda op, store: _Node("Softmax", {"axis": op.axis.value.data}),
         UnaryOp: _unary,
-        BinaryOp: lambda op, store: _Node(_PAIRS[op.function.data]),
-        BinaryConstantOp: _binary_constant,
+        BinaryOp: _binary,
+        BinaryConstantOp: _binary,
         NormOp: _norm,
         ReduceOp: lambda op, store: _Node(
             _REDUCTIONS[op.function.data], {"keepdims": 1}, [np.array([-1], np.int64)]
@@ -178,7 +194,7 @@ def digital_error(op: Operation, operands: Sequence[Array], found: Array, store:
 
 
 def _by_onnxruntime(op: Operation, node: _Node, operands: Sequence[Array]) -> Array:
-    from onnx import ValueInfoProto, helper, numpy_helper
+    from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 
     stored: list[Any] = []
     nodes: list[Any] = []
@@ -204,7 +220,14 @@ def _by_onnxruntime(op: Operation, node: _Node, operands: Sequence[Array]) -> Ar
         inputs.append(name)
     constants = [constant(f"c{number}", array) for number, array in enumerate(node.constants)]
     inputs = [*constants, *inputs] if node.first else [*inputs, *constants]
-    nodes.append(helper.make_node(node.op_type, inputs, ["real"], **node.attributes))
+    if node.chooses:
+        nodes.append(helper.make_node("Cast", inputs[:1], ["flag"], to=TensorProto.BOOL))
+        given = {"flag": "flag", "value": inputs[1], "zero": constant("zero", np.zeros(1, np.float32))}
+        inputs = [given[part] for part in node.chooses]
+    result = "booleans" if node.flags else "real"
+    nodes.append(helper.make_node(node.op_type, inputs, [result], **node.attributes))
+    if node.flags:
+        nodes.append(helper.make_node("Cast", [result], ["real"], to=TensorProto.FLOAT))
     if quant_of(op.results[0]) is not None:
         nodes.append(helper.make_node("QuantizeLinear", ["real", *coded("y", op.results[0])], ["y"]))
     output = nodes[-1].output[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from xdsl.dialects.builtin import IntegerType, TensorType
+from xdsl.dialects.builtin import IntegerType, Signedness, TensorType
 from xdsl.ir import Attribute, BlockArgument, SSAValue
 
 from cimc.dialects.cim import DcomOp, RequantiseOp, StageOp, YieldOp
@@ -30,7 +30,10 @@ def element_of(type: Attribute) -> Element:
     if isinstance(element, QuantType):
         return Element.of(element.dtype)
     if isinstance(element, IntegerType):
-        return Element.of(np.dtype(f"int{max(8, element.width.data)}"))
+        unsigned, bits = element.signedness.data is Signedness.UNSIGNED, max(8, element.width.data)
+        if unsigned and bits > 16:  # only hosts compute with these; buffers have no unsigned words
+            return Element.I64
+        return Element.of(np.dtype(f"{'uint' if unsigned else 'int'}{bits}"))
     return Element.F32
 
 

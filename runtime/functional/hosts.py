@@ -25,6 +25,7 @@ Loader = Callable[[str], bytes]
 _TYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
+    "tensor(float16)": "float16",
     "tensor(bool)": "bool",
     "tensor(int8)": "int8",
     "tensor(uint8)": "uint8",
@@ -32,6 +33,8 @@ _TYPES = {
     "tensor(uint16)": "uint16",
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
+    "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
 }
 
 

@@ -27,9 +27,18 @@ BINARY: Mapping[str, Callable[[Real, Real], npt.NDArray[Any]]] = MappingProxyTyp
         "max": lambda a, b: np.maximum(a, b) + np.float32(0.0),
         "min": lambda a, b: np.minimum(a, b) + np.float32(0.0),
         "prelu": lambda a, b: np.where(a < 0, b * a, a),
+        "less": np.less,
+        "less_equal": np.less_equal,
+        "equal": np.equal,
+        "keep": lambda a, b: np.where(a != 0, b, np.float32(0.0)),
+        "drop": lambda a, b: np.where(a != 0, np.float32(0.0), b),
     }
 )
-"""The functions by name; ``prelu`` takes the slope second."""
+"""The functions by name; ``prelu`` takes the slope second.
+
+Comparisons give flags, 1 for true and 0 for false; ``keep`` and ``drop`` give ``b`` where the flag ``a`` is set, where
+it is not, and 0 elsewhere, whatever ``b`` is: no product with a flag would take an infinity away.
+"""
 
 
 def binary(function: str, a: Real, b: Real) -> Real:

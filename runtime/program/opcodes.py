@@ -111,6 +111,16 @@ class AluFunction(IntEnum):
     REDUCE_MIN = 62
     LOOKUP = 63
     MATMUL = 64
+    LESS = 65
+    LESS_EQUAL = 66
+    EQUAL = 67
+    KEEP = 68
+    DROP = 69
+    LESS_CONSTANT = 70
+    LESS_EQUAL_CONSTANT = 71
+    EQUAL_CONSTANT = 72
+    KEEP_CONSTANT = 73
+    DROP_CONSTANT = 74
 
 
 class BufferKind(IntEnum):

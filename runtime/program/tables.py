@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-FORMAT_VERSION = (1, 1)
+FORMAT_VERSION = (1, 2)
 """Major and minor version of the program format and the instruction set. Readers reject a newer major."""
 
 NONE = -1

@@ -87,6 +87,9 @@ def test_functions_of_one_value(name: str) -> None:
         ("min", np.minimum),
         ("pow", np.power),
         ("prelu", leaky),
+        ("less", np.less),
+        ("less_equal", np.less_equal),
+        ("equal", np.equal),
     ],
 )
 def test_functions_of_two_values(name: str, reference: Callable[[Any, Any], Any]) -> None:
@@ -95,6 +98,16 @@ def test_functions_of_two_values(name: str, reference: Callable[[Any, Any], Any]
     a = np.abs(a) if name == "pow" else a
     exact = reference(a.astype(np.float64), b.astype(np.float64))
     np.testing.assert_array_equal(digital.binary(name, a, b), exact.astype(np.float32))
+
+
+def test_flags_choose_without_a_product() -> None:
+    """A value goes through unchanged where the flag asks for it, infinities and NaN too, and is 0 elsewhere."""
+    inf, nan = float("inf"), float("nan")
+    flags = np.array([1, 0, 1, 0, 1, 0], np.float32)
+    values = np.array([2, 3, inf, -inf, nan, nan], np.float32)
+    np.testing.assert_array_equal(digital.binary("keep", flags, values), [2, 0, inf, 0, nan, 0])
+    np.testing.assert_array_equal(digital.binary("drop", flags, values), [0, 3, 0, -inf, 0, nan])
+    np.testing.assert_array_equal(digital.binary("less_equal", values, values), [1, 1, 1, 1, 0, 0])
 
 
 def test_norms_are_torch_in_float64() -> None:

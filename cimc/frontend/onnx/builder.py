@@ -89,6 +89,8 @@ class Builder:
     constants: dict[str, Constant] = field(default_factory=dict[str, Constant])
     values: dict[str, SSAValue] = field(default_factory=dict[str, SSAValue])
     coded: dict[str, SSAValue] = field(default_factory=dict[str, SSAValue])
+    flags: dict[str, SSAValue] = field(default_factory=dict[str, SSAValue])
+    """Booleans of run time as float32, 1 or 0; in ``values`` too once somebody reads them as booleans."""
     zero_pads: dict[str, tuple[str, tuple[int, ...]]] = field(
         default_factory=dict[str, tuple[str, tuple[int, ...]]]
     )
@@ -101,7 +103,7 @@ class Builder:
 
     def known(self, name: str) -> SSAValue:
         """The value called ``name``, as codes where it has some. Raises :class:`ToHost` for constants."""
-        found = self.coded.get(name, self.values.get(name))
+        found = self.coded.get(name, self.values.get(name, self.flags.get(name)))
         if found is None:
             raise ToHost("its input is a constant")
         return found
@@ -109,7 +111,7 @@ class Builder:
     def image_or_vector(self, name: str, what: str = "input") -> SSAValue:
         """The float32 value called ``name``. Raises :class:`ToHost` for constants and other elements."""
         if name not in self.values:
-            raise ToHost(f"its {what} is a constant")
+            raise ToHost(f"its {what} is {'booleans' if name in self.flags else 'a constant'}")
         value = self.values[name]
         if tensor(value).get_element_type() != f32:
             raise ToHost(f"its {what} has elements {tensor(value).get_element_type()}, the arrays take f32")

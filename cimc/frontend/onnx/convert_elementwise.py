@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from onnx import NodeProto
 from xdsl.ir import SSAValue
 
 from cimc.dialects.graph import AddOp, BinaryConstantOp, BinaryOp, IndexMapOp, ReshapeOp, SoftmaxOp, UnaryOp
@@ -110,8 +112,24 @@ def with_constant(
     return op.result
 
 
-def extreme(name: str) -> Converter:
-    """``Max`` and ``Min`` of one or more values and constants, left to right."""
+def mean(build: Builder, node: Node) -> None:
+    """``Mean`` of one or more values and constants: their sum over their number."""
+    total = f"{node.output}/sum"
+    several("add")(build, replace(node, proto=renamed(node.proto, total)))
+    share = np.full(1, 1 / len(node.proto.input), np.float32)
+    with_constant(build, node, "mul", build.values[total], share, node.output)
+
+
+def renamed(proto: NodeProto, output: str) -> NodeProto:
+    """The same node with its one result called ``output``."""
+    copy = NodeProto()
+    copy.CopyFrom(proto)
+    copy.output[:] = [output]
+    return copy
+
+
+def several(name: str) -> Converter:
+    """``Sum``, ``Max`` and ``Min`` of one or more values and constants, left to right."""
 
     def convert(build: Builder, node: Node) -> None:
         values = [n for n in node.proto.input if n not in build.constants]
@@ -141,14 +159,12 @@ def prelu(build: Builder, node: Node) -> None:
     with_constant(build, node, "prelu", x, slope, node.output)
 
 
-def where(build: Builder, node: Node) -> None:
+def where_constant(build: Builder, node: Node) -> None:
     """``Where`` by a constant condition: of a value and a constant two bounds, else a move.
 
     ``min(max(x, low), high)`` with the bounds open where the value is taken, and both the constant where not.
     """
-    condition = build.constant(node.input(0))
-    if condition is None:
-        raise ToHost("its condition is computed at run time")
+    condition = build.constants[node.input(0)].array
     fixed = [position for position in (1, 2) if node.input(position) in build.constants]
     if len(fixed) != 1:
         move(build, node)

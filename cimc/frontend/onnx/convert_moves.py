@@ -199,7 +199,7 @@ def rearrange(
     before = numbered(x)
     moved = how(before)
     check_countable("its result", moved.shape)
-    after = np.ascontiguousarray(moved)
+    after = np.asarray(moved, order="C")  # ascontiguousarray makes vectors of scalars
     if after.shape == before.shape and np.array_equal(after, before):
         return x
     return add_move(build, node, [x], after, name)

@@ -1,10 +1,10 @@
-"""Relu, Clip, Sum, Concat, Softmax."""
+"""Relu, Clip, Concat, Softmax."""
 
 from __future__ import annotations
 
 import math
 
-from cimc.dialects.graph import AddOp, ClipOp, ConcatOp, ReluOp, ReshapeOp, SoftmaxOp
+from cimc.dialects.graph import ClipOp, ConcatOp, ReluOp, ReshapeOp, SoftmaxOp
 from cimc.dialects.graph_types import shape_of
 from cimc.frontend.onnx.builder import Builder, float_type
 from cimc.frontend.onnx.node import Node, ToHost, axis_of
@@ -42,23 +42,6 @@ def _bound(build: Builder, node: Node, name: str, position: int) -> float | None
     # The least and the greatest float32 are the defaults before opset 11: no bound at all.
     unbounded = math.isinf(value) or abs(value) >= 3.4028234e38
     return None if unbounded else value
-
-
-def sum_of(build: Builder, node: Node) -> None:
-    """``Sum`` of one or more values of one shape, left to right."""
-    operands = [build.image_or_vector(name, "operand") for name in node.proto.input]
-    if len({shape_of(x) for x in operands}) > 1:
-        raise ToHost(f"operands of shapes {sorted({shape_of(x) for x in operands})} are broadcast")
-    if len(operands) == 1:
-        build.alias(node.output, node.input(0))
-        return
-    total = operands[0]
-    for position, term in enumerate(operands[1:], 1):
-        last = position == len(operands) - 1
-        name = node.output if last else f"{node.output}/partial{position}"
-        op = AddOp(total, term, float_type(shape_of(total)), tensors=[name])
-        build.add(op, node, name)
-        total = op.result
 
 
 def concat(build: Builder, node: Node) -> None:

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from xdsl.ir import SSAValue
 
 from cimc.dialects.graph import AffineOp, ConvOp, GemmOp
 from cimc.dialects.graph_types import shape_of
 from cimc.frontend.onnx.builder import Builder, float_type
+from cimc.frontend.onnx.convert_moves import rearrange
 from cimc.frontend.onnx.node import Node, ToHost
 from cimc.frontend.onnx.product_weights import as_matrix, codes_of, store_product, swapped, times
 from cimc.frontend.onnx.stored_codes import StoredCodes
@@ -19,7 +21,7 @@ def gemm(build: Builder, node: Node) -> None:
     """``Gemm``: ``alpha * A @ B' + beta * C`` with constant B and C; alpha and beta go into the weights."""
     x = build.image_or_vector(node.input(0))
     if node.integer("transA", 0):
-        raise ToHost("transA = 1: its rows are columns of the input")
+        x = rearrange(build, node, x, np.transpose, f"{node.output}/left_transposed")
     weight = build.float_constant(node.input(1), "weight")
     if weight.ndim != 2:
         raise ToHost(f"its weight of shape {weight.shape} is not a matrix")
@@ -33,7 +35,7 @@ def gemm(build: Builder, node: Node) -> None:
         bias, bias_codes = (bias, bias_codes) if beta == 1 else (bias * beta, None)
     if alpha != 1:
         weight, weight_codes = weight * alpha, times(weight_codes, alpha)
-    _add_gemm(build, node, x, weight, bias, weight_codes=weight_codes, bias_codes=bias_codes)
+    add_gemm(build, node, x, weight, bias, weight_codes=weight_codes, bias_codes=bias_codes)
 
 
 def matmul(build: Builder, node: Node) -> None:
@@ -46,10 +48,10 @@ def matmul(build: Builder, node: Node) -> None:
         raise ToHost(f"operands of shapes {shape_of(x)} and {weight.shape} change the rank")
     matrix = weight.reshape(weight.shape[-2:])
     codes = as_matrix(codes_of(build, node.input(1)), matrix.shape)
-    _add_gemm(build, node, x, matrix, None, weight_codes=codes)
+    add_gemm(build, node, x, matrix, None, weight_codes=codes)
 
 
-def _add_gemm(
+def add_gemm(
     build: Builder,
     node: Node,
     x: Any,
@@ -58,8 +60,13 @@ def _add_gemm(
     *,
     weight_codes: StoredCodes | None = None,
     bias_codes: StoredCodes | None = None,
-) -> None:
-    given = shape_of(x)
+    output: str = "",
+) -> SSAValue:
+    """Append ``graph.gemm`` of ``x`` (..., K) and ``weight`` (K, N); its result is called ``output``, or as the node's.
+
+    Raises :class:`ToHost` where the operands do not match.
+    """
+    name, given = output or node.output, shape_of(x)
     if weight.ndim != 2 or given[-1] != weight.shape[0]:
         raise ToHost(f"operands of shapes {given} and {weight.shape} do not match")
     stored = store_product(build, node, weight, bias, 1, weight_codes=weight_codes, bias_codes=bias_codes)
@@ -68,10 +75,11 @@ def _add_gemm(
         float_type((*given[:-1], weight.shape[1])),
         weight=stored.weight,
         bias=stored.bias,
-        tensors=[node.output],
+        tensors=[name],
         codes=stored.codes,
     )
-    build.add(op, node, node.output)
+    build.add(op, node, name)
+    return op.result
 
 
 def _row_vector(array: npt.NDArray[np.float32], columns: int) -> npt.NDArray[np.float32]:

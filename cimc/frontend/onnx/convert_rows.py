@@ -8,13 +8,14 @@ from math import prod
 import numpy as np
 from xdsl.ir import SSAValue
 
-from cimc.dialects.graph import MatmulOp, NormOp, ReduceOp, ReshapeOp, SoftmaxOp
+from cimc.dialects.graph import MatmulOp, NormOp, ReduceOp, ReshapeOp, SoftmaxOp, UnaryOp
 from cimc.dialects.graph_types import shape_of
 from cimc.frontend.onnx import convert_pools, convert_products
 from cimc.frontend.onnx.builder import Builder, float_type
 from cimc.frontend.onnx.convert_elementwise import pair, with_constant
-from cimc.frontend.onnx.convert_moves import common_shape, rearrange
+from cimc.frontend.onnx.convert_moves import add_move, common_shape, rearrange
 from cimc.frontend.onnx.node import Node, ToHost, axis_of
+from cimc.frontend.onnx.product_weights import codes_of, swapped
 
 
 def reshaped(build: Builder, node: Node, x: SSAValue, shape: tuple[int, ...], name: str) -> SSAValue:
@@ -78,8 +79,41 @@ def local_response_norm(build: Builder, node: Node) -> None:
     build.add(op, node, node.output)
 
 
-def reduce(name: str) -> Callable[[Builder, Node], None]:
-    """A converter to ``graph.reduce`` over any constant axes; a mean over an image's pixels is a pool."""
+def grouped_norm(build: Builder, node: Node) -> None:
+    """``InstanceNormalization`` and ``GroupNormalization``: every group of channels to mean 0 and variance 1.
+
+    A group is a row of the norm; constant scale and bias of every channel follow it.
+    """
+    x = build.image_or_vector(node.input(0))
+    shape = shape_of(x)
+    if len(shape) < 3:
+        raise ToHost(f"its input of shape {shape} has no pixels")
+    groups = node.integer("num_groups", shape[1])
+    scale, bias = (build.float_constant(node.input(i), what) for i, what in ((1, "scale"), (2, "bias")))
+    if shape[1] % groups or {scale.shape, bias.shape} != {(shape[1],)}:
+        raise ToHost(f"{groups} groups, {scale.shape} factors and {bias.shape} terms for {shape[1]} channels")
+    row = prod(shape[1:]) // groups
+    rows = reshaped(build, node, x, (shape[0], groups, row), f"{node.output}/groups")
+    unit = np.stack([np.ones(row, np.float32), np.zeros(row, np.float32)])
+    op = NormOp(
+        "layer_norm",
+        rows,
+        constant=build.put(f"{node.name}.constant", unit),
+        parameters=[node.number("epsilon", 1e-5)],
+        tensors=[f"{node.output}/rows"],
+    )
+    build.add(op, node, f"{node.output}/rows")
+    image = reshaped(build, node, op.result, shape, f"{node.output}/unit")
+    per_channel = (1, -1, *[1] * (len(shape) - 2))
+    scaled = with_constant(build, node, "mul", image, scale.reshape(per_channel), f"{node.output}/scaled")
+    with_constant(build, node, "add", scaled, bias.reshape(per_channel), node.output)
+
+
+def reduce(name: str, *, before: str = "", after: str = "") -> Callable[[Builder, Node], None]:
+    """A converter to ``graph.reduce`` over any constant axes; a mean over an image's pixels is a pool.
+
+    ``before`` and ``after``: functions of every element, ahead of the reduction and behind it.
+    """
 
     def convert(build: Builder, node: Node) -> None:
         if name == "reduce_mean":
@@ -88,13 +122,27 @@ def reduce(name: str) -> Callable[[Builder, Node], None]:
                 return
             except ToHost:
                 pass  # not the mean of an image
-        _reduce(build, node, name)
+        x = build.image_or_vector(node.input(0))
+        if before == "square":
+            x = pair(build, node, "mul", x, x, f"{node.output}/square")
+        elif before:
+            x = _function(build, node, before, x, f"{node.output}/{before}")
+        if not after:
+            _reduce(build, node, name, x, node.output)
+            return
+        total = _reduce(build, node, name, x, f"{node.output}/total")
+        _function(build, node, after, total, node.output)
 
     return convert
 
 
-def _reduce(build: Builder, node: Node, name: str) -> None:
-    x = build.image_or_vector(node.input(0))
+def _function(build: Builder, node: Node, name: str, x: SSAValue, output: str) -> SSAValue:
+    op = UnaryOp(name, x, tensors=[output])
+    build.add(op, node, output)
+    return op.result
+
+
+def _reduce(build: Builder, node: Node, name: str, x: SSAValue, output: str) -> SSAValue:
     shape, given = shape_of(x), node.integers("axes", ())
     if node.input(1):
         constant = build.constant(node.input(1))
@@ -102,20 +150,19 @@ def _reduce(build: Builder, node: Node, name: str) -> None:
             raise ToHost("its axes are computed at run time")
         given = tuple(int(a) for a in constant.reshape(-1))
     if not given and node.integer("noop_with_empty_axes", 0):
-        build.alias(node.output, node.input(0))
-        return
+        build.values[output] = x
+        return x
     axes = sorted({axis_of(a, len(shape)) for a in given} if given else set(range(len(shape))))
     kept = [axis for axis in range(len(shape)) if axis not in axes]
-    moved = rearrange(build, node, x, lambda i: i.transpose(*kept, *axes), f"{node.output}/moved")
+    moved = rearrange(build, node, x, lambda i: i.transpose(*kept, *axes), f"{output}/moved")
     extents = tuple(shape[a] for a in kept)
-    flat = reshaped(build, node, moved, (*extents, prod(shape[a] for a in axes)), f"{node.output}/flat_input")
+    flat = reshaped(build, node, moved, (*extents, prod(shape[a] for a in axes)), f"{output}/flat_input")
     final = tuple(1 if a in axes else d for a, d in enumerate(shape))
     final = final if node.integer("keepdims", 1) else extents
     done = final == (*extents, 1)
-    op = ReduceOp(name, flat, tensors=[node.output if done else f"{node.output}/flat"])
-    build.add(op, node, node.output if done else f"{node.output}/flat")
-    if not done:
-        build.add(ReshapeOp(op.result, float_type(final), tensors=[node.output]), node, node.output)
+    op = ReduceOp(name, flat, tensors=[output if done else f"{output}/flat"])
+    build.add(op, node, output if done else f"{output}/flat")
+    return op.result if done else reshaped(build, node, op.result, final, output)
 
 
 def product(build: Builder, node: Node, a: SSAValue, b: SSAValue, output: str) -> SSAValue:
@@ -133,11 +180,58 @@ def product(build: Builder, node: Node, a: SSAValue, b: SSAValue, output: str) -
 
 def matmul(build: Builder, node: Node) -> None:
     """``MatMul`` by a constant matrix on the arrays; of two activations on the digital unit."""
-    if node.input(0) in build.constants or node.input(1) in build.constants:
-        convert_products.matmul(build, node)
+    if node.input(0) in build.constants:
+        _constant_first(build, node)
+        return
+    if node.input(1) in build.constants:
+        _constant_second(build, node)
         return
     a, b = (build.image_or_vector(node.input(i), "operand") for i in (0, 1))
     product(build, node, a, b, node.output)
+
+
+def _constant_first(build: Builder, node: Node) -> None:
+    """A constant matrix times a value: the value's matrices turned, times the turned constant, turned back."""
+    x = build.image_or_vector(node.input(1), "right operand")
+    weight = build.float_constant(node.input(0), "left operand")
+    if weight.ndim != 2 or len(shape_of(x)) < 2 or shape_of(x)[-2] != weight.shape[1]:
+        raise ToHost(f"its left operand of shape {weight.shape} is not one matrix for {shape_of(x)}")
+    turned = rearrange(build, node, x, lambda i: i.swapaxes(-1, -2), f"{node.output}/turned_input")
+    codes = swapped(codes_of(build, node.input(0)))
+    made = convert_products.add_gemm(
+        build, node, turned, weight.T, None, weight_codes=codes, output=f"{node.output}/turned"
+    )
+    build.values[node.output] = rearrange(build, node, made, lambda i: i.swapaxes(-1, -2), node.output)
+
+
+def _constant_second(build: Builder, node: Node) -> None:
+    """A value times constants: one matrix, or a stack of them, each with the entries of the value it multiplies."""
+    stack = build.float_constant(node.input(1), "right operand")
+    if stack.ndim < 3 or stack.size == prod(stack.shape[-2:]):
+        convert_products.matmul(build, node)
+        return
+    x = build.image_or_vector(node.input(0), "left operand")
+    if len(shape_of(x)) < 2 or shape_of(x)[-1] != stack.shape[-2]:
+        raise ToHost(f"operands of shapes {shape_of(x)} and {stack.shape} are no matrices that match")
+    lead = common_shape(shape_of(x)[:-2], stack.shape[:-2])
+    matrices = np.broadcast_to(stack, (*lead, *stack.shape[-2:]))
+    rows = shape_of(x)[-2:]
+    parts: list[SSAValue] = []
+    for number, place in enumerate(np.ndindex(*lead)):
+        own = rearrange(
+            build,
+            node,
+            x,
+            lambda i, at=place: np.broadcast_to(i, (*lead, *rows))[at],
+            f"{node.output}/x{number}",
+        )
+        parts.append(
+            convert_products.add_gemm(
+                build, node, own, matrices[place], None, output=f"{node.output}/y{number}"
+            )
+        )
+    shape = (*lead, rows[0], stack.shape[-1])
+    add_move(build, node, parts, np.arange(prod(shape), dtype=np.int64).reshape(shape), node.output)
 
 
 def gemm(build: Builder, node: Node) -> None:

@@ -26,8 +26,10 @@ from cimc.frontend.onnx import (
 )
 from cimc.frontend.onnx.bindings import bind_inputs
 from cimc.frontend.onnx.builder import Builder, Constant, at_node, value_hint
+from cimc.frontend.onnx.convert_flags import as_booleans, moved
 from cimc.frontend.onnx.convert_qoperators import QUANTISED_CONVERTERS
 from cimc.frontend.onnx.convert_quantised import convert_with_codes, fold_conversion, fold_move, plain
+from cimc.frontend.onnx.definition import definition
 from cimc.frontend.onnx.fold import dense, fold
 from cimc.frontend.onnx.host import constant_to_host, to_host
 from cimc.frontend.onnx.names import node_name
@@ -45,20 +47,18 @@ CONVERTERS: Mapping[str, Converter] = MappingProxyType(
         "Conv": convert_convolutions.conv,
         "ConvTranspose": convert_transposed.conv_transpose,
         "BatchNormalization": convert_products.batch_norm,
-        "Sum": convert_pointwise.sum_of,
         "Relu": convert_pointwise.relu,
         "Clip": convert_pointwise.clip,
         "MaxPool": convert_pools.max_pool,
         "AveragePool": convert_pools.average_pool,
         "GlobalAveragePool": convert_pools.global_average_pool,
         "GlobalMaxPool": convert_pools.global_max_pool,
-        "Reshape": convert_shapes.reshape,
-        "Flatten": convert_shapes.flatten,
-        "Squeeze": convert_shapes.squeeze,
-        "Unsqueeze": convert_shapes.unsqueeze,
-        "Identity": convert_shapes.identity,
+        "Reshape": moved(convert_shapes.reshape),
+        "Flatten": moved(convert_shapes.flatten),
+        "Squeeze": moved(convert_shapes.squeeze),
+        "Unsqueeze": moved(convert_shapes.unsqueeze),
+        "Identity": moved(convert_shapes.identity),
         "Dropout": convert_shapes.dropout,
-        "Cast": convert_shapes.cast,
         **REAL_CONVERTERS,
     }
 )
@@ -135,13 +135,18 @@ def _convert(build: Builder, node: Node) -> None:
 
 
 def _place(build: Builder, node: Node) -> None:
-    """By the operator's converter, or on the host with the reason."""
+    """By the operator's converter, by those of the nodes that define it, or on the host with the reason."""
+    if node.proto.domain in STANDARD_DOMAINS and (body := definition(build, node)):
+        for part in body:
+            _convert(build, part)
+        return
     try:
         _converter(node)(build, node)
     except ToHost as constraint:
         for name in node_inputs(node.proto):
             if name in build.coded:
                 plain(build, node, name)
+            as_booleans(build, node, name)
         to_host(build, node, str(constraint))
 
 
@@ -160,11 +165,10 @@ def _finish(build: Builder, inputs: list[str], outputs: list[str]) -> ModuleOp:
     for name in outputs:
         if name in build.constants:
             constant_to_host(build, name)
-        elif name in build.coded:
+        elif name in build.coded or name in build.flags:
             last = NodeProto(name=f"{name}/output")
-            plain(
-                build, Node.of(last, len(build.model.graph.node), last.name, opset_of(build.model), ()), name
-            )
+            node = Node.of(last, len(build.model.graph.node), last.name, opset_of(build.model), ())
+            (plain if name in build.coded else as_booleans)(build, node, name)
     build.block.add_op(ReturnOp(*(build.values[name] for name in outputs)))
     arguments = [argument.type for argument in build.block.args]
     main = FuncOp("main", (arguments, [build.values[name].type for name in outputs]), Region(build.block))

@@ -12,6 +12,7 @@ from cimc.dialects.graph_types import shape_of
 from cimc.frontend.onnx import (
     convert_attention,
     convert_elementwise,
+    convert_flags,
     convert_moves,
     convert_pointwise,
     convert_resize,
@@ -20,6 +21,7 @@ from cimc.frontend.onnx import (
 )
 from cimc.frontend.onnx.builder import Builder
 from cimc.frontend.onnx.convert_elementwise import binary, function
+from cimc.frontend.onnx.convert_flags import moved
 from cimc.frontend.onnx.node import Node, ToHost, axis_of
 
 Converter = Callable[[Builder, Node], None]
@@ -57,7 +59,7 @@ def _softmax(build: Builder, node: Node) -> None:
 
 REAL_CONVERTERS: Mapping[str, Converter] = MappingProxyType(
     {
-        **dict.fromkeys(convert_moves.MOVES, convert_moves.move),
+        **dict.fromkeys(convert_moves.MOVES, moved(convert_moves.move)),
         **dict.fromkeys(("Resize", "Upsample"), convert_resize.resize),
         **{
             name: function(name.lower())
@@ -76,10 +78,21 @@ REAL_CONVERTERS: Mapping[str, Converter] = MappingProxyType(
         "Mul": binary("mul", folds=True),
         "Div": binary("div", folds=True),
         "Pow": binary("pow"),
-        "Max": convert_elementwise.extreme("max"),
-        "Min": convert_elementwise.extreme("min"),
+        "Max": convert_elementwise.several("max"),
+        "Min": convert_elementwise.several("min"),
         "PRelu": convert_elementwise.prelu,
-        "Where": convert_elementwise.where,
+        "Greater": convert_flags.compare("less", turned=True),
+        "Less": convert_flags.compare("less"),
+        "GreaterOrEqual": convert_flags.compare("less_equal", turned=True),
+        "LessOrEqual": convert_flags.compare("less_equal"),
+        "Equal": convert_flags.compare("equal"),
+        "And": convert_flags.logic("min"),
+        "Or": convert_flags.logic("max"),
+        "Xor": convert_flags.exclusive_or,
+        "Not": convert_flags.negation,
+        "Where": convert_flags.where,
+        "Cast": convert_flags.cast,
+        "CastLike": convert_flags.cast_like,
         "IsNaN": convert_elementwise.is_nan,
         "LayerNormalization": convert_rows.layer_norm,
         "RMSNormalization": convert_rows.rms_norm,
@@ -88,12 +101,20 @@ REAL_CONVERTERS: Mapping[str, Converter] = MappingProxyType(
         "ReduceSum": convert_rows.reduce("reduce_sum"),
         "ReduceMax": convert_rows.reduce("reduce_max"),
         "ReduceMin": convert_rows.reduce("reduce_min"),
+        "ReduceL1": convert_rows.reduce("reduce_sum", before="abs"),
+        "ReduceL2": convert_rows.reduce("reduce_sum", before="square", after="sqrt"),
+        "ReduceSumSquare": convert_rows.reduce("reduce_sum", before="square"),
+        "ReduceLogSum": convert_rows.reduce("reduce_sum", after="log"),
+        "Mean": convert_elementwise.mean,
+        "Sum": convert_elementwise.several("add"),
+        "InstanceNormalization": convert_rows.grouped_norm,
+        "GroupNormalization": convert_rows.grouped_norm,
         "MatMul": convert_rows.matmul,
         "Gemm": convert_rows.gemm,
         "Attention": convert_attention.attention,
-        "Gather": convert_moves.gather,
+        "Gather": moved(convert_moves.gather),
         "Softmax": _softmax,
-        "Concat": _either(convert_pointwise.concat, convert_moves.move),
+        "Concat": moved(_either(convert_pointwise.concat, convert_moves.move)),
         "Pad": _either(convert_shapes.pad, convert_moves.move),
     }
 )

@@ -113,7 +113,9 @@ def result_types(model: ModelProto, session: Any) -> dict[str, Typed]:
             raise UnsupportedError(
                 f"result {output.name!r} is of {output.type}; only numeric tensors have a place here"
             )
-        found[output.name] = Typed(_RUNTIME_TYPES[kind], _known_extents(output.shape))
+        # Without extents onnxruntime calls a scalar and a tensor of unknown rank the same.
+        extents = _known_extents(output.shape) if output.shape else None
+        found[output.name] = Typed(_RUNTIME_TYPES[kind], extents)
     if any(typed.shape is None for typed in found.values()):
         found.update(_inferred_by_onnx(model, found))
     return found

@@ -12,6 +12,7 @@ from xdsl.ir import Operation, SSAValue
 from cimc.dialects.cim import ConcatOp, DcomOp, ReadCoreOp, RequantiseOp, StageOp, ViewOp
 from cimc.dialects.cim_products import FrameProductOp
 from cimc.dialects.cim_real import RealOp, takes_whole_rows
+from cimc.dialects.graph_elementwise import BINARY
 from cimc.dialects.graph_rows import REDUCTIONS
 from cimc.dialects.graph_types import quant_of, shape_of
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
@@ -383,9 +384,5 @@ def _work(op: RequantiseOp | DcomOp | RealOp | FrameProductOp, channels: int, wh
         return dcom_record(op, ProgramBuilder(), channels)[0], channels * taps
     if op.kind in REDUCTIONS:
         return op.kind, shape_of(op.args[0])[2]
-    name = f"{op.kind}_constant" if op.constant is not None and op.kind in _WITH_CONSTANT else op.kind
+    name = f"{op.kind}_constant" if op.constant is not None and op.kind in BINARY else op.kind
     return name, width if whole else channels
-
-
-_WITH_CONSTANT = frozenset(("add", "mul", "sub", "div", "pow", "max", "min", "prelu"))
-"""Functions of two operands, which have another name when the second is a constant."""
