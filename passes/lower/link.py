@@ -15,7 +15,7 @@ from xdsl.ir import Operation, SSAValue
 from cimc.dialects.cim import StageOp
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph_types import shape_of
-from cimc.dialects.isa import BodyOp, SignalOp, WaitOp
+from cimc.dialects.isa import BodyOp
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
 from cimc.dialects.mem_real import IndexMapOp, MatmulOp
 from cimc.passes.lower.array_sets import add_arrays, add_read_window, wordlines
@@ -30,8 +30,9 @@ from cimc.passes.lower.chip_bodies import (
 )
 from cimc.passes.lower.emit import body_rows
 from cimc.passes.lower.memory_map import MemoryMap
-from cimc.passes.lower.phase_bodies import BARRIER_PARAMS, barrier_ops, spill_ops
+from cimc.passes.lower.phase_bodies import BARRIER_PARAMS, barrier_ops, ordered, spill_ops
 from cimc.passes.lower.real_bodies import index_map_body, matmul_body
+from cimc.passes.lower.write_order import Order, write_order
 from cimc.passes.place.network import CHIP, PARTIAL, ContextSpec, Network, Node, Spill
 from cimc.passes.place.tail_plan import ACC, element_of
 from cimc.runtime.program import BufferKind, Element, HostOperator, Program
@@ -96,7 +97,11 @@ class _Linker:
         for number, spec in enumerate(self.network.contexts):
             node = self.network.nodes[spec.node]
             self.builder.add_context(
-                spec.core, self.code[number], node=self.builder.name(node.label), phase=spec.phase
+                spec.core,
+                self.code[number],
+                node=self.builder.name(node.label),
+                phase=spec.phase,
+                stream=self.orders[number].stream,
             )
         self._rings()
         self._order_phases()
@@ -114,39 +119,58 @@ class _Linker:
         )
 
     def _order_phases(self) -> None:
-        """Between two phases a chip context waits for all contexts of the first and lets those of the second go."""
+        """Between two phases a chip context waits for all contexts of the first and lets those of the second go, and
+        those of the third that write beside the second."""
         phases = self.phases
         if phases == 1:
             return
         counts = np.bincount([c.phase for c in self.network.contexts], minlength=phases)
+        going = counts.copy()
         done = [self.builder.add_event() for _ in range(phases - 1)]
         go = [self.builder.add_event() for _ in range(phases - 1)]
-        for number, spec in enumerate(self.network.contexts):
+        turns: dict[tuple[int, int], int] = {}
+        for number, (spec, order) in enumerate(zip(self.network.contexts, self.orders, strict=True)):
+            values = self.values[number]
             if spec.phase < phases - 1:
-                self.values[number]["done"] = done[spec.phase]
+                values["done"] = done[spec.phase]
             if spec.phase > 0:
-                self.values[number]["go"] = go[spec.phase - 1]
+                values["go"] = go[spec.phase - 1]
+            if order.waits:
+                values["before"] = go[spec.phase - 2]
+                going[spec.phase - 1] += 1
+            if order.turn is not None:
+                for name, turn in (("turn", order.turn), ("next", order.turn + 1)):
+                    if (name == "turn" and turn == 0) or (name == "next" and order.last):
+                        continue
+                    if (spec.phase, turn) not in turns:
+                        turns[spec.phase, turn] = self.builder.add_event()
+                    values[name] = turns[spec.phase, turn]
         body = BodyOp("phases", "phases", list(BARRIER_PARAMS), barrier_ops())
         self.bodies.append(body)
         code = self.builder.add_body("phases", body_rows(body, self.builder))
         for phase in range(phases - 1):
-            params = [done[phase], int(counts[phase]), go[phase], int(counts[phase + 1])]
+            params = [done[phase], int(counts[phase]), go[phase], int(going[phase + 1])]
             self.builder.add_context(CHIP, code, params, node=self.builder.name("phases"), phase=phase)
 
     def _machine(self) -> dict[str, Any]:
         assert self.ctx.arch is not None
         return self.ctx.arch.model_dump(mode="json")
 
-    def _ordered(self, ops: list[Operation], phase: int) -> list[Operation]:
-        """A context's instructions between the signals that keep phases apart."""
-        waits, signals = self._edges(phase)
-        before: list[Operation] = [WaitOp("go", 1)] if waits else []
-        after: list[Operation] = [SignalOp("done", 1)] if signals else []
-        return [*before, *ops, *after]
+    def _ordered(self, ops: list[Operation], number: int) -> list[Operation]:
+        """A context's instructions between the events that keep phases apart."""
+        waits, signals = self._edges(number)[:2]
+        return ordered(ops, self.orders[number], waits=waits, signals=signals)
 
-    def _edges(self, phase: int) -> tuple[bool, bool]:
-        """Whether a context of ``phase`` waits at its start and signals at its end: part of a body's key."""
-        return phase > 0, phase < self.phases - 1
+    def _edges(self, number: int) -> tuple[bool, ...]:
+        """Whether a context waits at its start and signals at its end, and how it writes: part of a body's key."""
+        phase = self.network.contexts[number].phase
+        return phase > 0, phase < self.phases - 1, *self.orders[number].flags
+
+    @cached_property
+    def orders(self) -> list[Order]:
+        """When every context writes."""
+        assert self.ctx.arch is not None
+        return write_order(self.network.contexts, self.ctx.arch.core.contexts)
 
     @cached_property
     def phases(self) -> int:
@@ -219,12 +243,12 @@ class _Linker:
                 row,
                 spill.channels,
                 spill.copies,
-                *self._edges(spec.phase),
+                *self._edges(number),
             )
             if key not in self.seen:
                 ops = spill_ops(spec.role, spill, self.builder)
                 label = f"{node.label}.{spec.role}.{len(self.seen)}"
-                self._body(key, label, node, self._ordered(ops, spec.phase))
+                self._body(key, label, node, self._ordered(ops, number))
             self._use_body(number, self.seen[key])
             self.values[number] |= common
 
@@ -236,10 +260,10 @@ class _Linker:
             spec = self.network.contexts[number]
             psums = sum(name.startswith("psum") for name in spec.rings)
             whole, channels = is_whole(spec, stage), spec.n1 - spec.n0
-            key = (index, spec.role, channels, whole, psums, spec.holds, *self._edges(spec.phase))
+            key = (index, spec.role, channels, whole, psums, spec.holds, *self._edges(number))
             if key not in self.seen:
                 label = f"{node.label}.{spec.role}.{channels}" + ("" if whole else ".block")
-                self._body(key, label, node, self._ordered(maker.ops(spec), spec.phase))
+                self._body(key, label, node, self._ordered(maker.ops(spec), number))
             self._use_body(number, self.seen[key])
             self._stage_values(number, spec, stage, node)
 
@@ -265,7 +289,7 @@ class _Linker:
     def _chip(self, index: int, node: Node) -> None:
         spec = self.network.contexts[node.contexts[0]]
         body = self._chip_body(node.op, spec.copies)
-        ops = self._ordered(body.ops, spec.phase)
+        ops = self._ordered(body.ops, node.contexts[0])
         code = self._body((index,), f"{node.label}.chip", node, ops)
         for number in node.contexts:
             copy = self.network.contexts[number].copy

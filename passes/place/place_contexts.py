@@ -56,6 +56,7 @@ class PlaceContextsPass(ModulePass):
         spare = _spare_global_bytes(taken, ctx.arch)
         paced = np.maximum(slots, paced_slots(network, ctx.arch))
         left = _arrange(network, _roomy_fit(network, slots, paced, ctx.arch), ctx.arch)
+        left = _opposite(network, left, ctx.arch)
         slots = deepen(network, slots, paced, left, spare)
         for node in network.nodes:
             if node.stage is not None:
@@ -199,6 +200,19 @@ def _arrange(network: Network, left: dict[int, Cores], arch: Any) -> dict[int, C
             context.core = where[context.core]
         moved[phase] = cores.moved(where)
     return moved
+
+
+def _opposite(network: Network, left: dict[int, Cores], arch: Any) -> dict[int, Cores]:
+    """Every other phase from the other end of chip and cores, so that crossbars one leaves free are the next one's
+    first: these are written early (``passes/lower/write_order.py``). Distances between cores stay as they are."""
+    turned = {phase for phase, cores in left.items() if phase % 2 and cores.crossbars.any()}
+    end = arch.chip.cores - 1
+    for context in network.contexts:
+        if context.phase in turned and context.core != CHIP:
+            context.core = end - context.core
+            context.xbar = arch.core.crossbars - context.xbar - context.xbars if context.xbars else 0
+    around = {core: end - core for core in range(arch.chip.cores)}
+    return {phase: cores.moved(around) if phase in turned else cores for phase, cores in left.items()}
 
 
 def _no_core(network: Network, context: ContextSpec, need: int, cores: Cores, arch: Any) -> DoesNotFitError:

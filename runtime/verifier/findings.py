@@ -62,6 +62,7 @@ RULES = MappingProxyType(
         "P080": "the program runs to its end at the given depths",
         "P083": "rings are empty at the end and every place was received",
         "P084": "events end at the count they started with",
+        "P085": "a crossbar is written again only behind the last read of what it held",
     }
 )
 """Code and sentence of every rule."""

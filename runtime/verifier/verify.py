@@ -18,6 +18,7 @@ from cimc.runtime.verifier.findings import Finding, merged
 from cimc.runtime.verifier.flow_check import check_flow
 from cimc.runtime.verifier.operands import Tables
 from cimc.runtime.verifier.placement_check import check_placement
+from cimc.runtime.verifier.reuse_check import check_reuse
 from cimc.runtime.verifier.routes_check import check_routes
 from cimc.runtime.verifier.sums_check import check_sums
 from cimc.runtime.verifier.tables_check import Machine, check_tables
@@ -68,6 +69,7 @@ def verify_program(
     check_written(decoded, tables)
     check_sums(decoded, tables, codings, weights)
     check_flow(decoded, tables)
+    check_reuse(decoded)
     return merged(decoded.findings)
 
 
