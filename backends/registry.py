@@ -62,7 +62,7 @@ def load_backend(name: str) -> Backend:
     if not found:
         known = sorted({entry.name for entry in entry_points(group=GROUP)})
         near = get_close_matches(name, known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}."
         raise UsageError(f"no backend is named '{name}'; {hint} A file is given with its ending (.yaml, .py)")
     first, *others = found
     if others:

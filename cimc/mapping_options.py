@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Strict, ValidationError
 
 from cimc.configuration.located import BrokenRule, Section, load_located
-from cimc.diagnostics import UsageError
+from cimc.diagnostics import ErrorList, UsageError
 
 Bits = Annotated[int, Field(ge=2, le=16)]
 Copies = Annotated[int, Field(ge=1, le=2**20)]
@@ -95,6 +95,14 @@ class MappingOptions(Section):
     """what scheduler cimc works for: throughput, latency, energy, or peak-power"""
     power_cap_mw: Annotated[float, Field(gt=0)] | None = None
     """power that arrays active together may draw, static power included; scheduler cimc only"""
+    stagger: bool | None = None
+    """whether blocks of reads take turns so that the peak power falls; absent: with objective: peak-power"""
+    stagger_slack: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """share of its time that the staggered run may take more"""
+    stagger_images: Annotated[int, Field(ge=1, le=1024)] = 8
+    """images of the run whose peak is lowered"""
+    stagger_limit_mw: Annotated[float, Field(gt=0)] | None = None
+    """power that blocks of reads may draw at once, without static power; absent: the lowest peak within the slack"""
     copies: Copies | None = None
     """copies of the weights of every array operator, 1 if absent; with scheduler: none"""
     converter: Literal["full", "calibrated"] = "calibrated"
@@ -110,11 +118,21 @@ class MappingOptions(Section):
         if self.scheduler not in (None, "none") and self.copies is not None:
             message = f"belongs to scheduler: none, given scheduler: {self.scheduler}; remove one of the two"
             yield BrokenRule(("copies",), message)
+        if not self.staggers:
+            for key in sorted(
+                {"stagger_slack", "stagger_images", "stagger_limit_mw"} & self.model_fields_set
+            ):
+                yield BrokenRule((key,), "belongs to stagger: true, which is off; add it or remove the key")
         if self.chosen_scheduler == "cimc":
             return
         for key in sorted({"objective", "power_cap_mw"} & self.model_fields_set):
             message = f"belongs to scheduler: cimc, given {self.chosen_scheduler}; remove one of the two"
             yield BrokenRule((key,), message)
+
+    @property
+    def staggers(self) -> bool:
+        """Whether blocks of reads take turns: as said, else where peak power is the objective."""
+        return self.objective == "peak-power" if self.stagger is None else self.stagger
 
     @property
     def chosen_scheduler(self) -> Scheduler:
@@ -164,7 +182,16 @@ def replaced(options: MappingOptions, given: Mapping[str, Any]) -> MappingOption
     try:
         return MappingOptions.model_validate(options.model_dump(exclude_unset=True) | values)
     except ValidationError as error:
-        raise UsageError("; ".join(problem["msg"] for problem in error.errors())) from error
+        problems = [UsageError(_problem(found["loc"], found["msg"], values)) for found in error.errors()]
+        raise problems[0] if len(problems) == 1 else ErrorList(problems) from error
+
+
+def _problem(place: tuple[int | str, ...], message: str, values: Mapping[str, Any]) -> str:
+    """A broken rule with the option it is about and the value given; rules over several keys name them themselves."""
+    if not place:
+        return message
+    key = str(place[0])
+    return f"--{key.replace('_', '-')}: {message[:1].lower()}{message[1:]}, given {values.get(key)}"
 
 
 def load_mapping(path: str | Path) -> MappingOptions:

@@ -116,6 +116,9 @@ def _run(arguments: list[str]) -> int:
         # Python flushes stdout once more at exit; nobody reads it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
+    except MemoryError as problem:
+        error(f"this computer has too little memory: {problem or 'no more to be had'}; ask for less at once")
+        return ExitCode.USAGE
     except OSError as problem:
         if problem.errno not in _ENVIRONMENT:
             return _internal(problem, arguments)

@@ -74,6 +74,8 @@ def run(
     from cimc.arrays_io import check_writable, read_arrays, write_arrays
 
     check_writable(target)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise UsageError(f"{target}: --output is the file of --input; give another name")
     inputs = read_arrays(source)
     import cimc
 

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option(
-    "--images", default=8, show_default=True, type=click.IntRange(1), help="Frames to send through."
+    "--images",
+    default=8,
+    show_default=True,
+    type=click.IntRange(1, 1_000_000),
+    help="Frames to send through.",
 )
 @click.option("--arch", metavar="NAME|FILE", help="Refuse an artifact that was built for another machine.")
 @click.option(

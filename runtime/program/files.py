@@ -177,7 +177,7 @@ def read_signed_json(
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UsageError(f"{path.name} is missing", where=str(path.parent)) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:  # brackets nested without end
         raise UsageError(f"{path.name} cannot be read: {error}", where=str(path.parent)) from None
     if not isinstance(content, dict):
         raise UsageError(f"{path.name} holds no object", where=str(path.parent))

@@ -90,6 +90,16 @@ def test_version(cimc: Callable[..., Any]) -> None:
             "invalid value for '--seed': -1 is not",
         ),
         (["arch", "show", "isac"], "no backend is named 'isac'; did you mean 'isaac'?"),
+        (["arch", "show", "zzz"], "pimcomp, puma. A file is given with its ending (.yaml, .py)"),
+        (
+            ["simulate", "a.cim", "--images", "99999999999"],
+            "invalid value for '--images': 99999999999 is not in the",
+        ),
+        (
+            ["compile", "m.onnx", "--arch", "isaac", "--power-cap-mw", "nan"],
+            "--power-cap-mw: input should be a finite",
+        ),
+        (["compile", "m.onnx", "--arch", "isaac", "--power-cap-mw", "-5"], "greater than 0, given -5.0"),
         (["arch", "show", "no.yaml"], "no.yaml: cannot read the file: No such file or directory"),
         (["arch", "validate"], "cimc arch validate: missing argument 'FILES...'"),
         (["arch", "validate", "isaac"], "isaac: an architecture file ends in .yaml, .yml or .py"),
@@ -113,6 +123,19 @@ def _crashing(monkeypatch: pytest.MonkeyPatch, problem: BaseException) -> None:
         raise problem
 
     monkeypatch.setattr("cimc.backends.registry.list_backends", crash)
+
+
+def test_too_little_memory_is_no_fault_of_ours(
+    cimc: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A request that this computer cannot hold: exit 2, the size that was asked for, no reproducer."""
+    _crashing(monkeypatch, MemoryError("Unable to allocate 1.46 TiB"))
+    ran = cimc("backends")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.errors == [
+        "this computer has too little memory: Unable to allocate 1.46 TiB; ask for less at once"
+    ]
+    assert not list(tmp_path.glob("cimc-crash-*"))
 
 
 def test_internal_error_leaves_a_reproducer(

@@ -125,6 +125,10 @@ class Builder:
         Raises :class:`ToHost` when it is not constant and ``UnsupportedError`` for NaN or infinity.
         """
         array = self.any_float_constant(name, what)
+        if not array.size:
+            raise UnsupportedError(
+                f"{what} {name!r} of shape {array.shape} has no elements; export the model again"
+            )
         bad = int(array.size - np.count_nonzero(np.isfinite(array)))
         if bad:
             raise UnsupportedError(

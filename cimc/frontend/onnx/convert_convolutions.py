@@ -106,10 +106,9 @@ def conv(build: Builder, node: Node) -> None:
     if min(pads) < 0:
         raise ToHost(f"negative pads {pads}")
     extents = output_extents(given[2:], kernel.weight.shape[2:], strides, pads, dilations)
-    if kernel.weight.shape[1] * group != given[1] or min(extents) < 1:
-        raise ToHost(
-            f"weight of shape {kernel.weight.shape} in {group} groups does not fit the input {given}"
-        )
+    check_channels(kernel.weight.shape[1] * group, kernel.weight.shape[0], group, given)
+    if min(extents) < 1:
+        raise ToHost(f"weight of shape {kernel.weight.shape} does not fit the input {given}")
     if rank == 1:
         row = Sliding((1, strides[0]), (0, pads[0], 0, pads[1]), (1, dilations[0]), group)
         _conv_1d(build, node, x, kernel, row)
@@ -117,6 +116,15 @@ def conv(build: Builder, node: Node) -> None:
         add_conv(build, node, x, kernel, Sliding(strides, pads, dilations, group), node.output)
     else:
         _conv_3d(build, node, x, kernel, (strides, pads, dilations, extents), group)
+
+
+def check_channels(taken: int, made: int, group: int, given: tuple[int, ...]) -> None:
+    """Raise ``UnsupportedError`` where weights are for other channels; onnxruntime would say so when it runs."""
+    if taken != given[1] or made % group:
+        raise UnsupportedError(
+            f"its weights take {taken} channels and give {made}, in {group} groups; the input {given} has "
+            f"{given[1]}: export the model again"
+        )
 
 
 def add_conv(

@@ -21,6 +21,7 @@ from cimc.frontend.onnx.convert_convolutions import (
     Sliding,
     add_conv,
     add_reshape,
+    check_channels,
     read_kernel,
 )
 from cimc.frontend.onnx.convert_moves import add_move, check_countable, numbered
@@ -68,10 +69,7 @@ def conv_transpose(build: Builder, node: Node) -> None:
             "spatial dimensions"
         )
     group = node.integer("group", 1)
-    if kernel.weight.shape[0] != given[1] or given[1] % group:
-        raise ToHost(
-            f"weight of shape {kernel.weight.shape} in {group} groups does not fit the input {given}"
-        )
+    check_channels(kernel.weight.shape[0], kernel.weight.shape[0], group, given)
     axes = _axes(node, given[2:], kernel.weight.shape[2:])
     turned = _channels_out_first(kernel, group)
     check_countable("its result", (given[0], turned.weight.shape[0], *(axis.outputs for axis in axes)))
