@@ -40,9 +40,22 @@ class CellArray:
         self.cell_bits = cell_bits
         self.parallel_rows = parallel_rows
         self.version = 0
+        self._shared = False
         self._cells: Cells = np.zeros((rows, cols), dtype=np.uint8)
         self._used: npt.NDArray[np.bool_] = np.zeros((rows, cols), dtype=np.bool_)
         self._flips: Flips = np.zeros((-(-rows // parallel_rows), cols), dtype=np.bool_)
+
+    def write_like(self, twin: CellArray) -> None:
+        """Program an empty array as ``twin``, of the same sizes, is programmed; they share cells until one is written.
+
+        :class:`ValueError` for an array that was written or that has other sizes.
+        """
+        sizes = (self.rows, self.cols, self.cell_bits, self.parallel_rows)
+        if self.version or sizes != (twin.rows, twin.cols, twin.cell_bits, twin.parallel_rows):
+            raise ValueError("only an empty array of the same sizes is programmed like another one")
+        self._cells, self._used, self._flips = twin._cells, twin._used, twin._flips
+        self._shared = twin._shared = True
+        self.version += 1
 
     def columns_per_tile(self, coding: Coding) -> int:
         """Logical columns of ``coding`` that fit side by side."""
@@ -78,6 +91,9 @@ class CellArray:
                 f"{self.parallel_rows}, got flip bits {bits.shape} for {block.shape[1]} columns",
                 where="write",
             )
+        if self._shared:
+            self._cells, self._used, self._flips = self._cells.copy(), self._used.copy(), self._flips.copy()
+            self._shared = False
         changed = np.repeat(self._flips[groups, columns] != bits, self.parallel_rows, axis=0)
         span = slice(groups.start * self.parallel_rows, min(groups.stop * self.parallel_rows, self.rows))
         self._used[span, columns] &= ~changed[: span.stop - span.start]

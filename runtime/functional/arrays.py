@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cimc.diagnostics import UsageError
-from cimc.runtime.crossbar.cells import Cells, Flips, store
+from cimc.runtime.crossbar.cells import store
 from cimc.runtime.crossbar.coding import Coding
 from cimc.runtime.crossbar.product import ArrayProduct
 from cimc.runtime.crossbar.reference import check_codes, read_reference
@@ -109,7 +109,7 @@ class Arrays:
         self._last: dict[tuple[int, int], _Write] = {}
         self._blocks: dict[tuple[Any, ...], list[_Block]] = {}
         self._tables = {
-            name: {key: np.asarray(column) for key, column in program[name].items()}
+            name: {key: column.tolist() for key, column in program[name].items()}
             for name in ("array_sets", "tiles")
         }
         self.writes = 0
@@ -125,7 +125,7 @@ class Arrays:
         program = self._program
         if not 0 <= number < program.count("array_sets"):
             raise BoundsError(f"array set {number} is named, the program has {program.count('array_sets')}")
-        f = {name: int(column[number]) for name, column in self._tables["array_sets"].items()}
+        f: dict[str, int] = {name: column[number] for name, column in self._tables["array_sets"].items()}
         for field, count in (("coding", program.count("codings")), ("tensor", len(program.weights))):
             if not 0 <= f[field] < count:
                 raise BoundsError(f"array set {number} names {field} {f[field]}, the program has {count}")
@@ -135,7 +135,7 @@ class Arrays:
         if coding is None:
             coding = self._codings[f["coding"]] = Coding.from_row(program["codings"]["fields"][f["coding"]])
         span, tiles = range(f["tile_first"], f["tile_first"] + f["tile_count"]), self._tables["tiles"]
-        tiles = tuple(Tile(*(int(tiles[name][i]) for name in Tile._fields)) for i in span)
+        tiles = tuple(Tile(*(tiles[name][i] for name in Tile._fields)) for i in span)
         wanted = coding.step_count
         steps = program["steps"]["h"][f["step_first"] : f["step_first"] + wanted].astype(np.int64)
         if f["step_first"] < 0 or len(steps) < wanted:
@@ -197,34 +197,30 @@ class Arrays:
 
     def _write_piece(self, array_set: ArraySet, block: Integers, piece: Piece) -> None:
         tile, digits = piece.tile, _digits(array_set, piece)
-        try:
-            cells, flips = self._encoded(array_set, block, piece, digits)
-        except ValueError as error:
-            raise ExecutionError(str(error)) from error
         array = self._array(array_set.core, tile.xbar, array_set.coding)
-        try:
-            array.write(cells, flips, piece.first)
-        except UsageError as error:
-            raise BoundsError(f"crossbar {tile.xbar} of core {array_set.core}: {error.message}") from error
+        first = self._first.get(digits)
+        if first is not None and array.version == 0 and first.array.version == first.version == 1:
+            array.write_like(first.array)  # whose only write was that of these digits
+        else:
+            self._program_cells(array_set, block, piece, array)
         written = _Write(array, array.version, digits)
         self._first.setdefault(digits, written)
         self._last[array_set.core, tile.xbar] = written
 
-    def _encoded(
-        self, array_set: ArraySet, block: Integers, piece: Piece, digits: _Digits
-    ) -> tuple[Cells, Flips]:
-        """Cells and flips of a piece: as a crossbar that was written with them holds them, or from the weights."""
+    def _program_cells(self, array_set: ArraySet, block: Integers, piece: Piece, array: CellArray) -> None:
+        """Digits of a piece from the weights into its crossbar."""
         tile, coding = piece.tile, array_set.coding
-        first = self._first.get(digits)
-        if first is not None and first.intact:
-            size = piece.last - piece.first
-            stored = first.array.read_back(coding, size, tile.n1 - tile.n0, piece.first)
-            return stored.cells, stored.flips
         parallel = coding.parallel_rows
         bounds = group_bounds([(tile.k1 - tile.k0, 0)], parallel)
-        cells, flips = store(block[tile.k0 : tile.k1, tile.n0 : tile.n1], coding, bounds)
+        try:
+            cells, flips = store(block[tile.k0 : tile.k1, tile.n0 : tile.n1], coding, bounds)
+        except ValueError as error:
+            raise ExecutionError(str(error)) from error
         groups = slice(piece.first // parallel, -(-piece.last // parallel))
-        return cells[piece.first : piece.last], flips[groups]
+        try:
+            array.write(cells[piece.first : piece.last], flips[groups], piece.first)
+        except UsageError as error:
+            raise BoundsError(f"crossbar {tile.xbar} of core {array_set.core}: {error.message}") from error
 
     def _array(self, core: int, xbar: int, coding: Coding) -> CellArray:
         """The crossbar; one that is written with another kind of digits starts empty."""

@@ -6,8 +6,10 @@ one runs a context until it has to wait and then the next that can go on. ``docs
 
 from __future__ import annotations
 
+import gc
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -229,8 +231,9 @@ def run_program(
     tensors, frames = host_tensors(program, inputs)
     tapped = _tapped(program, taps, frames)
     given = (program, weights, tensors, frames, tapped, hosts)
-    run = (Walk if walk else Rounds)(*given, count_converters=count_converters)
-    run.execute()
+    with _collector_paused():
+        run = (Walk if walk else Rounds)(*given, count_converters=count_converters)
+        run.execute()
     outputs = {tensor.io.name: tensor for tensor in tensors if tensor.io.direction == "out"}
     for tensor in (*outputs.values(), *tapped.values()):
         tensor.complete()
@@ -248,6 +251,18 @@ def run_program(
         converters=_converters(program, run.reads) if count_converters else {},
         most_held={b.number: b.most_held for b in run.buffers if isinstance(b, Ring)},
     )
+
+
+@contextmanager
+def _collector_paused() -> Generator[None]:
+    """A run makes many objects that live as long as it: looking for garbage among them finds none."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def _tapped(program: Program, names: Collection[str], frames: int) -> dict[str, HostTensor]:

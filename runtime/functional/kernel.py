@@ -1,4 +1,4 @@
-"""The compiled part of the engine: control flow of all contexts, rows between rings, windows out of buffers.
+"""The compiled part of the engine: control flow of all contexts and rows between rings.
 
 Contexts run until they halt, block, or come to a row whose values numpy computes; that row becomes a request
 with its addresses. Whatever breaks a rule is left untouched and named to the caller, whose Python form of
@@ -11,42 +11,9 @@ from numba import njit
 
 from cimc.runtime.functional import layout as y
 from cimc.runtime.functional.layout import Array, Bytes, Int
+from cimc.runtime.functional.transfers import readable
 
 REFUSED, WAITS, DONE = -1, 0, 1
-
-
-@njit(cache=True)
-def slot_of(buffers: Int, b: int, row: int) -> int:
-    """The slot of a row, -1 where a ring does not hold it."""
-    if not buffers[b, y.RING]:
-        return row % buffers[b, y.SLOTS]
-    if row < 0 or row >= buffers[b, y.RECEIVED] - buffers[b, y.FREED]:
-        return -1
-    return (buffers[b, y.FREED] + row) % buffers[b, y.SLOTS]
-
-
-@njit(cache=True)
-def readable(buffers: Int, slots: Int, b: int, row: int, col: int, size: int) -> int:
-    """First byte of ``size`` elements at (row, col), -1 unless all were written."""
-    slot = slot_of(buffers, b, row)
-    if slot < 0:
-        return -1
-    at = buffers[b, y.FIRST_SLOT] + slot
-    if col < slots[at, y.LOW] or col + size > slots[at, y.HIGH]:
-        return -1
-    return buffers[b, y.DATA] + (slot * buffers[b, y.PITCH] + col) * buffers[b, y.ITEM]
-
-
-@njit(cache=True)
-def writable(buffers: Int, slots: Int, b: int, row: int, col: int, size: int) -> int:
-    """First byte of ``size`` elements at (row, col) that are written now, -1 outside the slot."""
-    slot = slot_of(buffers, b, row)
-    if slot < 0 or col < 0 or col + size > buffers[b, y.PITCH]:
-        return -1
-    at = buffers[b, y.FIRST_SLOT] + slot
-    slots[at, y.LOW] = min(slots[at, y.LOW], col)
-    slots[at, y.HIGH] = max(slots[at, y.HIGH], col + size)
-    return buffers[b, y.DATA] + (slot * buffers[b, y.PITCH] + col) * buffers[b, y.ITEM]
 
 
 @njit(cache=True)
@@ -92,8 +59,7 @@ def receive(buffers: Int, slots: Int, memory: Bytes, ring: int, count: int) -> i
     end = received + count
     if end > buffers[ring, y.FREED] + depth:
         return REFUSED
-    first = buffers[ring, y.FIRST_SLOT]
-    places, top = buffers[ring, y.PLACES], buffers[ring, y.TOP]
+    first, places, top = buffers[ring, y.FIRST_SLOT], buffers[ring, y.PLACES], buffers[ring, y.TOP]
     below = places - buffers[ring, y.BOTTOM]
     for place in range(received, end):
         local = place % places
@@ -185,12 +151,10 @@ def request(
     contexts[c, y.AT], contexts[c, y.STATE] = pc, y.PENDING
     at = requests[head[y.H_REQUESTS]]
     at[y.Q_CONTEXT], at[y.Q_ROW] = c, pc
-    at[y.Q_A_ROW] = address(rows, pc, y.A_ROW, y.A_ST, strides[:, 0], mine)
-    at[y.Q_A_COL] = address(rows, pc, y.A_COL, y.A_ST, strides[:, 1], mine)
-    at[y.Q_B_ROW] = address(rows, pc, y.B_ROW, y.B_ST, strides[:, 0], mine)
-    at[y.Q_B_COL] = address(rows, pc, y.B_COL, y.B_ST, strides[:, 1], mine)
-    at[y.Q_D_ROW] = address(rows, pc, y.D_ROW, y.D_ST, strides[:, 0], mine)
-    at[y.Q_D_COL] = address(rows, pc, y.D_COL, y.D_ST, strides[:, 1], mine)
+    for k in range(3):
+        base, stride, to = y.A + 4 * k, y.A_ST + 4 * k, y.Q_A_ROW + 2 * k
+        at[to] = address(rows, pc, base + 1, stride, strides[:, 0], mine)
+        at[to + 1] = address(rows, pc, base + 2, stride, strides[:, 1], mine)
     head[y.H_REQUESTS] += 1
 
 
@@ -309,92 +273,4 @@ def control(
                 break
             rows[pc, y.HITS] += 1
             pc = following
-    return -1
-
-
-@njit(cache=True)
-def gather_windows(buffers: Int, slots: Int, memory: Bytes, places: Int, shape: Int, patches: Bytes) -> int:
-    """Bytes of the windows at ``places`` (buffer, row, column) into ``patches`` (places, windows * rows * tap row).
-
-    ``shape``: first and last row of the window, step between rows, taps, step and elements of a tap, windows,
-    step between windows. Returns the first place that may not be read, -1 if all were.
-    """
-    first, last, row_step, kw, col_step, c, count, step = shape
-    reach, across = (kw - 1) * col_step, (count - 1) * step
-    below = min(reach, 0) + min(across, 0)
-    size = max(reach, 0) + max(across, 0) + c - below
-    for k in range(len(places)):
-        b, row, col = places[k, 0], places[k, 1], places[k, 2]
-        item = buffers[b, y.ITEM]
-        runs, length = kw, c * item
-        if col_step == c:
-            runs, length = 1, kw * length
-        window = (last - first) * kw * c * item
-        for i in range(first, last):
-            source = readable(buffers, slots, b, row + i * row_step, col + below, size)
-            if source < 0:
-                return k
-            to = (i - first) * kw * c * item
-            for p in range(count):
-                at = source + (p * step - below) * item
-                for j in range(runs):
-                    for x in range(length):
-                        patches[k, to + j * length + x] = memory[at + x]
-                    at += col_step * item
-                to += window
-    return -1
-
-
-@njit(cache=True)
-def scatter_sums(
-    buffers: Int, slots: Int, memory: Array, places: Int, sums: Int, step: int, limit: int, add: bool
-) -> int:
-    """Sums (places, windows, columns) to ``places``, windows ``step`` elements apart, added to what is held or not.
-
-    ``memory`` has the elements' type, which holds magnitudes up to ``limit``. Returns the first place that may not
-    be written or whose sums do not fit, -1 if all were.
-    """
-    _, count, columns = sums.shape
-    span = (count - 1) * step + columns
-    for k in range(len(places)):
-        b, row, col = places[k, 0], places[k, 1], places[k, 2]
-        if add and readable(buffers, slots, b, row, col, span) < 0:
-            return k
-        at = writable(buffers, slots, b, row, col, span) // buffers[b, y.ITEM]
-        if at < 0:
-            return k
-        for p in range(count):
-            for n in range(columns):
-                value = sums[k, p, n]
-                if add:
-                    value += memory[at + p * step + n]
-                if value > limit or value < -limit - 1:
-                    return k
-                memory[at + p * step + n] = value
-    return -1
-
-
-@njit(cache=True)
-def gather(buffers: Int, slots: Int, memory: Bytes, places: Int, size: int, out: Bytes) -> int:
-    """``size`` elements of each place (buffer, row, column) in turn; the first that may not be read, or -1."""
-    length = size * buffers[places[0, 0], y.ITEM]
-    for k in range(len(places)):
-        at = readable(buffers, slots, places[k, 0], places[k, 1], places[k, 2], size)
-        if at < 0:
-            return k
-        for x in range(length):
-            out[k * length + x] = memory[at + x]
-    return -1
-
-
-@njit(cache=True)
-def scatter(buffers: Int, slots: Int, memory: Bytes, places: Int, size: int, values: Bytes) -> int:
-    """The inverse of :func:`gather`: the first place that may not be written, or -1."""
-    length = size * buffers[places[0, 0], y.ITEM]
-    for k in range(len(places)):
-        at = writable(buffers, slots, places[k, 0], places[k, 1], places[k, 2], size)
-        if at < 0:
-            return k
-        for x in range(length):
-            memory[at + x] = values[k * length + x]
     return -1

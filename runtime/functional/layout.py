@@ -33,8 +33,8 @@ SLOT_WIDTH = 3
 # -- rows: one instruction in one context -------------------------------------------------------
 
 (KIND, FOLLOWING, LEVEL, COUNT, N, M, IMM, GROUP, TAPPED, HITS) = range(10)
-"""What it is; the row behind it (of a loop behind its end, of an end behind its loop); loops around; iterations;
-fields; rows that may be executed together; whether a tap wants it; how often it was executed."""
+"""What it is; the row behind it (of a loop behind its end, of an end behind its loop); loops around; iterations or
+windows; fields; rows that may be executed together; whether a tap wants it; how often it was executed."""
 (A, A_ROW, A_COL, A_ST, B, B_ROW, B_COL, B_ST, D, D_ROW, D_COL, D_ST) = range(10, 22)
 ROW_WIDTH = 22
 

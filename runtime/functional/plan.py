@@ -301,11 +301,17 @@ def _groups(program: Program, memory: Memory, rows: Int, fields: Int, strides: A
     window &= (xb >= 0) & (xb < len(blocks))
     block = blocks[np.where(window, xb, 0)] if len(blocks) else np.zeros((len(steps), 6), np.int64)
     read_fields = fields[inner][
-        :, [_F[k] for k in ("opcode", "func", "imm", "n", "m", "b_row", "b_col", "a_st", "dst_st")]
+        :, [_F[k] for k in ("opcode", "func", "imm", "n", "b_row", "b_col", "a_st", "dst_st")]
     ]
-    of_loop = rows[steps][:, [y.LEVEL, y.COUNT]]
+    # A loop of one window has no steps to differ in; others step as their strides say, however many they are.
+    of_loop = np.stack([rows[steps, y.LEVEL], inner != steps], 1)
+    several = opcode[inner] == Opcode.READ_CORE
+    rows[steps[window], y.COUNT] = np.where(
+        inner == steps, np.where(several, fields[inner, _F["m"]], 1), rows[steps, y.COUNT]
+    )[window]
+    window &= rows[steps, y.COUNT] > 0
     reads = np.concatenate([read_fields, of_loop, block, a[:, None], d[:, None]], axis=1)
-    alu_fields = fields[steps][:, [_F[k] for k in ("opcode", "func", "imm", "n", "m")]]
+    alu_fields = fields[steps][:, [_F[k] for k in ("opcode", "func", "imm", "n")]]
     plain_numbers = np.where(plain[:, None], rows[steps][:, [y.B_ROW, y.B_COL]], 0)
     alus = np.concatenate([alu_fields, plain_numbers, np.stack([a, b, d], 1)], axis=1)
     numbers: dict[tuple[int, ...], int] = {}

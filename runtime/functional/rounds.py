@@ -59,7 +59,8 @@ class Rounds:
         self.program = program
         self._memory = Memory(program)
         self.buffers = self._memory.buffers
-        self.reads = ReadBinder(Arrays(program, weights), count_converters)
+        self._arrays = Arrays(program, weights)
+        self.reads = ReadBinder(self._arrays, count_converters)
         self._fields = ProgramRows(program)
         board = Switchboard(program, self.buffers, lambda _: None, events_of(program))
         self._taps = taps_by_index(program, taps)
@@ -76,6 +77,9 @@ class Rounds:
         self._requests = np.zeros((count + 1, y.REQUEST_WIDTH), np.int64)
         self._head = np.zeros(y.HEAD_WIDTH, np.int64)
         self._bound: dict[int, BoundRead] = {}
+        self._held = np.zeros(len(self._plan.rows), np.int64)
+        self._contents: dict[int, tuple[int, object]] = {}
+        self._seen_writes = 0
         self._steps: dict[int, Step] = {}
         self._tallies: dict[int, tuple[Tally, ...]] = {}
 
@@ -199,7 +203,8 @@ class Rounds:
             if plan.opcode[row] == Opcode.ALU:
                 known = AluGroup(self.program, memory, self._fields, plan.rows, plan.row(row))
             else:
-                known = ReadGroup(memory, plan.rows, row, self._read)
+                loop = bool(plan.opcode[row] == Opcode.LOOP)
+                known = ReadGroup(memory, plan.rows, row, self._read, self._cells, loop=loop)
             self._groups[number] = known
         return known
 
@@ -213,6 +218,18 @@ class Rounds:
             windows = int(self._plan.rows[row, y.COUNT]) if loop else known.positions
             self._tallies[row] = (Tally(read.node, windows, windows * known.reader.macs),)
         return known
+
+    def _cells(self, rows: Int) -> Int:
+        """Numbers of what the cells of reads hold at this time: equal numbers, equal cells."""
+        if self._seen_writes != self._arrays.writes:
+            self._seen_writes = self._arrays.writes
+            self._held[:] = 0
+            self._contents.clear()
+        for row in rows[self._held[rows] == 0].tolist():
+            blocks = self._read(row).reader.current()
+            known = self._contents.setdefault(id(blocks), (len(self._contents) + 1, blocks))
+            self._held[row] = known[0]
+        return self._held[rows]
 
     def _execute(self, row: int) -> None:
         """Execute one row in Python."""
