@@ -10,6 +10,7 @@ everything in memory; its peak is the resident need, and the others have shares 
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import json
 import os
@@ -29,7 +30,12 @@ from cimc.models.qwen3 import QWEN3_0_6B, Qwen3Shape, qwen3_on_meta
 from cimc.models.resnet import resnet_50
 from cimc.models.synthetic import images
 from cimc.models.transformers import NETWORKS
-from cimc.runtime.device.streaming.memory import peak_resident_bytes, reset_peak, resident_bytes
+from cimc.runtime.device.streaming.memory import (
+    peak_resident_bytes,
+    release_free_memory,
+    reset_peak,
+    resident_bytes,
+)
 from cimc.runtime.device.streaming.placement import Policy
 
 MODELS = ("qwen3-tiny", "deit-tiny", "resnet-50", "qwen3-0.6b")
@@ -108,6 +114,8 @@ def warm_up(job: Job) -> None:
 def run_job(job: Job) -> Result:
     """Convert, plan, run one pass; peaks are above the resident size after :func:`warm_up`."""
     warm_up(job)
+    gc.collect()
+    release_free_memory()
     start = resident_bytes()
     reset_peak()
     module, x = build(job.model, job.tokens)

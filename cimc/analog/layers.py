@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from cimc.analog.codes import (
     finite_range,
     input_codes,
     input_encoding,
+    traced_codes,
     weight_codes,
     weight_scales,
 )
@@ -87,14 +89,11 @@ class AnalogLayer(nn.Module):
         return result if x.ndim == given.ndim else result[0]
 
     def _traced(self, x: Tensor) -> Tensor:
-        kind = self._result_type(x)
-        shape = self.layout.output_shape(x.shape)
-        places = self.layout.by_window(torch.empty(shape, device="meta"))
-        # Codes, their copy with padding around, and the input itself where it has to be copied.
-        copied = 0 if x.is_contiguous() else x.numel() * x.element_size()
-        own = 2 * x.numel() + copied + places.numel() * kind.itemsize
-        self.run.note_use(self.blocks, places[..., 0].numel(), own)
-        return torch.empty(shape, dtype=kind, device="meta")
+        """What a pass allocates around the reads, on ``meta``, where the tracer counts it."""
+        windows = self.layout.windows(traced_codes(x, self.input_bits), 0)
+        result = torch.empty(self.layout.output_shape(x.shape), dtype=self._result_type(x), device=x.device)
+        self.run.note_use(self.blocks, prod(windows.shape))
+        return result
 
     def _result_type(self, x: Tensor) -> torch.dtype:
         kind = x.device.type if x.device.type != "meta" else self.weight_scale.device.type
@@ -113,8 +112,7 @@ class AnalogLayer(nn.Module):
         kind = self._result_type(x)
         # Integer sums must not be rounded to half precision.
         with torch.autocast(x.device.type, enabled=False):
-            codes = input_codes(x, encoding, self.name)
-            windows = self.layout.windows(codes, encoding.zero)
+            windows = self.layout.windows(input_codes(x, encoding, self.name), encoding.zero)
             result = torch.empty(self.layout.output_shape(x.shape), dtype=kind, device=x.device)
             places = self.layout.by_window(result)
             for block in self.blocks:

@@ -1,8 +1,9 @@
 """A weight matrix as blocks that are programmed, placed and streamed one by one (docs/streaming.md, blocks).
 
-A block is some output columns of a layer, at most :data:`BLOCK_WEIGHTS` weights: a large vocabulary does not need a
-large buffer. Blocks are cut the same way whatever the budget, so that bits do not depend on it. A grouped convolution
-is a block diagonal: a block holds as many groups as one crossbar does.
+A block is some output columns of a layer that store at most :data:`BLOCK_VALUES` values: a large vocabulary does not
+need a large buffer, nor a weight of many cells a large workspace. Blocks are cut the same way whatever the budget, so
+that bits do not depend on it. A grouped convolution is a block diagonal: a block holds as many groups as one crossbar
+does.
 """
 
 from __future__ import annotations
@@ -18,11 +19,16 @@ from cimc.backends.schema import Architecture
 from cimc.diagnostics import UnsupportedError
 from cimc.passes.schedule.array_product import groups_per_block
 from cimc.runtime.crossbar.coding import Coding, converter_range
+from cimc.runtime.device.prepared import loses_nothing
 from cimc.runtime.device.recipe import Chip, DeviceModel, Recipe
 
-BLOCK_WEIGHTS = 1 << 21
-"""Weights of a block, unless one column has more."""
+BLOCK_VALUES = 1 << 20
+"""Values that the reads of a block hold, unless the columns of one array are more: cells, or weights where reads
+collapse."""
 BLOCKS_PER_LAYER = 1 << 16
+
+GROUP_CELLS = 1 << 17
+"""Cells of a block that are made at once, those of one row group. Each takes a dozen numbers of 8 bytes meanwhile."""
 
 RowSource = Callable[[int, int], Tensor]
 """``rows(first, last)``: float (last - first, K) weights of some output channels, in the order of the windows' rows."""
@@ -126,7 +132,8 @@ def cut(
     span = packed * width
     if form.groups == 1:
         # Whole arrays side by side, so that no array is shared by two blocks.
-        span = max(1, BLOCK_WEIGHTS // depth // side) * side
+        probe = Recipe(layer, coding, row_tiles(depth, array_rows), device, chip)
+        span = max(1, _columns(probe) // side) * side
     found: list[Block] = []
     for number, start in enumerate(range(0, form.out_channels, span)):
         stop = min(form.out_channels, start + span)
@@ -146,6 +153,14 @@ def cut(
             )
         )
     return found
+
+
+def _columns(probe: Recipe) -> int:
+    """Output channels of a block of products like ``probe``."""
+    if loses_nothing(probe):
+        return BLOCK_VALUES // probe.rows
+    cells = probe.coding.cells_per_weight
+    return min(BLOCK_VALUES // (probe.rows * cells), GROUP_CELLS // (probe.rows_at_once * cells))
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def make_plan(blocks: Mapping[int, Block], machine: Machine, trace: Trace, base_
             codes = machine.stored(block).to(machine.device)
             measured[shape] = measure(block.recipe, codes, tile, machine.read_bytes)
         one = measured[shape]
-        spare = max(spare, one.prepare_peak_bytes - one.prepared_bytes)
+        spare = max(spare, one.prepare_peak_bytes - one.prepared_bytes + machine.store.size_bytes(key))
         costs.append(_cost(block, one, live[key], ceil(max(1, windows[key]) / tile), machine))
     speed = link_bytes_per_s(machine.store, list(keys), _buffer(machine, keys))
     # Cells of resident blocks are made before the first pass, with nothing else alive.

@@ -18,7 +18,12 @@ from cimc.diagnostics import UsageError
 from cimc.runtime.device.prepared import Prepared, prepare
 from cimc.runtime.device.recipe import Chip
 from cimc.runtime.device.streaming.lanes import machine_of
-from cimc.runtime.device.streaming.memory import Ledger, LiveBytes, available_bytes
+from cimc.runtime.device.streaming.memory import (
+    Ledger,
+    LiveBytes,
+    available_bytes,
+    release_free_memory,
+)
 from cimc.runtime.device.streaming.placement import Placement, Policy, place
 from cimc.runtime.device.streaming.pool import BufferPool
 from cimc.runtime.device.streaming.stores import Store, store_for
@@ -86,10 +91,10 @@ class AnalogRun:
         per_window = recipe.rows * (1 if recipe.coding.input_bits <= 8 else 4) + 28 * block.width
         return max(1, self.options.chunk_bytes // 2 // per_window)
 
-    def note_use(self, blocks: Sequence[Block], windows: int, own_bytes: int) -> None:
-        """A layer runs on ``meta``."""
+    def note_use(self, blocks: Sequence[Block], windows: int) -> None:
+        """A layer is about to read on ``meta``."""
         if self._tracer is not None:
-            self._tracer.note(tuple(block.key for block in blocks), windows, own_bytes)
+            self._tracer.note(tuple(block.key for block in blocks), windows)
 
     def keep_stored(self, key: int, codes: Tensor) -> None:
         """Put the codes (N, K) of a block in the store; what was made of older ones is forgotten."""
@@ -152,6 +157,8 @@ class AnalogRun:
         held = pool is not None
         try:
             prepared = prepare(block.recipe, codes.T)
+            if pool is not None:
+                self._release()
             if held and prepared.codes is None:
                 # The cells are made: the slot may be refilled while they are read.
                 assert pool is not None
@@ -215,12 +222,14 @@ class AnalogRun:
         Raises :class:`DoesNotFitError` before any work when the budget is too small, :class:`UsageError` when the
         module cannot be traced.
         """
+        self._release()
         self.plan = self._make_plan(args, kwargs or {})
         budget = self.options.budget_bytes
         if budget is None and self.options.streaming not in (True, False):
             budget = available_bytes(self.device)
         self.placement = place(self.plan.problem, self.options.streaming, budget, self.options.depth)
         self._planned_bytes = input_bytes(args, kwargs or {})
+        self._release()
         self._program()
         return self.placement
 
@@ -255,20 +264,29 @@ class AnalogRun:
         self.ledger.take(self.plan.problem.base_bytes, "digital parameters")
         streamed = {self.plan.keys[i] for i in self.placement.streamed}
         for key, block in self.blocks.items():
-            if key in streamed:
-                continue
-            codes = self.stored(block).to(self.device)
-            if self.options.resident == "codes":
-                self._codes[key] = codes
-                self.ledger.take(codes.numel() * codes.element_size(), block.name)
-            else:
-                self._kept[key] = prepare(block.recipe, codes.T)
-                self.ledger.take(self._kept[key].size_bytes, block.name)
+            if key not in streamed:
+                self._keep(block)
         order = [self.plan.keys[i] for i in self.plan.problem.order if self.plan.keys[i] in streamed]
         if order:
             largest = max(self.store.size_bytes(key) for key in order)
             self.pool = BufferPool(machine_of(self.device), self.store, order, self.placement.slots, largest)
             self.ledger.take(self.pool.size_bytes, "buffer pool")
+
+    def _keep(self, block: Block) -> None:
+        """Make a block resident."""
+        codes = self.stored(block).to(self.device)
+        if self.options.resident == "codes":
+            self._codes[block.key] = codes
+            self.ledger.take(codes.numel() * codes.element_size(), block.name)
+        else:
+            self._kept[block.key] = prepare(block.recipe, codes.T)
+            self.ledger.take(self._kept[block.key].size_bytes, block.name)
+            self._release()
+
+    def _release(self) -> None:
+        """Let resident size follow what is held: making cells leaves holes, which the prediction does not know."""
+        if self.device.type == "cpu":
+            release_free_memory()
 
     def _move(self, device: torch.device) -> None:
         """Compute on another device from now on."""

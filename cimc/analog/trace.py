@@ -19,7 +19,7 @@ PLAIN = (Tensor, int, float, bool, str, type(None), torch.dtype, torch.device)
 
 @dataclass(frozen=True)
 class Use:
-    """A layer's turn: its blocks' keys, how many windows, and bytes alive around it and made by it."""
+    """A layer's turn: its blocks' keys, how many windows, and bytes alive beside its reads."""
 
     keys: tuple[int, ...]
     windows: int
@@ -33,7 +33,7 @@ class Trace:
     uses: list[Use] = field(default_factory=list[Use])
     input_bytes: int = 0
     peak_bytes: int = 0
-    """Of tensors alive at once, inputs included, outside the arrays' layers."""
+    """Of tensors alive at once, inputs included, without what reads take."""
 
 
 @dataclass
@@ -43,10 +43,9 @@ class Tracer:
     live: LiveBytes
     trace: Trace
 
-    def note(self, keys: tuple[int, ...], windows: int, own_bytes: int) -> None:
-        """A layer runs now and will hold ``own_bytes`` beside what is alive."""
-        alive = self.live.live + self.trace.input_bytes
-        self.trace.uses.append(Use(keys, windows, alive + own_bytes))
+    def note(self, keys: tuple[int, ...], windows: int) -> None:
+        """A layer reads now."""
+        self.trace.uses.append(Use(keys, windows, self.live.live + self.trace.input_bytes))
 
 
 def traceable(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

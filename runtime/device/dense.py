@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cimc.runtime.device.exact import exact_type, largest_sum, product
+from cimc.runtime.device.exact import column_sums, exact_type, largest_magnitude, largest_sum, product
 from cimc.runtime.device.kernels import add_products, pack_digits
 from cimc.runtime.device.packing import INT16, INT32, Cells16, pack16, padded_rows, windows_per_block
 from cimc.runtime.device.recipe import Recipe
@@ -48,12 +48,10 @@ def dense_of(recipe: Recipe, groups: list[Tensor | None], codes: Tensor, kernels
     """
     columns, where = codes.shape[1], codes.device
     coding = recipe.coding
-    shift = coding.frac_bits if recipe.converter else 0
     uniform = -coding.weight_offset if recipe.converter else -coding.weight_offset << recipe.grid_bits
-    centre = (coding.input_min + coding.input_max + 1) // 2
-    constant = torch.zeros(columns, dtype=torch.int64, device=where)
     if all(group is None for group in groups):
-        return Dense(uniform, None, None, centre, constant, shift)
+        constant = torch.zeros(columns, dtype=torch.int64, device=where)
+        return Dense(uniform, None, None, _centre(recipe), constant, _shift(recipe))
     heights = np.diff(recipe.bounds).tolist()
     matrix = torch.cat(
         [
@@ -61,14 +59,28 @@ def dense_of(recipe: Recipe, groups: list[Tensor | None], codes: Tensor, kernels
             for rows, group in zip(heights, groups, strict=True)
         ]
     )
-    constant = (centre - coding.input_offset) * matrix.sum(dim=0, dtype=torch.int64)
+    return dense_matrix(recipe, matrix, kernels)
+
+
+def dense_matrix(recipe: Recipe, matrix: Tensor, kernels: bool) -> Dense:
+    """The product of the integers ``matrix`` (K, N)."""
+    coding, centre = recipe.coding, _centre(recipe)
+    constant = (centre - coding.input_offset) * column_sums(matrix)
     magnitude = max(centre - coding.input_min, coding.input_max - centre)
     peak = largest_sum(magnitude, matrix)
-    narrow = peak < INT32 and magnitude <= INT16 and matrix.numel() and int(matrix.abs().max()) < INT16
-    if kernels and where.type == "cpu" and narrow:
+    narrow = peak < INT32 and magnitude <= INT16 and matrix.numel() and largest_magnitude(matrix) < INT16
+    if kernels and matrix.device.type == "cpu" and narrow:
         packed = pack16(matrix.numpy()[:, None, :])
-        return Dense(0, None, packed, centre, constant, shift)
-    return Dense(0, matrix.to(exact_type(peak)), None, centre, constant, shift)
+        return Dense(0, None, packed, centre, constant, _shift(recipe))
+    return Dense(0, matrix.to(exact_type(peak)), None, centre, constant, _shift(recipe))
+
+
+def _centre(recipe: Recipe) -> int:
+    return (recipe.coding.input_min + recipe.coding.input_max + 1) // 2
+
+
+def _shift(recipe: Recipe) -> int:
+    return recipe.coding.frac_bits if recipe.converter else 0
 
 
 def read_dense(recipe: Recipe, dense: Dense, x: Tensor, total: Tensor, chunk_bytes: int) -> None:

@@ -7,7 +7,8 @@ is driven by digits times 2^k, so only rows that need it cost twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,43 @@ class Fused:
     def size_bytes(self) -> int:
         """Bytes of the cells and variances."""
         return self.cells.nbytes + self.variance.nbytes + self.scale.nbytes
+
+
+def gathered(groups: Sequence[Fused]) -> list[Fused]:
+    """The same groups in few allocations: cells and noise of all side by side, what is equal only once.
+
+    Groups of a few rows are many and small: each array of its own would cost as much again in the allocator.
+    """
+    known: dict[tuple[str, tuple[int, ...], bytes], npt.NDArray[Any]] = {}
+
+    def once(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return known.setdefault((array.dtype.str, array.shape, array.tobytes()), array)
+
+    cells = _side_by_side([group.cells for group in groups])
+    variances = _side_by_side([group.variance for group in groups])
+    scales = _side_by_side([group.scale for group in groups])
+    return [
+        replace(
+            group,
+            row=once(group.row),
+            factor=once(group.factor),
+            cells=cells[at],
+            variance=variances[at],
+            scale=scales[at],
+            constants=once(group.constants),
+            inverse=once(group.inverse),
+        )
+        for at, group in enumerate(groups)
+    ]
+
+
+def _side_by_side(arrays: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    """Copies of ``arrays``, of one type, as views of one allocation."""
+    ends = np.cumsum([array.size for array in arrays])
+    flat = np.concatenate([array.ravel() for array in arrays])
+    return [
+        flat[end - array.size : end].reshape(array.shape) for end, array in zip(ends, arrays, strict=True)
+    ]
 
 
 def fuse(

@@ -24,8 +24,11 @@ def _pack(values: npt.NDArray[Any], together: int, kind: type[Any]) -> npt.NDArr
     """(rows, J, N) as (N / 16, J, steps, 16 * together), zeros where rows or columns are missing."""
     rows, conversions, columns = values.shape
     steps, tiles = -(-rows // together), -(-columns // LANES)
-    whole = np.zeros((together * steps, conversions, tiles * LANES), dtype=kind)
-    whole[:rows, :, :columns] = values
+    if (rows, columns) == (together * steps, tiles * LANES):
+        whole = values.astype(kind, copy=False)
+    else:
+        whole = np.zeros((together * steps, conversions, tiles * LANES), dtype=kind)
+        whole[:rows, :, :columns] = values
     split = whole.reshape(steps, together, conversions, tiles, LANES).transpose(3, 2, 0, 4, 1)
     return np.ascontiguousarray(split).reshape(tiles, conversions, steps, together * LANES)
 

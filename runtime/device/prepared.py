@@ -18,13 +18,17 @@ from torch import Tensor
 from cimc.runtime.crossbar.converter import is_lossless
 from cimc.runtime.device.cells import GroupCells, conversion_values, group_cells, group_variance, groups
 from cimc.runtime.device.converter import division
-from cimc.runtime.device.dense import Dense, dense_of
-from cimc.runtime.device.fused import Fused, fuse
+from cimc.runtime.device.dense import Dense, dense_matrix, dense_of
+from cimc.runtime.device.fused import Fused, fuse, gathered
 from cimc.runtime.device.periphery import mismatched
 from cimc.runtime.device.recipe import Recipe
 
 if TYPE_CHECKING:
     from cimc.runtime.device.kernels_triton import TritonGroup
+
+
+SMALL_GROUP = 1 << 16
+"""Bytes of a group below which an allocation of its own wastes memory: allocators give larger ones whole pages."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,13 @@ class Prepared:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all tensors."""
+        """Bytes of all tensors, those that groups share once."""
         tensors = [self.codes, self.dense.constant]
         for part in self.converted:
             tensors += [part.values, part.worth, part.variance, part.scale]
+        sizes = {id(t): t.numel() * t.element_size() for t in tensors if t is not None}
         held = sum(part.fused.size_bytes for part in self.converted if part.fused is not None)
-        held += sum(t.numel() * t.element_size() for t in tensors if t is not None)
-        return held + self.dense.size_bytes
+        return held + sum(sizes.values()) + self.dense.size_bytes
 
 
 def prepare(recipe: Recipe, codes: Tensor, kernels: bool = True) -> Prepared:
@@ -96,8 +100,7 @@ def prepare(recipe: Recipe, codes: Tensor, kernels: bool = True) -> Prepared:
                 f"weights must be in {low} … {high}, got {int(codes.min())} … {int(codes.max())}"
             )
         kind = torch.int16 if recipe.coding.weight_bits <= 8 else torch.int32
-        whole: list[Tensor | None] = [codes[first:last].to(kind) for _, first, last in groups(recipe)]
-        return Prepared(None, dense_of(recipe, whole, codes, kernels), (), codes.shape[1], 0.0)
+        return Prepared(None, dense_matrix(recipe, codes.to(kind), kernels), (), codes.shape[1], 0.0)
     collapsed: list[Tensor | None] = []
     converted: list[Converted] = []
     clipped = 0
@@ -111,7 +114,23 @@ def prepare(recipe: Recipe, codes: Tensor, kernels: bool = True) -> Prepared:
     kept = codes if recipe.resamples else None
     cell_count = codes.numel() * recipe.coding.cells_per_weight
     dense = dense_of(recipe, collapsed, codes, kernels)
-    return Prepared(kept, dense, tuple(converted), codes.shape[1], clipped / max(1, cell_count))
+    parts = _gathered(converted)
+    return Prepared(kept, dense, parts, codes.shape[1], clipped / max(1, cell_count))
+
+
+def _gathered(parts: list[Converted]) -> tuple[Converted, ...]:
+    """``parts`` with what the CPU kernel reads of small groups in few allocations."""
+    small = [part.fused for part in parts if part.fused is not None and part.fused.size_bytes < SMALL_GROUP]
+    held = iter(gathered(small) if small else [])
+    worths: dict[bytes, Tensor] = {}
+    found: list[Converted] = []
+    for part in parts:
+        if part.fused is None or part.fused.size_bytes >= SMALL_GROUP:
+            found.append(part)
+            continue
+        worth = worths.setdefault(part.worth.numpy().tobytes(), part.worth)
+        found.append(replace(part, worth=worth, values=parts[0].values, fused=next(held)))
+    return tuple(found)
 
 
 def loses_nothing(recipe: Recipe) -> bool:

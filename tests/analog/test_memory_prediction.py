@@ -10,6 +10,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 import cimc.analog
+from cimc.analog import probe
 from cimc.analog.run import AnalogRun
 from cimc.diagnostics import DoesNotFitError
 from cimc.models.drawn_weights import DrawnWeights
@@ -41,8 +42,11 @@ def measured(module: nn.Module, run: AnalogRun) -> int:
 
 
 # For three budgets between the least and the resident need, the pass stays within the budget and the prediction, and
-# what was predicted beyond the allowance for the process itself is at most 15 % more than was used.
-def test_peaks_are_predicted() -> None:
+# what was predicted beyond the allowance for the process itself is at most 15 % more than was used. The allocator's
+# record knows nothing of the holes between its arrays, so neither does this prediction.
+def test_peaks_are_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "HOLES", 0.0)
+
     def made(**options: Any) -> tuple[nn.Module, AnalogRun]:
         module = cimc.analog.convert(
             qwen3_on_meta(SHAPE),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import tracemalloc
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,18 @@ def available_bytes(device: torch.device) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
 
 
+def release_free_memory() -> None:
+    """Give the system what the C library's allocator keeps of freed memory (glibc; elsewhere nothing happens)."""
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+
 def _status(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
@@ -57,6 +72,8 @@ _CASTING: tuple[Any, ...] = (
 class LiveBytes(TorchDispatchMode):
     """Bytes of tensors that torch made inside this context and that are still alive; ``peak`` of them.
 
+    ``held`` are those alive when the context ends.
+
     Counts what operators return and, of what they take for themselves, the copies of :data:`_CASTING`. On the ``meta``
     device nothing is allocated, and the numbers are what the device would need.
     """
@@ -66,6 +83,8 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()
         self.live = 0
         self.peak = 0
+        self.held = 0
+        self._counting = False
         self._seen: set[int] = set()
         self._arrays = arrays
         self._before = 0
@@ -75,6 +94,7 @@ class LiveBytes(TorchDispatchMode):
         if self._arrays:
             tracemalloc.start()
             self._before = tracemalloc.get_traced_memory()[0]
+        self._counting = True
         super().__enter__()
         return self
 
@@ -82,7 +102,10 @@ class LiveBytes(TorchDispatchMode):
         """Stop, the arrays since the last operator included."""
         super().__exit__(*error)
         self._note(0)
+        self._counting = False
+        self.held = self.live
         if self._arrays:
+            self.held += tracemalloc.get_traced_memory()[0] - self._before
             tracemalloc.stop()
 
     def _note(self, hidden_bytes: int) -> None:
@@ -118,6 +141,9 @@ class LiveBytes(TorchDispatchMode):
         weakref.finalize(storage, self._gone, identity, size)
 
     def _gone(self, identity: int, size: int) -> None:
+        if self._counting:
+            # Arrays that were made since the last operator existed beside this tensor.
+            self._note(0)
         self._seen.discard(identity)
         self.live -= size
 
