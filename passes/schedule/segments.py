@@ -8,6 +8,7 @@ its last phase is open to the stages behind it. So the states of the search are 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,11 +20,14 @@ import numpy.typing as npt
 from cimc.dialects.cim import StageOp
 from cimc.passes.place.network import COLUMNS
 from cimc.passes.schedule.estimate.nodes import Timing
-from cimc.passes.schedule.estimate.pipeline import BARRIER, span
+from cimc.passes.schedule.estimate.pipeline import BARRIER, Handoff, phase_span
 from cimc.passes.schedule.packing import Need, Room, Table, needs_of, order_of_cut
 
 OPEN = 8
 """Open phases kept between two stages: those with the fewest cycles so far. The greedy one is kept beside them."""
+
+ALIKE = 2
+"""Of these, how many may begin with the same stage, behind phases that leave different room for its writes."""
 
 CUT_FROM = 2
 """Open phases, of those, that an operator larger than the chip may begin in; the others would differ little."""
@@ -132,6 +136,10 @@ class Open:
     room: Room
     first: int
     """Stage the open phase begins with."""
+    given: Handoff | None
+    """What the phase before leaves for the writes of the open one."""
+    leaves: Handoff | None
+    """What the open phase leaves."""
     greedy: bool
     before: Open | None = None
     decided: tuple[int, ...] = ()
@@ -162,16 +170,16 @@ def greedy(work: Work) -> list[Table]:
     return found
 
 
-def best(work: Work) -> tuple[list[Table], int]:
+def best(work: Work, keep: int = OPEN, alike: int = ALIKE) -> tuple[list[Table], int]:
     """Phases of the contexts of every stage with the fewest estimated cycles, and these; never more than ``greedy``'s.
 
-    Exact as long as no more than ``OPEN`` open phases are worth keeping between two stages (a test compares with all
-    ways to cut).
+    ``keep``: open phases kept between two stages, ``alike`` of them with the same first stage; with all of them the
+    result is exact (a test compares with all ways to cut).
     """
-    search = _Search(work)
+    search = _Search(work, alike)
     states = [search.start()]
     for number in range(len(work.stages)):
-        states = _kept(list(search.extended(states, number)))
+        states = _kept(list(search.extended(states, number)), keep, alike)
     end = min(states, key=lambda state: state.total)
     return _decisions(end, work), end.total
 
@@ -195,13 +203,19 @@ def segments_of(work: Work, decided: Sequence[Table]) -> list[tuple[list[int], l
     return found
 
 
-def _kept(states: list[Open]) -> list[Open]:
-    """The cheapest of the states that begin their open phase alike, and of these the cheapest."""
+def _kept(states: list[Open], keep: int, alike: int) -> list[Open]:
+    """The cheapest states, one of those that are alike to the stages behind, and the greedy one."""
     ordered = sorted(states, key=lambda state: state.total)
-    seen: dict[tuple[int, int], Open] = {}
+    seen: set[tuple[int, int, Handoff | None]] = set()
+    begun: Counter[tuple[int, int]] = Counter()
+    kept: list[Open] = []
     for state in ordered:
-        seen.setdefault((state.first, state.room.crossbars), state)
-    kept = list(seen.values())[:OPEN]
+        start = state.first, state.room.crossbars
+        if (*start, state.given) in seen or begun[start] == alike or len(kept) == keep:
+            continue
+        seen.add((*start, state.given))
+        begun[start] += 1
+        kept.append(state)
     return kept if any(state.greedy for state in kept) else [*kept, next(s for s in ordered if s.greedy)]
 
 
@@ -230,12 +244,15 @@ class _Search:
     """Extends open phases by a stage; estimates of the same phase are made once."""
 
     work: Work
-    known: dict[tuple[Member, ...], int] = field(default_factory=dict[tuple[Member, ...], int])
+    alike: int
+    known: dict[tuple[tuple[Member, ...], Handoff | None], tuple[int, Handoff]] = field(
+        default_factory=dict[tuple[tuple[Member, ...], Handoff | None], tuple[int, Handoff]]
+    )
 
     def start(self) -> Open:
         """Nothing but the inputs."""
         members = tuple(Member(n, 0) for n in self.work.behind[-1])
-        return Open(0, 0, 0, members, Room.empty(self.work.arch), 0, greedy=True)
+        return Open(0, 0, 0, members, Room.empty(self.work.arch), 0, None, None, greedy=True)
 
     def extended(self, states: Sequence[Open], stage: int) -> Iterator[Open]:
         """All states behind ``stage``."""
@@ -255,12 +272,12 @@ class _Search:
                 yield self._joined(fresh, stage, whole)
 
     def _may_close(self, states: Sequence[Open], stage: int) -> list[Open]:
-        """States behind which a phase may begin with ``stage``: the cheapest whose waiting rows have room, and the
-        greedy one."""
+        """States behind which a phase may begin with ``stage``: the cheapest whose waiting rows have room, as many as
+        are kept alike, and the greedy one."""
         size = self.work.arch.chip.global_buffer_bytes * WAITING
         waits = self.work.waiting
         able = [s for s in states if waits[stage] + (waits[s.first] if s.phase else 0) <= size]
-        chosen = [min(able, key=lambda s: s.total)] if able else []
+        chosen = sorted(able, key=lambda s: s.total)[: self.alike]
         return chosen + [s for s in states if s.greedy and s not in chosen]
 
     def _next(self, state: Open, stage: int, *, greedy: bool) -> Open:
@@ -273,6 +290,8 @@ class _Search:
             members=(),
             room=Room.empty(self.work.arch),
             first=stage,
+            given=state.leaves,
+            leaves=None,
             greedy=state.greedy and greedy,
         )
 
@@ -280,9 +299,11 @@ class _Search:
         """``state`` with a whole stage in its open phase."""
         node = self.work.numbers[stage]
         members = self._with_chip((*state.members, Member(node, self.work.nodes[node].load)), stage)
+        cycles, leaves = self.cycles(members, state.given)
         return replace(
             state,
-            cycles=self.cycles(members),
+            cycles=cycles,
+            leaves=leaves,
             members=members,
             room=room,
             before=state,
@@ -312,33 +333,39 @@ class _Search:
         weights = (table[:, _K1] - table[:, _K0]) * (table[:, _N1] - table[:, _N0])
         shares = np.bincount(offsets, weights) / weights.sum()
         loads = [round(work.nodes[node].load * share) for share in shares.tolist()]
-        closed, members = state.closed, state.members
+        closed, members, given = state.closed, state.members, state.given
         for load in loads[:-1]:
             members = (*members, Member(node, load)) if load else members
-            closed += self.cycles(members) + BARRIER
+            cycles, given = self.cycles(members, given)
+            closed += cycles + BARRIER
             members = ()
         members = self._with_chip((*members, Member(node, loads[-1])), stage)
+        cycles, leaves = self.cycles(members, given)
         return replace(
             state,
             phase=state.phase + len(loads) - 1,
             closed=closed,
-            cycles=self.cycles(members),
+            cycles=cycles,
             members=members,
             room=room,
             first=stage,
+            given=given,
+            leaves=leaves,
             before=state,
             decided=tuple((state.phase + offsets).tolist()),
         )
 
-    def cycles(self, members: tuple[Member, ...]) -> int:
-        """Of a phase, with the copies that pay in it."""
-        if members not in self.known:
-            self.known[members] = phase_cycles(self.work, members)
-        return self.known[members]
+    def cycles(self, members: tuple[Member, ...], given: Handoff | None) -> tuple[int, Handoff]:
+        """Of a phase, with the copies that pay in it, and what it leaves for the next one's writes."""
+        key = members, given
+        if key not in self.known:
+            self.known[key] = phase_cycles(self.work, members, given)
+        return self.known[key]
 
 
-def phase_cycles(work: Work, members: Sequence[Member]) -> int:
-    """The estimate of a phase: its weights are written, its frames follow each other.
+def phase_cycles(work: Work, members: Sequence[Member], given: Handoff | None) -> tuple[int, Handoff]:
+    """The estimate of a phase: its weights are written, beside the phase before as far as that is ``given``, and its
+    frames follow each other. The second result: what it leaves.
 
     Not below what the global buffer's port carries: weights, rows of earlier phases, rows for later ones.
     """
@@ -346,22 +373,24 @@ def phase_cycles(work: Work, members: Sequence[Member]) -> int:
     here = [member.node for member in members]
     partial = False
     for member in members:
-        if member.load != nodes[member.node].load:
+        node = nodes[member.node]
+        if member.load != node.load and node.arrays is not None:
             partial = True
-            nodes[member.node] = replace(nodes[member.node], load=member.load)
+            tiles = max(1, round(node.arrays.tiles * member.load / node.load))
+            nodes[member.node] = replace(node, load=member.load, arrays=replace(node.arrays, tiles=tiles))
     if not partial:
         for number, copies in copies_that_pay(work, here).items():
             if copies > 1:
                 nodes[number] = nodes[number].dealt(copies)
-    alone = span(nodes, here, rewrites=True)
+    alone, lead, leaves = phase_span(nodes, here, given)
     between = max((nodes[n].between * nodes[n].rows for n in here), default=0)
     slowest = max((-(-nodes[n].rows // nodes[n].copies) * nodes[n].turn for n in here), default=0)
     inside = set(here)
-    given = {edge.source for n in here for edge in nodes[n].edges} - inside
+    sources = {edge.source for n in here for edge in nodes[n].edges} - inside
     kept = [n for n in here if work.last_use[n] not in inside and work.last_use[n] > max(here)]
-    moved = sum(nodes[n].rows * nodes[n].row for n in (*given, *kept))
+    moved = sum(nodes[n].rows * nodes[n].row for n in (*sources, *kept))
     loads = sum(nodes[n].load for n in here)
-    return max(alone + (work.frames - 1) * max(between, slowest), loads + work.frames * moved)
+    return max(alone + (work.frames - 1) * max(between, slowest), loads - lead + work.frames * moved), leaves
 
 
 def copies_that_pay(work: Work, members: Sequence[int], crossbars: int | None = None) -> dict[int, int]:

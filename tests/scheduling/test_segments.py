@@ -93,10 +93,13 @@ def cycles_of(work: Work, edges: Sequence[int]) -> int:
         sources = max((phase[e.source] for e in node.edges), default=0)
         phase[number] = sources if stage is None else sum(stage >= first for first in edges[1:-1])
     total = BARRIER * (len(edges) - 2)
+    left = None
     for one in range(len(edges) - 1):
         here = [n for n in range(len(phase)) if phase[n] == one]
         loads = [work.nodes[n].load if n in work.stage_of else 0 for n in here]
-        total += phase_cycles(work, [Member(n, load) for n, load in zip(here, loads, strict=True)])
+        members = [Member(n, load) for n, load in zip(here, loads, strict=True)]
+        cycles, left = phase_cycles(work, members, left)
+        total += cycles
     return total
 
 
@@ -104,14 +107,16 @@ def cycles_of(work: Work, edges: Sequence[int]) -> int:
 @pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_search_finds_the_best_of_all_cuts(seed: int, copies: bool, frames: int) -> None:
-    """On chips that hold every operator but not the model: as few cycles as the best of all ways to cut it."""
+    """On chips that hold every operator but not the model: as few cycles as the best of all ways to cut it; within 2 %
+    of that with the few open phases that a compile keeps."""
     rng = np.random.default_rng(seed)
     arch = small_machine(cores=6 + 2 * (seed % 3), crossbars=4, contexts=4, allow_writes=True)
     work = work_of(chain(rng, 9), arch, copies=copies, frames=frames)
     ways = list(all_cuts(work))
     assert len(ways) > 3
-    decided, found = best(work)
-    assert found == min(cycles_of(work, edges) for edges in ways)
+    decided, found = best(work, len(ways), len(ways))
+    least = min(cycles_of(work, edges) for edges in ways)
+    assert found == least <= best(work)[1] <= 1.02 * least
     firsts = [int(phases.min()) for phases in decided]
     edges = [0, *(i for i in range(1, len(firsts)) if firsts[i] > firsts[i - 1]), len(firsts)]
     assert cycles_of(work, edges) == found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,9 @@ from cimc.passes.schedule.estimate.nodes import Edge, Timing
 BARRIER = 3
 """Cycles from the end of a phase to the begin of the next: a signal, the barrier, a signal."""
 
+AHEAD = 3
+"""Rows by which contexts of a stage may be ahead of each other: their rings hold a window and two advances more."""
+
 Cycles = npt.NDArray[np.int64]
 
 
@@ -23,6 +26,39 @@ class Rows:
 
     sent: Cycles
     ready: Cycles
+
+
+@dataclass(frozen=True)
+class Handoff:
+    """What a phase leaves for the writes of the next one; cycles before its end."""
+
+    port: int
+    """Since when its own weights are through the global buffer."""
+    first: int
+    """Since when the first of its contexts is done."""
+    crossbars: int
+    """Left free all along."""
+
+    def lead(self, nodes: Sequence[Timing]) -> int:
+        """Cycles before the phase of ``nodes`` begins in which its weights begin to leave the global buffer.
+
+        Those for free crossbars follow the weights of the phase before; the others as its contexts come to their end,
+        the last one's behind the phase (``passes/lower/write_order.py``).
+        """
+        used = sum(_crossbars(node) for node in nodes)
+        load = sum(node.load for node in nodes)
+        if not load or not used:
+            return 0
+        beside = min(1.0, self.crossbars / used)
+        ended = load - self.port
+        if beside < 1:
+            last = max(node.load / max(1, _crossbars(node)) for node in nodes)
+            ended = max(ended, (1 - beside) * load - self.first, last)
+        return max(0, round(load + BARRIER - ended))
+
+
+def _crossbars(node: Timing) -> int:
+    return node.arrays.tiles * node.copies * node.columns if node.arrays is not None else 0
 
 
 def latency(nodes: Sequence[Timing]) -> int:
@@ -37,11 +73,17 @@ def pipeline(nodes: Sequence[Timing]) -> list[Rows]:
     work. With d copies that is d recurrences; each unrolls to ``F_j = turn*j + max over i <= j of (b_i - turn*i)``.
     """
     done: dict[int, Rows] = {}
-    begin = 0
-    for phase in sorted({node.phase for node in nodes}):
+    begin = lead = 0
+    left: Handoff | None = None
+    phases = sorted({node.phase for node in nodes})
+    for phase in phases:
         members = [number for number, node in enumerate(nodes) if node.phase == phase]
-        done |= _phase(nodes, members, begin, rewrites=any(node.phase for node in nodes))
-        begin = BARRIER + max(int(rows.sent[-1]) for rows in done.values())
+        if left is not None:
+            lead = left.lead([nodes[number] for number in members])
+        here = _phase(nodes, members, begin, lead, rewrites=len(phases) > 1)
+        left = _handoff(nodes, here, begin, lead)
+        done |= here
+        begin = BARRIER + max(int(rows.sent[-1]) for rows in here.values())
     return [done[number] for number in range(len(nodes))]
 
 
@@ -50,17 +92,49 @@ def span(nodes: Sequence[Timing], members: Sequence[int], *, rewrites: bool) -> 
 
     Rows of other nodes are there when they begin; ``rewrites``: their weights are written first.
     """
-    return max(int(rows.sent[-1]) for rows in _phase(nodes, members, 0, rewrites=rewrites).values())
+    return max(int(rows.sent[-1]) for rows in _phase(nodes, members, 0, 0, rewrites=rewrites).values())
 
 
-def _phase(nodes: Sequence[Timing], members: Sequence[int], begin: int, *, rewrites: bool) -> dict[int, Rows]:
+def phase_span(
+    nodes: Sequence[Timing], members: Sequence[int], before: Handoff | None
+) -> tuple[int, int, Handoff]:
+    """Cycles of a phase of ``members`` behind one that leaves ``before``, the lead of its writes, what it leaves."""
+    lead = before.lead([nodes[number] for number in members]) if before is not None else 0
+    done = _phase(nodes, members, 0, lead, rewrites=True)
+    return max(int(rows.sent[-1]) for rows in done.values()), lead, _handoff(nodes, done, 0, lead)
+
+
+def _handoff(nodes: Sequence[Timing], done: Mapping[int, Rows], begin: int, lead: int) -> Handoff:
+    end = max(int(rows.sent[-1]) for rows in done.values())
+    loaded = begin - lead + sum(nodes[number].load for number in done)
+    used = sum(_crossbars(nodes[number]) for number in done)
+    first = end
+    supply = 0
+    for number, rows in done.items():
+        arrays = nodes[number].arrays
+        if arrays is None:
+            continue
+        # Contexts of a stage that are written one after the other end so, as far as their rings take rows ahead.
+        node = nodes[number]
+        spread = node.load * (1 - 1 / max(1, _crossbars(node)))
+        ahead = spread if node.rows <= AHEAD else AHEAD * node.turn
+        first = min(first, int(rows.sent[-1] - min(spread, ahead)))
+        supply = arrays.units.crossbars
+    return Handoff(end - max(loaded, begin), end - first, supply - used if used else 0)
+
+
+def _phase(
+    nodes: Sequence[Timing], members: Sequence[int], begin: int, lead: int, *, rewrites: bool
+) -> dict[int, Rows]:
+    """``lead``: cycles before ``begin`` in which weights begin to leave the global buffer."""
     done: dict[int, Rows] = {}
-    loaded = begin
+    loaded = begin - lead
     for number in members:
         node = nodes[number]
-        if rewrites:
+        programmed = begin
+        if rewrites and node.arrays is not None:
             loaded += node.load
-        programmed = loaded + node.write if rewrites and node.arrays is not None else begin
+            programmed = max(begin, loaded + node.write)
         there = [_arrived(nodes[e.source], done.get(e.source), e, begin) for e in node.edges]
         done[number] = _node(node, there, programmed)
     return done

@@ -36,6 +36,11 @@ class Units:
         width = self._widths[unit]
         return max(1, -(-size_bytes * width.denominator // width.numerator))
 
+    @property
+    def crossbars(self) -> int:
+        """Of the chip."""
+        return int(self.arch.chip.cores * self.arch.core.crossbars)
+
     def port(self, size_bytes: int) -> int:
         """A core's memory."""
         return self._cycles(size_bytes, "port")
