@@ -53,6 +53,8 @@ def compile(
     scheduler: str | None = None,
     objective: str | None = None,
     power_cap_mw: float | None = None,
+    stagger: bool | None = None,
+    stagger_slack: float | None = None,
     require_arrays: bool = False,
     backend: str | Path | None = None,
     timing: Callable[[str, float], None] | None = None,
@@ -64,9 +66,9 @@ def compile(
     extent). ``mapping``: options or a mapping file. ``output``: folder to write the artifact to; without it the
     artifact stays in memory. ``dump_ir``: folder for numbered IR files. ``stop_after``: ``graph``,
     ``quantised`` or ``mapped``: stop there, no program. ``resume``: ``model`` is a dumped IR file.
-    ``network`` (``mesh`` or ``bus``), ``scheduler``, ``objective`` and ``power_cap_mw`` replace what the mapping says
-    (docs/mapping-file.md). ``require_arrays``: fail if nothing runs on the arrays. ``backend``: a Python file
-    that holds a backend. ``timing`` is called with name and seconds of each pass.
+    ``network`` (``mesh`` or ``bus``), ``scheduler``, ``objective``, ``power_cap_mw``, ``stagger`` and ``stagger_slack``
+    replace what the mapping says (docs/mapping-file.md). ``require_arrays``: fail if nothing runs on the arrays.
+    ``backend``: a Python file that holds a backend. ``timing`` is called with name and seconds of each pass.
 
     Raises ``CimError``: ``UnsupportedError`` (exit 1), ``UsageError`` (2), ``DoesNotFitError`` (3).
     """
@@ -78,6 +80,8 @@ def compile(
         "scheduler": scheduler,
         "objective": objective,
         "power_cap_mw": power_cap_mw,
+        "stagger": stagger,
+        "stagger_slack": stagger_slack,
     }
     options = replaced(read_mapping(mapping), given)
     request = CompileOptions(

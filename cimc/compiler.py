@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,9 +34,12 @@ from cimc.passes.quantise.activations import QuantiseActivations
 from cimc.passes.quantise.ranges import put_ranges
 from cimc.passes.schedule.assign_copies import AssignCopiesPass
 from cimc.pipeline import PipelineStep, pipeline
+from cimc.runtime.program import Program
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from cimc.runtime.cycle.stagger import Staggered
 
 Array = npt.NDArray[Any]
 
@@ -74,6 +77,8 @@ class Compiled:
     modules: Mapping[str, ModuleOp]
     linked: Linked | None
     model_sha256: str
+    staggered: Staggered | None = None
+    """What turns of blocks of reads bring, where the mapping asks for them."""
 
     @property
     def store(self) -> WeightStore:
@@ -126,6 +131,7 @@ def build(
             module, level = _import(model, driver, options), "imported"
         _run_stages(module, steps, level, driver, options)
         linked = _lower(module, driver) if "mapped" in driver.kept and not options.stop_after else None
+        staggered = _stagger(linked.program, options.mapping) if linked is not None else None
     except CimError:
         raise
     except Exception as error:  # dumps are edited by hand, and verifiers do not know every rule of the passes
@@ -140,7 +146,9 @@ def build(
     finally:
         if dumps is not None and dumps.count:
             dumps.write_store(ctx.store)
-    return Compiled(ctx, driver.kept, linked, _digest(driver))
+    if linked is not None and staggered is not None:
+        linked = replace(linked, program=staggered.program)
+    return Compiled(ctx, driver.kept, linked, _digest(driver), staggered)
 
 
 def _import(model: str | Path | ModelProto, driver: Driver, options: CompileOptions) -> ModuleOp:
@@ -282,6 +290,17 @@ def _lower(module: ModuleOp, driver: Driver) -> Linked:
     )
     driver.finish(linked.module)
     return linked
+
+
+def _stagger(program: Program, mapping: MappingOptions) -> Staggered | None:
+    """The program with blocks of reads that take turns, if they shall."""
+    if not mapping.staggers:
+        return None
+    from cimc.runtime.cycle.stagger import stagger, stagger_to  # loads numba
+
+    if mapping.stagger_limit_mw is not None:
+        return stagger_to(program, mapping.stagger_limit_mw, images=mapping.stagger_images)
+    return stagger(program, slack=mapping.stagger_slack, images=mapping.stagger_images)
 
 
 def _number(module: ModuleOp, attribute: str) -> int:

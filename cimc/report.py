@@ -40,7 +40,11 @@ def build_report(made: Compiled) -> dict[str, Any]:
         if source is not None
         else {}
     )
+    turns = {}
+    if made.staggered is not None and made.ctx.mapping is not None:
+        turns["stagger"] = {**made.staggered.to_dict(), "slack": made.ctx.mapping.stagger_slack}
     return {
+        **turns,
         "version": REPORT_VERSION,
         "machine": arch.name,
         "batch": batch.value.data if isinstance(batch, IntegerAttr) else 1,

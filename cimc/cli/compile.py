@@ -16,6 +16,7 @@ from cimc.cli.options import (
     network_option,
     scheduler_options,
     shape_option,
+    stagger_options,
 )
 from cimc.cli.output import print_table, progress
 from cimc.diagnostics import UsageError
@@ -45,6 +46,7 @@ class _OptionalValue(click.Command):
 @mapping_option
 @network_option
 @scheduler_options
+@stagger_options
 @click.option(
     "--dump-ir",
     metavar="[=DIR]",
@@ -71,6 +73,8 @@ def compile(
     scheduler: str | None,
     objective: str | None,
     power_cap_mw: float | None,
+    stagger: bool | None,
+    stagger_slack: float | None,
     dump_ir: str | None,
     stop_after: str | None,
     resume: bool,
@@ -107,6 +111,8 @@ def compile(
         scheduler=scheduler,
         objective=objective,
         power_cap_mw=power_cap_mw,
+        stagger=stagger,
+        stagger_slack=stagger_slack,
         require_arrays=require_arrays,
         backend=backend,
         timing=done,

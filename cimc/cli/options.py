@@ -116,6 +116,22 @@ def scheduler_options(command: Command) -> Command:
     return scheduler(objective(cap(command)))
 
 
+def stagger_options(command: Command) -> Command:
+    """``--stagger`` and ``--stagger-slack``."""
+    turns = click.option(
+        "--stagger/--no-stagger",
+        default=None,
+        help="Let blocks of reads take turns, so that the peak power falls.  [default: with objective peak-power]",
+    )
+    slack = click.option(
+        "--stagger-slack",
+        metavar="SHARE",
+        type=float,
+        help="Share of its time that a run may take more for it.  [default: 0.02]",
+    )
+    return turns(slack(command))
+
+
 def named_machine(arch: str | None, backend: Path | None) -> str | Path:
     """What names the machine: ``--backend``, else ``--arch``.
 

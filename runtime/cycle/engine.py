@@ -38,6 +38,7 @@ def simulate(
     network: str | None = None,
     resident_weights: bool = False,
     plain: bool = False,
+    contention: bool = True,
 ) -> Timing:
     """Time ``images`` frames of ``program`` on the machine it was compiled for (``docs/isa.md``, Time).
 
@@ -45,6 +46,8 @@ def simulate(
     power series (default: the longest array read of the program). ``network``: ``"bus"`` for the same machine
     with all traffic between cores on one medium. ``resident_weights``: array writes were done before cycle 0.
     ``plain``: one instruction at a time in the order of time, the slow form that the fast one must equal.
+    ``contention=False``: ports, links, vector units and host link serve everybody at once, so that nothing can start
+    earlier; contexts and arrays do one thing after the other as always.
 
     Raises :class:`UsageError` for bad arguments or a machine without the keys the engine reads,
     :class:`UnsupportedError` for instructions whose units the machine lacks and for a program that
@@ -54,16 +57,15 @@ def simulate(
     jit = warm_up()
     began = perf_counter()
     options = Options(images, window_cycles, TRACE_SLICES if trace else 0, plain, resident_weights)
+    options = options._replace(contention=contention)
     prepared = _prepared(program, options)
     ready = perf_counter()
-    _run(prepared.world.memory)
+    run_prepared(prepared)
     done = perf_counter()
-    _check(prepared)
     alone = prepared
     if images > 1:
         alone = _prepared(program, options._replace(images=1, trace=0))
-        _run(alone.world.memory)
-        _check(alone)
+        run_prepared(alone)
     return timing(prepared, latency_cycles(alone), (jit, ready - began, done - ready))
 
 
@@ -101,6 +103,12 @@ def warm_up() -> float:
     began = perf_counter()
     _run(np.zeros(y.HEADER, np.int64))  # no contexts: ends at once
     return perf_counter() - began
+
+
+def run_prepared(prepared: Prepared) -> None:
+    """Run the kernel on its memory. Raises :class:`UnsupportedError` when the program cannot finish."""
+    _run(prepared.world.memory)
+    _check(prepared)
 
 
 def _check(prepared: Prepared) -> None:

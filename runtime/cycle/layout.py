@@ -62,8 +62,10 @@ LEVELS = 6
     K_TRACE,
     K_RECORDS,
     K_BINS,
-) = range(19)
-"""Widths are fractions num/den bytes per cycle, energies attojoules per byte (and hop)."""
+    K_APART,
+) = range(20)
+"""Widths are fractions num/den bytes per cycle, energies attojoules per byte (and hop). APART: shared units serve
+everybody at once."""
 (
     AT_CONTEXTS,
     AT_LINKS,

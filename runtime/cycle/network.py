@@ -21,7 +21,8 @@ def take(w: Memory, number: int, mark: int, head: int, cycles: int, row: int, si
     if w[link + y.MARK] == mark:
         return w[link + y.HEAD]
     start = max(head, w[link + y.FREE_AT])
-    w[link + y.FREE_AT] = start + cycles
+    if w[y.K_APART] == 0:
+        w[link + y.FREE_AT] = start + cycles
     w[link + y.BUSY] += cycles
     w[link + y.MARK] = mark
     w[link + y.HEAD] = start + w[y.K_HOP]

@@ -32,6 +32,7 @@ class Options(NamedTuple):
     plain: bool = False
     resident_weights: bool = False
     bins: int = BINS
+    contention: bool = True
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ def _head(world: World, machine: Machine, options: Options, window: int) -> None
     k[y.K_TRACE] = options.trace
     k[y.K_RECORDS] = world.sizes["arrivals"]
     k[y.K_BINS] = options.bins
+    k[y.K_APART] = not options.contention
     for at, table in (
         (y.AT_CONTEXTS, "contexts"),
         (y.AT_LINKS, "links"),

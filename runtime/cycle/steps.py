@@ -186,7 +186,8 @@ def plan(w: Memory, time: int, kind: int, unit: int, cycles: int, latency: int, 
 def grant(w: Memory, unit: int, time: int, cycles: int) -> int:
     """Reserve a shared unit for ``cycles`` from ``time`` on, when it is free; the first cycle."""
     start = max(time, w[unit + y.FREE_AT])
-    w[unit + y.FREE_AT] = start + cycles
+    if w[y.K_APART] == 0:
+        w[unit + y.FREE_AT] = start + cycles
     w[unit + y.BUSY] += cycles
     return start
 

@@ -63,6 +63,19 @@ def test_an_artifact_for_a_bus_runs_on_the_machine_it_was_made_for(cimc: Cimc, b
     assert "was compiled for architecture" in ran.errors[0]
 
 
+def test_stagger_is_an_option_of_compile(cimc: Cimc, built: Any, tmp_path: Path) -> None:
+    """`--stagger` makes blocks of reads take turns within `--stagger-slack`, which alone means nothing."""
+    assert cimc(*_compile(built, "-o", "turns.cim", "--stagger", "--stagger-slack", "0.2")).code == 0
+    said = json.loads((tmp_path / "turns.cim" / "report.json").read_text())["stagger"]
+    assert said["slack"] == 0.2
+    assert said["after"]["peak_power_mw"] < said["before"]["peak_power_mw"]
+    assert said["after"]["cycles"] <= 1.2 * said["before"]["cycles"]
+    assert cimc("verify", "turns.cim", "--static").code == 0
+    ran = cimc(*_compile(built, "--stagger-slack", "0.2"))
+    assert ran.code == 2
+    assert "belongs to stagger: true" in ran.errors[0]
+
+
 def test_timing_names_every_pass_on_stderr(cimc: Cimc, built: Any) -> None:
     """A table whose last line is the sum; stdout stays the artifact's name."""
     ran = cimc(*_compile(built, "-o", "timed.cim", "--timing"))

@@ -145,6 +145,19 @@ def test_two_contexts_share_a_vector_unit(bench: Any) -> None:
     assert timing.stall_cycles[:, 2].tolist() == [0, 4]
 
 
+def test_without_contention_shared_units_serve_all_at_once(bench: Any) -> None:
+    """Two contexts on one vector unit both start at once; what one context does stays in order, the work the same."""
+    for _ in range(2):
+        x, out = bench.buffer(0), bench.buffer(0)
+        clamp = r.alu(AluFunction.CLAMP_CODES, At(out), At(x), n=8)
+        bench.context(0, [clamp, clamp])
+    shared, apart = bench.time(), bench.time(contention=False)
+    assert shared.cycles == 4 * 4
+    assert apart.cycles == 1 + 4  # 4 each, issued in cycles 0 and 1
+    assert apart.energy_pj["vector_unit"] == shared.energy_pj["vector_unit"]
+    assert apart.busy_cycles == shared.busy_cycles
+
+
 def test_the_chip_has_a_vector_unit_of_its_own(bench: Any) -> None:
     """Core -1 computes with the chip's digital unit."""
     x, out = bench.buffer(-1), bench.buffer(-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,10 @@ from cimc import models
 from cimc.diagnostics import UsageError
 from cimc.mapping_options import MappingOptions
 from cimc.runtime.cycle import simulate
-from cimc.runtime.cycle.stagger import UNIT_MW, stagger, with_blocks
+from cimc.runtime.cycle.power_blocks import UNIT_MW, with_blocks
+from cimc.runtime.cycle.power_bound import least_peak
+from cimc.runtime.cycle.repeated import RepeatedRun
+from cimc.runtime.cycle.stagger import stagger, static_mw
 from cimc.runtime.functional import run_program
 from cimc.runtime.program import Opcode
 from cimc.runtime.verifier import verify_program
@@ -30,13 +35,14 @@ def test_blocks_alone_change_no_power(digits: cimc.Artifact):
     after = simulate(blocks.program, images=1, resident_weights=True)
     opcodes = blocks.program["instructions"]["opcode"].tolist()
     assert opcodes.count(Opcode.WAIT) == opcodes.count(Opcode.SIGNAL) == opcodes.count(Opcode.READ_XB)
+    copied = opcodes.count(Opcode.COPY) - digits.program["instructions"]["opcode"].tolist().count(Opcode.COPY)
+    assert copied == opcodes.count(Opcode.READ_XB)
     assert after.executed_reads == before.executed_reads
     assert after.energy_pj["array"] == before.energy_pj["array"]
     assert after.cycles <= before.cycles * 1.01
 
 
-# What arrays draw at once, summed over the slices of their reads, never exceeds the limit where no block waits for
-# the sums of others.
+# What arrays draw at once, summed over the slices of their reads, never exceeds the limit.
 @pytest.mark.parametrize("share", [0.1, 0.3])
 def test_arrays_stay_below_the_limit(digits: cimc.Artifact, share: float):
     from cimc.runtime.cycle import layout as y
@@ -82,3 +88,87 @@ def test_limit_below_the_largest_block(digits: cimc.Artifact):
     blocks = with_blocks(digits.program)
     with pytest.raises(UsageError, match="largest block of reads draws"):
         blocks.limited(float(blocks.draws.max()) * UNIT_MW / 2)
+
+
+# Runs that share their tables are the runs that the engine makes of the limited program.
+def test_repeated_runs_equal_single_ones(digits: cimc.Artifact):
+    blocks = with_blocks(digits.program)
+    plain = simulate(blocks.program, images=2, resident_weights=True)
+    window = plain.window_cycles
+
+    def runs(expected_cycles: int) -> RepeatedRun:
+        return RepeatedRun(
+            blocks.program, blocks.event, images=2, window_cycles=window, expected_cycles=expected_cycles
+        )
+
+    trial = runs(10 * plain.cycles)
+    for share in (0.5, 0.2, 0.5):
+        limit_mw = share * float(blocks.draws.sum()) * UNIT_MW
+        single = simulate(blocks.limited(limit_mw), images=2, resident_weights=True)
+        cycles, peak_mw = trial.run(blocks.counts(limit_mw))
+        assert cycles == single.cycles
+        assert peak_mw == pytest.approx(single.peak_power_mw - static_mw(digits.program))
+    assert runs(plain.cycles // 20).run(int(blocks.draws.sum())) == (plain.cycles, float("inf"))
+
+
+# No limit brings the peak below the bound for the time it takes, and the bound is never below the mean.
+@pytest.mark.parametrize("images", [1, 4])
+def test_no_limit_beats_the_bound(digits: cimc.Artifact, images: int):
+    before = simulate(digits.program, images=images, resident_weights=True)
+    blocks = with_blocks(digits.program)
+    static = static_mw(digits.program)
+    for share in (0.05, 0.1, 0.2, 0.4, 0.8):
+        limit_mw = max(share * float(blocks.draws.sum()), float(blocks.draws.max())) * UNIT_MW
+        timed = simulate(
+            blocks.limited(limit_mw),
+            images=images,
+            resident_weights=True,
+            window_cycles=before.window_cycles,
+        )
+        bound = least_peak(digits.program, before, slack=timed.cycles / before.cycles - 1)
+        assert bound.power_mw <= timed.peak_power_mw - static
+    exact = least_peak(digits.program, before, slack=0.0)
+    assert (float(before.power_mw.mean()) - static) * 0.999 <= exact.power_mw <= before.peak_power_mw - static
+
+
+# The compiler's option: the artifact on disk holds the program with turns, the report both peaks, and the numbers are
+# those of a compile without it.
+def test_a_compile_staggers(digits: cimc.Artifact, tmp_path: Path):
+    path = models.export_onnx("digits", tmp_path / "digits.onnx")
+    mapping = MappingOptions(copies=4, stagger=True, stagger_slack=0.05, stagger_images=2)
+    made = cimc.compile(path, "puma", mapping=mapping, output=tmp_path / "made")
+    plain = simulate(digits.program, images=2, resident_weights=True)
+    timed = simulate(made.program, images=2, resident_weights=True, window_cycles=plain.window_cycles)
+    said = cimc.load(tmp_path / "made").report["stagger"]
+    assert said["before"]["peak_power_mw"] == pytest.approx(plain.peak_power_mw)
+    assert said["after"]["peak_power_mw"] == pytest.approx(timed.peak_power_mw)
+    assert timed.peak_power_mw < plain.peak_power_mw
+    assert timed.cycles <= 1.05 * plain.cycles
+    assert timed.latency_cycles <= 1.05 * plain.latency_cycles
+    assert said["slack"] == 0.05
+    assert "stagger" not in digits.report
+    x = {"x": models.images(2, models.network("digits").shape, seed=3)}
+    for name, codes in digits.run(x).outputs.items():
+        np.testing.assert_array_equal(made.run(x).outputs[name], codes)
+
+
+# A limit of the user's is taken as it is; one that no block fits is refused with the least that would do.
+def test_a_compile_takes_a_limit(digits: cimc.Artifact, tmp_path: Path):
+    path = models.export_onnx("digits", tmp_path / "digits.onnx")
+    least_mw = float(with_blocks(digits.program).draws.max()) * UNIT_MW
+    narrow = MappingOptions(copies=4, stagger=True, stagger_limit_mw=least_mw)
+    program = cimc.compile(path, "puma", mapping=narrow).program
+    assert int(program["events"]["initial"][-1]) == round(least_mw / UNIT_MW)
+    below = MappingOptions(copies=4, stagger=True, stagger_limit_mw=0.9 * least_mw)
+    with pytest.raises(UsageError, match=r"largest block of reads draws .*; raise the limit"):
+        cimc.compile(path, "puma", mapping=below)
+
+
+# Peak power as the objective means turns as well, unless they are switched off; options of turns need them.
+def test_when_a_compile_staggers():
+    assert MappingOptions(objective="peak-power").staggers
+    assert not MappingOptions(objective="peak-power", stagger=False).staggers
+    assert not MappingOptions(objective="latency").staggers
+    assert MappingOptions(stagger=True).staggers
+    with pytest.raises(ValueError, match="belongs to stagger: true"):
+        MappingOptions(stagger_slack=0.1)

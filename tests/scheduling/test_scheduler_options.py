@@ -50,6 +50,7 @@ def test_the_default_is_ours_unless_copies_are_given(given: dict[str, object], c
         ),
         ("copies: 2\npower_cap_mw: 9\n", r":2:15: power_cap_mw: belongs to scheduler: cimc, given none"),
         ("power_cap_mw: 0\n", r":1:15: power_cap_mw: must be greater than 0, given 0"),
+        ("stagger_slack: 0.1\n", r":1:16: stagger_slack: belongs to stagger: true"),
     ],
 )
 def test_objectives_belong_to_our_scheduler(tmp_path: Path, text: str, message: str) -> None:
