@@ -47,12 +47,12 @@ Place = Literal["array", "digital", "host", "nowhere"]
 
 @dataclass(frozen=True)
 class Row:
-    """One operator. ``crossbars`` counts all its copies; ``reason`` is empty on the arrays."""
+    """One operator: where it goes and why; on the arrays its matrix, and the crossbars of all its copies."""
 
     operator: str
     node: str
     where: Place
-    reason: str = ""
+    reason: str
     crossbars: int = 0
 
 
@@ -63,11 +63,25 @@ class CheckReport:
     rows: tuple[Row, ...]
     machine: str
     crossbars_supply: int
+    rewrites: bool
+    """Whether the machine writes weights at run time: larger models then run in phases."""
 
     @property
     def crossbars_needed(self) -> int:
         """Crossbars of all operators, each with its copies."""
         return sum(row.crossbars for row in self.rows)
+
+    @property
+    def phases(self) -> int:
+        """Least number of phases that the crossbars allow."""
+        return max(1, ceil(self.crossbars_needed / self.crossbars_supply))
+
+    def summary(self) -> str:
+        """Need and supply of crossbars in a sentence."""
+        line = f"crossbars: {self.crossbars_needed} of {self.crossbars_supply} of {self.machine}"
+        if self.phases > 1 and self.rewrites:
+            line += f"; {self.phases} phases or more, with weights written between them"
+        return line
 
     def raise_problems(self) -> None:
         """Raise what a compile would raise: operators without a place (exit 1), too few crossbars (exit 3)."""
@@ -80,10 +94,10 @@ class CheckReport:
                 if row.where == "nowhere"
             ]
         )
-        if self.crossbars_needed > self.crossbars_supply:
+        if self.phases > 1 and not self.rewrites:
             raise DoesNotFitError(
-                f"the model needs {self.crossbars_needed} crossbars, {self.machine} has "
-                f"{self.crossbars_supply}; use fewer copies or a larger machine"
+                f"the model needs {self.crossbars_needed} crossbars, {self.machine} has {self.crossbars_supply} and "
+                "writes no weights at run time (chip.allow_writes: false); use fewer copies or a larger machine"
             )
 
 
@@ -118,7 +132,8 @@ def check_model(
         for node, kind in before.items()
         if node not in left
     ]
-    return CheckReport((*rows, *folded), arch.name, arch.chip.cores * arch.core.crossbars)
+    supply = arch.chip.cores * arch.core.crossbars
+    return CheckReport((*rows, *folded), arch.name, supply, arch.chip.allow_writes)
 
 
 def _operators(module: ModuleOp) -> list[GraphOperation]:
@@ -142,7 +157,9 @@ def _row(op: GraphOperation, backend: Backend, ctx: CimContext, options: Mapping
     reason = _refusal(op, node, backend, arch, options, bits)
     if reason is not None:
         return Row(kind, node, "nowhere", reason)
-    return Row(kind, node, "array", crossbars=_crossbars(op, arch, options.for_node(node).copies, bits))
+    tiles = _tiles(op, arch, bits)
+    copies = options.for_node(node).copies
+    return Row(kind, node, "array", tiles.describe(arch, bits, copies), tiles.crossbars * copies)
 
 
 def _dynamic(op: MatmulOp, arch: Architecture, options: MappingOptions) -> str:
@@ -180,18 +197,41 @@ def _refusal(
     return backend.legal_on_arrays(op)
 
 
-def _crossbars(op: ProductOperation, arch: Architecture, copies: int, weight_bits: int) -> int:
-    """Row tiles times column tiles times copies of the weight matrix (K, N), or of each block of groups."""
+@dataclass(frozen=True)
+class _Tiles:
+    """How weights lie in crossbars: ``blocks`` matrices of ``depth`` x ``width``, each in ``high`` x ``wide`` tiles."""
+
+    depth: int
+    width: int
+    blocks: int
+    high: int
+    wide: int
+
+    @property
+    def crossbars(self) -> int:
+        """Of one copy."""
+        return self.blocks * self.high * self.wide
+
+    def describe(self, arch: Architecture, bits: int, copies: int) -> str:
+        """The matrix, its tiles and what one crossbar holds."""
+        crossbar = arch.crossbar
+        blocks = f"{self.blocks} diagonal blocks of " if self.blocks > 1 else ""
+        times = f", {copies} copies" if copies > 1 else ""
+        return (
+            f"{blocks}{self.depth} x {self.width} weights of {bits} bits: {self.high} x {self.wide} crossbars of "
+            f"{crossbar.rows} x {crossbar.weight_columns(bits)}{times}"
+        )
+
+
+def _tiles(op: ProductOperation, arch: Architecture, weight_bits: int) -> _Tiles:
+    """Row tiles and column tiles of the weight matrix (K, N), or of each block of groups."""
     depth, width = _matrix_shape(op)
-    rows, weights_a_row = (
-        arch.crossbar.rows,
-        arch.crossbar.weight_columns(weight_bits),
-    )
+    rows, weights_a_row = arch.crossbar.rows, arch.crossbar.weight_columns(weight_bits)
     diagonal = block_diagonal(op, rows, weights_a_row)
     blocks = 1
     if diagonal is not None:
         depth, blocks, width = depth * diagonal.groups, width // diagonal.columns, diagonal.columns
-    return blocks * ceil(depth / rows) * ceil(width / weights_a_row) * copies
+    return _Tiles(depth, width, blocks, ceil(depth / rows), ceil(width / weights_a_row))
 
 
 def _matrix_shape(op: ProductOperation) -> tuple[int, int]:

@@ -41,6 +41,7 @@ def check(
                 "machine": report.machine,
                 "crossbars_needed": report.crossbars_needed,
                 "crossbars_supply": report.crossbars_supply,
+                "phases_at_least": report.phases,
                 "operators": [asdict(row) for row in report.rows],
             }
         )
@@ -61,7 +62,7 @@ def _print(report: CheckReport) -> None:
             for (operator, where, reason), rows in groups.items()
         ],
     )
-    click.echo(f"crossbars: {report.crossbars_needed} of {report.crossbars_supply} of {report.machine}")
+    click.echo(report.summary())
 
 
 def _names(rows: list[Row]) -> str:

@@ -107,7 +107,7 @@ def _finite(value: Any) -> Any:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    return " ".join(str(value).split()) or "-"
+    return "-" if value is None else " ".join(str(value).split()) or "-"
 
 
 def _is_number(text: str) -> bool:
