@@ -33,6 +33,7 @@ from cimc.passes.lower.lower_bodies import LowerBodies
 from cimc.passes.quantise.activations import QuantiseActivations
 from cimc.passes.quantise.ranges import put_ranges
 from cimc.passes.schedule.assign_copies import AssignCopiesPass
+from cimc.passes.schedule.spread_rows import SpreadRowsPass
 from cimc.pipeline import PipelineStep, pipeline
 from cimc.runtime.program import Program
 
@@ -230,6 +231,7 @@ def _place(
     """
     again = [s for s in steps if s.stage == "schedule"]
     first = next((i for i, s in enumerate(again) if isinstance(s.run, AssignCopiesPass)), None)
+    cut = next((i for i, s in enumerate(again) if isinstance(s.run, SpreadRowsPass)), first)
     mapping: MappingOptions | None = driver.ctx.mapping
     if first is None or mapping is None or mapping.chosen_scheduler == "none":
         return driver.run(module, part, level)
@@ -238,7 +240,7 @@ def _place(
             return driver.run(module, part, level)
         except DoesNotFitError:
             smaller = PipelineStep("schedule", AssignCopiesPass(share))
-            level = driver.run(module, [smaller, *again[first + 1 :]], level)
+            level = driver.run(module, [*again[cut:first], smaller, *again[first + 1 :]], level)
     return driver.run(module, part, level)
 
 

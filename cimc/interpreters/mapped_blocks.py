@@ -61,7 +61,7 @@ def stage_blocks(stage: StageOp, store: WeightStore, arch: Architecture) -> tupl
     if stage.frame_product is not None:
         copies *= positions  # a context takes one position of its rows
     try:
-        dealing = dealing_of(stage)
+        dealing = dealing_of(stage, arch)
     except ValueError as error:
         raise _broken(stage, f"{error}: some have none to compute") from error
     k, n = _extents(stage)

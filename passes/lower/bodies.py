@@ -46,7 +46,7 @@ NO_BUFFER = -1
 @dataclass(frozen=True)
 class BodyMaker:
     """Writes the bodies of one stage. Parameters: ``arrays``, ring and buffer names, ``turns``, ``copy``, ``n0``,
-    ``p0``, ``at``, ``positions``, ``window``, ``tiles``, ``wordlines``, ``hold_<ring>``, ``advance_<ring>``,
+    ``p0``, ``at``, ``first``, ``positions``, ``window``, ``tiles``, ``wordlines``, ``hold_<ring>``, ``advance_<ring>``,
     ``routes0``."""
 
     node: Node
@@ -99,10 +99,11 @@ class BodyMaker:
         """All windows of a block of a row: a loop over positions, or one instruction where cores slide the window."""
         read = self.stage.read
         assert read is not None
+        first: Value = "first" if m == "positions" else 0
         if isinstance(read, ReadCoreOp):
-            return ReadOp("arrays", 0, span, Address("in0"), "window", Address(ACC), n, positions=m)
+            return ReadOp("arrays", 0, span, Address("in0", 0, first), "window", Address(ACC), n, positions=m)
         step = read.window.strides[1] * read.diagonal.channels
-        source = Address("in0", 0, 0, (), (0, 0, step))
+        source = Address("in0", 0, first, (), (0, 0, step))
         to = Address(ACC, 0, 0, (), (0, 0, n))
         return LoopOp(m, [ReadOp("arrays", 0, span, source, "window", to, n, by_row=by_row)])
 

@@ -34,6 +34,7 @@ from cimc.passes.lower.phase_bodies import BARRIER_PARAMS, barrier_ops, ordered,
 from cimc.passes.lower.real_bodies import index_map_body, matmul_body
 from cimc.passes.lower.write_order import Order, write_order
 from cimc.passes.place.network import CHIP, PARTIAL, ContextSpec, Network, Node, Spill
+from cimc.passes.place.source_rows import ring_columns, source_columns
 from cimc.passes.place.tail_plan import ACC, element_of
 from cimc.runtime.program import BufferKind, Element, HostOperator, Program
 from cimc.runtime.program.builder import ProgramBuilder, Route
@@ -282,6 +283,9 @@ class _Linker:
             values[buffer.name] = self._buffer(number, buffer.element, buffer.slots, pitch, n)
         if stage.read is not None:
             values["window"] = add_read_window(self.builder, spec, stage)
+            held, _ = ring_columns(stage, spec.p0, spec.p1, self.ctx.arch)
+            own, _ = source_columns(stage, spec.p0, spec.p1)
+            values["first"] = (own - held) * stage.read.diagonal.channels
             values["arrays"] = add_arrays(self.builder, self.ctx, number, spec, stage)
             assert self.ctx.arch is not None
             values["wordlines"] = wordlines(spec, stage, self.ctx.arch)

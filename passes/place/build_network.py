@@ -27,7 +27,7 @@ from cimc.passes.place.network import (
     Spill,
     Target,
 )
-from cimc.passes.place.source_rows import kernel_rows, pad_value, source_columns, source_geometry
+from cimc.passes.place.source_rows import kernel_rows, pad_value, ring_columns, source_geometry
 from cimc.passes.place.tail_plan import element_of, plan_tail, ring_name
 from cimc.runtime.program import Element
 from cimc.runtime.program.geometry import RingGeometry, ring_geometry
@@ -173,7 +173,7 @@ class _Builder:
         channels = read.diagonal.channel_range(spec.n0) if read is not None else (spec.n0, spec.n1)
         if takes_whole_rows(stage):
             channels = (0, shape_of(source)[2])
-        columns = source_columns(stage, spec.p0, spec.p1)
+        columns = ring_columns(stage, spec.p0, spec.p1, self.ctx.arch)
         self._ring(context, ring_name(0), source, geometry, channels, columns, pad_value(source, stage))
 
     def _tail_rings(self, stage: StageOp, context: int) -> None:

@@ -21,12 +21,12 @@ class Cores:
     memory: Ints
 
     @staticmethod
-    def empty(arch: Any) -> Cores:
-        """All cores of a machine, unused."""
+    def empty(arch: Any, most: int | None = None) -> Cores:
+        """All cores of a machine, unused; ``most`` contexts each, where they could hold more."""
         count = arch.chip.cores
         return Cores(
             np.full(count, arch.core.crossbars, np.int64),
-            np.full(count, arch.core.contexts, np.int64),
+            np.full(count, arch.core.contexts if most is None else min(most, arch.core.contexts), np.int64),
             np.full(count, arch.core.local_buffer_bytes, np.int64),
         )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -142,33 +144,41 @@ def local_bytes(network: Network, context: ContextSpec) -> int:
 def _roomy_fit(
     network: Network, slots: npt.NDArray[np.int64], paced: npt.NDArray[np.int64], arch: Any
 ) -> dict[int, Cores]:
-    """First fit with room for the deepest rings that all contexts can have: of every ring's way from ``slots`` to
-    ``paced`` and slack all, half, a quarter, nothing."""
+    """First fit with as few contexts a core as it can be, and with room for the deepest rings that all can have.
+
+    Contexts of a core share its memory's port and its digital unit. Of every ring's way from ``slots`` to ``paced`` and
+    slack: all, half, a quarter, nothing.
+    """
+    own = [c for c in network.contexts if network.nodes[c.node].stage is not None]
+    crowded = max((n for _, n in Counter(c.phase for c in own).most_common(1)), default=1)
+    sparse = ceil(crowded / arch.chip.cores)
     advances = np.array([ring.geometry.advance for ring in network.rings], np.int64)
     for share in (1, 2, 4):
         wanted = slots + (paced + SLACK * advances - slots) // share
-        try:
-            return _first_fit(network, slots, wanted, arch)
-        except DoesNotFitError:
-            continue
-    return _first_fit(network, slots, slots, arch)
+        for most in (sparse, 2 * sparse, 4 * sparse, arch.core.contexts):
+            try:
+                return _first_fit(network, slots, wanted, arch, most)
+            except DoesNotFitError:
+                continue
+    return _first_fit(network, slots, slots, arch, arch.core.contexts)
 
 
 def _first_fit(
-    network: Network, slots: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64], arch: Any
+    network: Network, slots: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64], arch: Any, most: int
 ) -> dict[int, Cores]:
-    """Assign cores and crossbars; returns what the cores have left beside ``slots``, by phase.
+    """Assign cores and crossbars, up to ``most`` contexts a core; what the cores have left beside ``slots``, by phase.
 
     A context goes where there is memory for rings of ``wanted`` slots, as far as an empty core has it.
     """
     left: dict[int, Cores] = {}
     spared: dict[tuple[int, int], int] = {}
     size = arch.core.local_buffer_bytes
-    for context in network.contexts:
-        node = network.nodes[context.node]
-        if node.stage is None:
+    # The largest first in a program of one phase: small ones fill what those leave. Phases were cut in order.
+    contexts = network.contexts if network.phases > 1 else sorted(network.contexts, key=lambda c: -c.xbars)
+    for context in contexts:
+        if network.nodes[context.node].stage is None:
             continue
-        cores = left.setdefault(context.phase, Cores.empty(arch))
+        cores = left.setdefault(context.phase, Cores.empty(arch, most))
         least = context_bytes(network, context, slots)
         need = max(least, min(size, context_bytes(network, context, wanted)))
         free = cores.crossbars.copy()

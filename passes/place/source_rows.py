@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from xdsl.ir import SSAValue
 
-from cimc.dialects.cim import StageOp
+from cimc.dialects.cim import ConcatOp, StageOp
 from cimc.dialects.cim_types import Function, WindowAttr
 from cimc.dialects.graph_types import quant_of, shape_of
+from cimc.passes.place.tail_plan import element_of
 from cimc.runtime.program.builder import float_bits
 from cimc.runtime.program.geometry import RingGeometry, ring_geometry
+
+WINDOW_SHARE = 16
+"""Windows of whole rows that a core's memory must have room for, where all blocks of a row take whole rows."""
 
 
 def head_window(stage: StageOp) -> WindowAttr | None:
@@ -67,6 +73,28 @@ def source_columns(stage: StageOp, p0: int, p1: int) -> tuple[int, int]:
     step, reach = window.strides[1], (window.kernel[1] - 1) * window.dilations[1]
     first = p0 * step - window.pads[1]
     return first, first + (p1 - p0 - 1) * step + reach + 1
+
+
+def ring_columns(stage: StageOp, p0: int, p1: int, arch: Any) -> tuple[int, int]:
+    """The columns [first, last) of the first source that the ring of a context with positions [p0, p1) holds."""
+    if shares_rows(stage, arch):
+        return source_columns(stage, 0, shape_of(stage.result)[1])
+    return source_columns(stage, p0, p1)
+
+
+def shares_rows(stage: StageOp, arch: Any) -> bool:
+    """Whether all blocks of a row of an array stage's result take whole rows of its source: one multicast a row.
+
+    Where the global buffer sends them: every block of its own would take whole cycles of the chip's narrowest port, for
+    columns under the overlap of windows twice. Only where a window's rows take at most a sixteenth of a core's memory.
+    """
+    if stage.read is None or isinstance(stage.sources[0].owner, StageOp | ConcatOp):
+        return False
+    window = stage.read.window
+    first, last = source_columns(stage, 0, shape_of(stage.result)[1])
+    row = (last - first) * stage.read.diagonal.channels * element_of(stage.sources[0].type).size_bytes
+    reach = (window.kernel[0] - 1) * window.dilations[0] + 1
+    return WINDOW_SHARE * reach * row <= arch.core.local_buffer_bytes
 
 
 def kernel_rows(stage: StageOp, k0: int, k1: int) -> tuple[int, int]:

@@ -16,18 +16,24 @@ from cimc.diagnostics import DoesNotFitError
 from cimc.dialects.cim import StageOp
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph import main_function
+from cimc.dialects.graph_types import IntsAttr
+from cimc.passes.place.network import COLUMNS
 from cimc.passes.place.place_contexts import frames_of
 from cimc.passes.schedule.copies.bounds import traffic
 from cimc.passes.schedule.copies.choose import Goal, Problem, choose
-from cimc.passes.schedule.copies.ours import ADDED_CONTEXTS, TIMES_CONTEXTS, power_mw
-from cimc.passes.schedule.copies.stage_costs import StageCost, stage_cost, stages_of, stride_of
+from cimc.passes.schedule.copies.ours import ADDED_CONTEXTS, TIMES_CONTEXTS
+from cimc.passes.schedule.copies.stage_costs import StageCost, cut_costs, stages_of, stride_of
+from cimc.passes.schedule.copies.ways import Options, Way, Ways
 from cimc.passes.schedule.dealing import possible_copies
+from cimc.passes.schedule.estimate.critical import critical_turns
 from cimc.passes.schedule.estimate.nodes import Timing
 from cimc.passes.schedule.estimate.pipeline import span
-from cimc.passes.schedule.estimate.timings import timings
+from cimc.passes.schedule.estimate.timings import cut_again, timings
 from cimc.passes.schedule.partition_stages import partition
 from cimc.passes.schedule.segment_stages import XBARS, fit_together
 from cimc.passes.schedule.segments import Choices, Work, best, copies_that_pay, greedy, segments_of
+
+COPY, P0 = map(COLUMNS.index, ("copy", "p0"))
 
 
 @dataclass(frozen=True)
@@ -59,41 +65,49 @@ class AssignCopiesPass(ModulePass):
             return
         for stage in stages:
             if stage.read is not None:
-                _set(stage, ctx.mapping.for_node(stage.label.data).copies)
+                _set(stage, ctx.mapping.for_node(stage.label.data).copies, ctx.arch)
 
 
-def _set(stage: StageOp, copies: int) -> None:
-    stage.copies = IntegerAttr(possible_copies(stage, copies), i64)
+def _set(stage: StageOp, copies: int, arch: Any) -> None:
+    stage.copies = IntegerAttr(possible_copies(stage, copies, arch), i64)
+
+
+def _cut(stage: StageOp, row_tiles: int) -> None:
+    """Cut the rows of the stage's weights into so many tiles."""
+    assert stage.write is not None
+    stage.write.grid = IntsAttr.of((row_tiles, stage.write.grid.data[1]))
 
 
 def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, share: float) -> None:
     """The copies of a scheduler; those an override names stay as named."""
     assert ctx.mapping is not None
     assert ctx.arch is not None
-    costs = tuple(stage_cost(stage, ctx.arch) for stage in stages)
-    if not any(costs):
+    if not any(stage.read is not None for stage in stages):
         return
-    named = {i: ctx.mapping.named_copies(s.label.data) for i, s in enumerate(stages) if costs[i] is not None}
-    pinned = {i: possible_copies(stages[i], n) for i, n in named.items() if n is not None}
+    named = {i: ctx.mapping.named_copies(s.label.data) for i, s in enumerate(stages) if s.read is not None}
+    pinned = {i: possible_copies(stages[i], n, ctx.arch) for i, n in named.items() if n is not None}
     for i, stage in enumerate(stages):
-        _set(stage, pinned.get(i, 1))
+        _set(stage, pinned.get(i, 1), ctx.arch)
     tables = [partition(stage, ctx.arch) for stage in stages]
-    costs = tuple(c and replace(c, contexts=len(t)) for c, t in zip(costs, tables, strict=True))
-    costs = _with_unfilled(costs, tables, ctx.arch)
     goal = Goal(ctx.mapping.chosen_scheduler, ctx.mapping.objective, ctx.mapping.power_cap_mw)
     together = fit_together(list(zip(stages, tables, strict=True)), ctx.arch)
     if not together and not ctx.arch.chip.allow_writes:
         return  # does not fit: segment-stages says by how much with one copy each
+    cuts = goal.scheduler == "cimc" and together
+    options = [
+        _options(stage, table, ctx.arch, cuts=cuts and i not in pinned)
+        for i, (stage, table) in enumerate(zip(stages, tables, strict=True))
+    ]
     by_stage = dict(zip(stages, tables, strict=True))
     nodes = timings(list(main_function(module).body.block.ops), ctx.arch, by_stage.__getitem__, ctx.store)
-    _check_power(costs, goal, ctx.arch)
+    _check_power([own.base for own in options if own is not None], goal, ctx.arch)
     if together:
         floor = max(traffic(module, ctx.arch).values())
-        latency = _Latency(nodes, stages, range(len(nodes)), rewrites=False)
+        known = _Phase(nodes, stages, range(len(nodes)), ctx.arch, rewrites=False)
         strides = tuple(stride_of(stage) for stage in stages)
-        _choose(Problem(costs, strides, pinned, floor, latency), goal, stages, ctx.arch, share)
+        _choose(Problem(tuple(options), strides, pinned, floor, known), goal, stages, ctx.arch, share)
         return
-    choices = {i: _choices(c) for i, c in enumerate(costs) if c is not None and i not in pinned}
+    choices = {i: _choices(own.base) for i, own in enumerate(options) if own is not None and i not in pinned}
     contexts = max(ADDED_CONTEXTS, TIMES_CONTEXTS * max(map(len, tables)))
     work = Work(stages, tables, nodes, ctx.arch, frames_of(module), choices, contexts)
     decided = best(work)[0] if goal.scheduler == "cimc" else greedy(work)
@@ -101,11 +115,11 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, shar
         # Stages larger than the chip are in no segment, and leave the others of their phases what they do not fill.
         number = {i: n for n, i in enumerate(members)}
         problem = Problem(
-            tuple(costs[i] for i in members),
+            tuple(options[i] for i in members),
             tuple(stride_of(stages[i]) for i in members),
             {number[i]: n for i, n in pinned.items() if i in number},
             Fraction(0),
-            _Latency(nodes, [stages[i] for i in members], here, rewrites=True),
+            _Phase(nodes, [stages[i] for i in members], here, ctx.arch, rewrites=True),
             _Paying(work, here, number),
         )
         if any(problem.stages):
@@ -129,67 +143,120 @@ class _Paying:
 
 def _choices(cost: StageCost) -> Choices:
     copies, cycles = np.array(cost.ways, np.int64).T
-    return Choices(copies, cycles, cost.room, cost.contexts)
+    return Choices(copies, cycles, cost.tiles, cost.contexts)
 
 
-def _with_unfilled(
-    costs: tuple[StageCost | None, ...], tables: Sequence[Any], arch: Any
-) -> tuple[StageCost | None, ...]:
-    """The costs with what cores of contexts of a stage leave unfilled, where one copy each has ample room for that.
+def _options(stage: StageOp, table: Any, arch: Any, *, cuts: bool) -> Options | None:
+    """What a scheduler may choose from for a stage, other ``cuts`` of its weights included; ``None`` for a digital one.
 
-    Cores of 16 crossbars hold one context of 9, not 1.8. Smaller contexts of other stages may fill what is left, so
-    that a chip that is nearly full is judged by crossbars alone.
+    ``table``: its placement with one copy.
     """
-    size, supply = arch.core.crossbars, arch.chip.cores * arch.core.crossbars
+    if stage.write is None:
+        return None
+    base, *others = cut_costs(stage, arch)
+    variants = [replace(base, sizes=_sizes(table))]
+    for cost in others if cuts else ():
+        _cut(stage, cost.row_tiles)
+        variants.append(replace(cost, sizes=_sizes(partition(stage, arch))))
+    _cut(stage, base.row_tiles)
+    return Options(tuple(variants), arch.core.crossbars)
 
-    def unfilled(table: Any) -> float:
-        taken = table[:, XBARS]
-        return float((size / (size // taken) - taken).sum())
 
-    known = tuple(c and replace(c, unfilled=unfilled(t)) for c, t in zip(costs, tables, strict=True))
-    return known if sum(c.room for c in known if c) <= 0.75 * supply else costs
+def _sizes(table: Any) -> tuple[int, ...]:
+    """Crossbars of the contexts of the first copy."""
+    own = (table[:, COPY] == table[0, COPY]) & (table[:, P0] == table[0, P0])
+    return tuple(table[own, XBARS].tolist())
 
 
 def _choose(problem: Problem, goal: Goal, stages: Sequence[StageOp], arch: Any, share: float) -> None:
-    """Set the copies of the stages of one phase."""
+    """Set copies and cuts of the stages of one phase."""
 
-    def fits(copies: Sequence[int]) -> bool:
-        """Whether the stages with these copies run side by side."""
-        for stage, n in zip(stages, copies, strict=True):
-            _set(stage, n)
-        return fit_together([(stage, partition(stage, arch)) for stage in stages], arch)
+    def put(ways: Sequence[Way | None]) -> None:
+        for stage, way in zip(stages, ways, strict=True):
+            if way is None:
+                continue
+            _cut(stage, way.cost.row_tiles)
+            _set(stage, way.copies, arch)
+
+    def fits(ways: Sequence[Way | None]) -> bool:
+        """Whether the stages in these ways run side by side."""
+        put(ways)
+        tables = [(stage, partition(stage, arch)) for stage in stages]
+        return fit_together(tables, arch, in_order=problem.paying is not None)
 
     chosen = choose(problem, goal, arch, fits, share)
-    for i, stage in enumerate(stages):
-        _set(stage, chosen[i] if chosen is not None else problem.pinned.get(i, 1))
+    put(problem.complete({}) if chosen is None else chosen)
 
 
-class _Latency:
-    """The estimate of a phase's cycles as a function of the copies of its stages."""
+class _Phase:
+    """The estimate of a phase as a function of the ways of its stages."""
 
     def __init__(
-        self, nodes: Sequence[Timing], stages: Sequence[StageOp], members: Sequence[int], *, rewrites: bool
+        self,
+        nodes: Sequence[Timing],
+        stages: Sequence[StageOp],
+        members: Sequence[int],
+        arch: Any,
+        *,
+        rewrites: bool,
     ):
         numbers = {node.op: i for i, node in enumerate(nodes)}
         self._nodes, self._members, self._rewrites = list(nodes), members, rewrites
+        self._stages, self._arch = stages, arch
         self._numbers = [numbers[stage] for stage in stages]
-        self._known: dict[tuple[int, int], Timing] = {}
+        self._known: dict[tuple[int, tuple[int, int]], Timing] = {}
+        self._cuts = {
+            (i, stage.write.grid.data[0]): nodes[number]
+            for i, (stage, number) in enumerate(zip(stages, self._numbers, strict=True))
+            if stage.write is not None
+        }
 
-    def __call__(self, copies: Mapping[int, int]) -> int:
-        """Cycles with ``copies`` of the stages named by their number."""
+    def latency(self, ways: Ways) -> int:
+        """Cycles with ``ways`` of the stages named by their number."""
+        return span(self._with(ways), self._members, rewrites=self._rewrites)
+
+    def turn(self, stage: int, way: Way) -> int:
+        """Cycles of a context of the stage from one row to its next."""
+        return self._node(stage, way).turn
+
+    def interval(self, stage: int, way: Way) -> int:
+        """Cycles between images that the stage's contexts allow."""
+        node = self._node(stage, way)
+        return -(-node.rows // node.copies) * node.turn
+
+    def critical_turns(self, ways: Ways) -> dict[int, int]:
+        """Turns of each of the stages in ``ways`` on the way that decides the latency."""
+        found = critical_turns(self._with(ways), self._members)
+        return {i: found[self._numbers[i]] for i in ways}
+
+    def _with(self, ways: Ways) -> list[Timing]:
         nodes = list(self._nodes)
-        for i, n in copies.items():
-            number = self._numbers[i]
-            if (i, n) not in self._known:
-                self._known[i, n] = nodes[number].dealt(n)
-            nodes[number] = self._known[i, n]
-        return span(nodes, self._members, rewrites=self._rewrites)
+        for i, way in ways.items():
+            nodes[self._numbers[i]] = self._node(i, way)
+        return nodes
+
+    def _node(self, i: int, way: Way) -> Timing:
+        if (i, way.key) not in self._known:
+            self._known[i, way.key] = self._cut_node(i, way.cost.row_tiles).dealt(way.copies)
+        return self._known[i, way.key]
+
+    def _cut_node(self, i: int, row_tiles: int) -> Timing:
+        """The node of a stage with its weights cut so."""
+        if (i, row_tiles) not in self._cuts:
+            node, stage = self._nodes[self._numbers[i]], self._stages[i]
+            assert stage.write is not None
+            before = stage.write.grid.data[0], stage.copies.value.data
+            _cut(stage, row_tiles)
+            _set(stage, 1, self._arch)
+            self._cuts[i, row_tiles] = cut_again(node, stage, partition(stage, self._arch), self._arch)
+            _cut(stage, before[0])
+            _set(stage, before[1], self._arch)
+        return self._cuts[i, row_tiles]
 
 
-def _check_power(costs: Sequence[StageCost | None], goal: Goal, arch: Any) -> None:
+def _check_power(costs: Sequence[StageCost], goal: Goal, arch: Any) -> None:
     """Raises ``DoesNotFitError`` for a cap below what one copy each draws."""
-    each = {i: cost for i, cost in enumerate(costs) if cost is not None}
-    least = power_mw(each, dict.fromkeys(each, 1), arch.static_power_mw)
+    least = arch.static_power_mw + sum(cost.power_mw for cost in costs)
     if goal.power_cap_mw is not None and least > goal.power_cap_mw:
         raise DoesNotFitError(
             f"one copy of every operator draws {least:.0f} mW on {arch.name}, {arch.static_power_mw:.0f} of them "

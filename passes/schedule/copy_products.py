@@ -16,7 +16,6 @@ from cimc.dialects.context import CimContext
 from cimc.dialects.graph import main_function
 from cimc.dialects.graph_types import shape_of
 from cimc.passes.schedule.copies.stage_costs import stage_cost, stages_of
-from cimc.passes.schedule.dealing import dealing_of
 from cimc.passes.schedule.estimate.nodes import Timing
 from cimc.passes.schedule.estimate.timings import timings
 from cimc.passes.schedule.partition_stages import partition
@@ -65,7 +64,7 @@ class CopyProductsPass(ModulePass):
 def _pace(stages: Sequence[StageOp], arch: Any) -> int:
     """Cycles of an image on the slowest array stage."""
     costs = [(stage, cost) for stage in stages if (cost := stage_cost(stage, arch)) is not None]
-    return max((dealing_of(s).windows(c.rows, c.positions) * c.window_cycles for s, c in costs), default=0)
+    return max((cost.interval(stage.copies.value.data) for stage, cost in costs), default=0)
 
 
 def _copies(stage: StageOp, node: Timing, pace: int) -> int:

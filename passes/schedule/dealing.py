@@ -8,14 +8,18 @@ row only. What they cost: columns under the overlap of two blocks' windows are s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from math import ceil
+from typing import Any
 
 from cimc.dialects.cim import ConcatOp, StageOp
 from cimc.dialects.graph_types import shape_of
+from cimc.passes.place.source_rows import shares_rows
+from cimc.passes.place.tail_plan import element_of
 
-TWICE = 0.1
-"""Share of a row that the global buffer may send twice so that blocks of the row have their columns."""
+MORE = 0.1
+"""Share of a row's cycles at the global buffer's port that blocks of it with columns of their own may add."""
 
 
 @dataclass(frozen=True)
@@ -42,33 +46,32 @@ class Dealing:
 def deal(rows: int, positions: int, copies: int, finest: int | None = None) -> Dealing | None:
     """The quickest dealing of ``rows`` x ``positions`` windows to ``copies``; ``None`` where some copies would idle.
 
-    Among equally quick ones: the most blocks, but no more than ``finest`` (absent: any number) if that can be.
+    In no more blocks than ``finest`` (absent: any number) if that can be; among equally quick ones in the most.
     """
     ways = [
         Dealing(copies // columns, columns)
         for columns in range(1, min(copies, positions) + 1)
         if copies % columns == 0 and copies // columns <= rows
     ]
-    if not ways:
-        return None
-    least = min(way.windows(rows, positions) for way in ways)
-    quick = [way for way in ways if way.windows(rows, positions) == least]
-    wide = [way for way in quick if finest is None or way.columns <= finest]
-    return wide[-1] if wide else quick[0]
+    ways = [way for way in ways if finest is None or way.columns <= finest] or ways[:1]
+    return min(ways, key=lambda way: (way.windows(rows, positions), -way.columns), default=None)
 
 
-def useful_copies(rows: int, positions: int) -> list[tuple[int, int]]:
-    """Numbers of copies that are quicker than any fewer, ascending, with the windows of their slowest copy."""
+@lru_cache(maxsize=256)
+def useful_copies(rows: int, positions: int, finest: int | None = None) -> tuple[tuple[int, int], ...]:
+    """Numbers of copies in up to ``finest`` blocks of a row that are quicker than any fewer, ascending, with the
+    windows of their slowest copy."""
     best: dict[int, int] = {}
+    blocks = positions if finest is None else min(positions, finest)
     for height in {ceil(rows / n) for n in range(1, rows + 1)}:
-        for width in {ceil(positions / n) for n in range(1, positions + 1)}:
+        for width in {ceil(positions / n) for n in range(1, blocks + 1)}:
             copies = ceil(rows / height) * ceil(positions / width)
             best[copies] = min(best.get(copies, height * width), height * width)
     found: list[tuple[int, int]] = []
     for copies in sorted(best):
         if not found or best[copies] < found[-1][1]:
             found.append((copies, best[copies]))
-    return found
+    return tuple(found)
 
 
 def extents(stage: StageOp) -> tuple[int, int]:
@@ -84,31 +87,43 @@ def extents(stage: StageOp) -> tuple[int, int]:
     return rows, 1 if max(window.pads[1], window.pads[3]) > reach else positions
 
 
-def finest_blocks(stage: StageOp) -> int | None:
-    """Blocks of a row beyond which the global buffer sends too many columns twice; ``None`` where cores are the source.
+def finest_blocks(stage: StageOp, arch: Any) -> int | None:
+    """Blocks of a row beyond which the global buffer is busy too long with them; ``None`` where cores are the source
+    or all blocks take whole rows.
 
-    Neighbouring blocks share the columns under their windows' overlap, and the buffer's port is the chip's narrowest.
+    Neighbouring blocks share the columns under their windows' overlap, every block takes whole cycles of the port, and
+    the port is the chip's narrowest.
     """
-    if stage.read is None or isinstance(stage.sources[0].owner, StageOp | ConcatOp):
+    if (
+        stage.read is None
+        or shares_rows(stage, arch)
+        or isinstance(stage.sources[0].owner, StageOp | ConcatOp)
+    ):
         return None
-    window = stage.read.window
-    shared = max(0, (window.kernel[1] - 1) * window.dilations[1] + 1 - window.strides[1])
-    columns = shape_of(stage.sources[0])[1]
-    return max(1, int(TWICE * columns / shared)) if shared else None
+    window, source = stage.read.window, stage.sources[0]
+    _, columns, channels = shape_of(source)
+    reach = (window.kernel[1] - 1) * window.dilations[1] + 1
+    pixel = channels * element_of(source.type).size_bytes / arch.chip.global_buffer_bytes_per_cycle
+    positions = extents(stage)[1]
+
+    def cycles(blocks: int) -> int:
+        wide = (ceil(positions / blocks) - 1) * window.strides[1] + reach
+        return blocks * ceil(min(wide, columns) * pixel)
+
+    most = (1 + MORE) * cycles(1)
+    return max(blocks for blocks in range(1, positions + 1) if blocks == 1 or cycles(blocks) <= most)
 
 
-def possible_copies(stage: StageOp, copies: int) -> int:
+def possible_copies(stage: StageOp, copies: int, arch: Any) -> int:
     """The largest number of copies, up to ``copies``, that all have windows to compute."""
-    rows, positions = extents(stage)
-    return next(
-        n for n in range(min(copies, rows * positions), 0, -1) if deal(rows, positions, n) is not None
-    )
+    (rows, positions), finest = extents(stage), finest_blocks(stage, arch)
+    return next(n for n in range(min(copies, rows * positions), 0, -1) if deal(rows, positions, n, finest))
 
 
-def dealing_of(stage: StageOp) -> Dealing:
+def dealing_of(stage: StageOp, arch: Any) -> Dealing:
     """The dealing of a stage's copies. Raises ``ValueError`` where some would have no window."""
     rows, positions = extents(stage)
-    dealing = deal(rows, positions, stage.copies.value.data, finest_blocks(stage))
+    dealing = deal(rows, positions, stage.copies.value.data, finest_blocks(stage, arch))
     if dealing is None:
         raise ValueError(f"{stage.copies.value.data} copies share {rows} rows of {positions} windows")
     return dealing

@@ -30,13 +30,13 @@ _CHUNK, _K0, _K1, _N0, _N1, _XBARS = map(COLUMNS.index, ("chunk", "k0", "k1", "n
 def needs_of(stage: StageOp, table: Table, arch: Any) -> list[Need]:
     """Crossbars and bytes of every context of a stage; an estimate of its memory, within an empty core's."""
     chunks = int(table[:, _CHUNK].max(initial=0)) + 1
-    dealing = dealing_of(stage)
+    dealing = dealing_of(stage, arch)
     sizes: dict[tuple[int, int, int], int] = {}
     needs: list[Need] = []
     for k0, k1, n0, n1, xbars in table[:, (_K0, _K1, _N0, _N1, _XBARS)].tolist():
         key = k0, k1, n1 - n0
         if key not in sizes:
-            full, least = (context_bytes(stage, dealing, chunks, *key, slack) for slack in (SLACK, 0))
+            full, least = (context_bytes(stage, dealing, chunks, *key, slack, arch) for slack in (SLACK, 0))
             sizes[key] = min(full, max(least, arch.core.local_buffer_bytes))
         needs.append((xbars, sizes[key]))
     return needs

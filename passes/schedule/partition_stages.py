@@ -19,7 +19,7 @@ from cimc.dialects.context import CimContext
 from cimc.dialects.graph_types import shape_of
 from cimc.dialects.weights import WeightRefAttr
 from cimc.passes.place.network import COLUMNS
-from cimc.passes.place.source_rows import is_global_pool, kernel_rows, source_columns, source_geometry
+from cimc.passes.place.source_rows import is_global_pool, kernel_rows, ring_columns, source_geometry
 from cimc.passes.place.tail_plan import element_of, plan_tail
 from cimc.passes.schedule.array_product import coding_of
 from cimc.passes.schedule.dealing import Dealing, dealing_of
@@ -62,12 +62,12 @@ class PartitionStagesPass(ModulePass):
 
 
 def context_bytes(
-    stage: StageOp, dealing: Dealing, chunks: int, k0: int, k1: int, channels: int, slack: int
+    stage: StageOp, dealing: Dealing, chunks: int, k0: int, k1: int, channels: int, slack: int, arch: Any
 ) -> int:
     """Local memory of a context: rings with ``slack`` extra advances, partial sums, buffers of the tail."""
     source = stage.sources[0]
     positions = 1 if stage.frame_product is not None else ceil(shape_of(stage.result)[1] / dealing.columns)
-    first, last = source_columns(stage, 0, positions)
+    first, last = ring_columns(stage, 0, positions, arch)
     geometry = source_geometry(stage, kernel_rows(stage, k0, k1), 0, dealing.rows)
     lanes = stage.read.diagonal.channels if stage.read is not None else channels
     if takes_whole_rows(stage):
@@ -97,7 +97,7 @@ def partition(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
 
     Raises ``DoesNotFitError`` for a stage that no core can hold, ``ValueError`` for copies without windows.
     """
-    dealing = dealing_of(stage)
+    dealing = dealing_of(stage, arch)
     return (
         _array_blocks(stage, dealing, arch)
         if stage.read is not None
@@ -115,10 +115,10 @@ def _digital_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[A
     while (
         not whole
         and block > 1
-        and 2 * context_bytes(stage, dealing, 1, 0, 0, block, 2) > arch.core.local_buffer_bytes
+        and 2 * context_bytes(stage, dealing, 1, 0, 0, block, 2, arch) > arch.core.local_buffer_bytes
     ):
         block = ceil(block / 2)
-    _check_memory(stage, context_bytes(stage, dealing, 1, 0, 0, block, 0), arch)
+    _check_memory(stage, context_bytes(stage, dealing, 1, 0, 0, block, 0, arch), arch)
     rows = [
         (0, 0, 0, 0, n, min(n + block, channels), 0, positions, 0, 0, -1, -1)
         for n in range(0, channels, block)
@@ -129,7 +129,7 @@ def _digital_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[A
 def _product_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
     """A context for every copy and position of a product with a whole frame."""
     _, positions, channels = shape_of(stage.result)
-    _check_memory(stage, context_bytes(stage, dealing, 1, 0, 0, channels, 0), arch)
+    _check_memory(stage, context_bytes(stage, dealing, 1, 0, 0, channels, 0, arch), arch)
     rows = [
         (copy, 0, 0, 0, 0, channels, p, p + 1, 0, 0, -1, -1)
         for copy in range(dealing.rows)
@@ -147,15 +147,16 @@ def _array_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[Any
     rows = stage_tile_height(write, arch, coding)
     columns = arch.crossbar.weight_columns(coding.weight_bits)
     row_tiles, col_tiles = write.grid.data[0], ceil(block / columns)
-    chunks = ceil(row_tiles / arch.core.crossbars)
-    height = ceil(row_tiles / chunks)
-    edges = [(min(i * height * rows, k), min((i + 1) * height * rows, k)) for i in range(chunks)]
-    edges = [e for e in edges if e[0] < e[1]]
+    # Whole cores first: what the last chunk leaves of its core is one piece for others.
+    height = min(row_tiles, arch.core.crossbars)
+    edges = [(first, min(first + height * rows, k)) for first in range(0, k, height * rows)]
     width = min(col_tiles, max(1, arch.core.crossbars // height))
 
     def need(tiles: int, slack: int) -> int:
         channels = min(tiles * columns, block)
-        return max(context_bytes(stage, dealing, len(edges), k0, k1, channels, slack) for k0, k1 in edges)
+        return max(
+            context_bytes(stage, dealing, len(edges), k0, k1, channels, slack, arch) for k0, k1 in edges
+        )
 
     while width > 1 and 2 * need(width, 2) > arch.core.local_buffer_bytes:
         width -= 1

@@ -38,6 +38,24 @@ def row_tiles(rows: int, coding: Coding, crossbar_rows: int) -> int:
     return min(range(packed, 2 * packed + 1), key=lambda tiles: (tiles * ceil(groups / tiles), tiles))
 
 
+def useful_row_tiles(rows: int, coding: Coding, crossbar_rows: int, core_crossbars: int) -> list[int]:
+    """Numbers of tiles that take fewer steps than any smaller number, ascending: what a scheduler may choose from.
+
+    From packed to twice that; no number needs more cores for a column of tiles than packed rows do, so that no partial
+    sums are added that would not be added anyway.
+    """
+    packed = ceil(rows / crossbar_rows)
+    if not spreads(coding, crossbar_rows):
+        return [packed]
+    groups = ceil(rows / coding.parallel_rows)
+    most = min(2 * packed, core_crossbars * ceil(packed / core_crossbars), groups)
+    return [
+        tiles
+        for tiles in range(packed, most + 1)
+        if tiles == packed or ceil(groups / tiles) < ceil(groups / (tiles - 1))
+    ]
+
+
 def tile_height(rows: int, tiles: int, coding: Coding, crossbar_rows: int) -> int:
     """Rows of all tiles but the last, a whole number of groups where the height is free.
 

@@ -80,23 +80,22 @@ def with_phases(table: Table, phases: Table) -> Table:
     return done
 
 
-def fit_together(tables: Sequence[tuple[StageOp, Table]], arch: Any) -> bool:
-    """Whether the contexts of all stages fit the chip in one phase, by their crossbars and estimated memory."""
+def fit_together(tables: Sequence[tuple[StageOp, Table]], arch: Any, *, in_order: bool = False) -> bool:
+    """Whether the contexts of all stages fit the chip in one phase, by their crossbars and estimated memory.
+
+    The largest first, as ``place-contexts`` takes those of a program of one phase, or ``in_order``.
+    """
     crossbars = sum(int(table[:, XBARS].sum()) for _, table in tables)
     if crossbars > arch.chip.cores * arch.core.crossbars:
         return False
-    room: Room | None = Room.empty(arch)
-    for stage, table in tables:
-        room = room.put(needs_of(stage, table, arch))
-        if room is None:
-            return False
-    return True
+    needs = [need for stage, table in tables for need in needs_of(stage, table, arch)]
+    return Room.empty(arch).put(needs if in_order else sorted(needs, key=lambda need: -need[0])) is not None
 
 
 def _side_by_side(stage: StageOp, table: Table, arch: Any) -> Table:
     """The stage's table without the copies that do not fit the chip together; one of them may be larger than it."""
     while stage.copies.value.data > 1 and Room.empty(arch).put(needs_of(stage, table, arch)) is None:
-        stage.copies = IntegerAttr(possible_copies(stage, stage.copies.value.data - 1), i64)
+        stage.copies = IntegerAttr(possible_copies(stage, stage.copies.value.data - 1, arch), i64)
         table = partition(stage, arch)
     return table
 

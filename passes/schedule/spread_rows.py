@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
+from typing import Any
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -41,12 +43,19 @@ class SpreadRowsPass(ModulePass):
         assert isinstance(ctx, CimContext)
         assert ctx.arch is not None
         stages = [stage for stage in op.walk() if isinstance(stage, StageOp)]
-        packed = {stage: stage.write.grid for stage in stages if stage.write is not None}
+        packed = {stage: _packed(stage.write, ctx) for stage in stages if stage.write is not None}
         changed = [_spread(stage, ctx) for stage in packed]
         if any(changed) and not _fits(stages, ctx):
             for stage, grid in packed.items():
                 assert stage.write is not None
                 stage.write.grid = grid
+
+
+def _packed(write: Any, ctx: CimContext) -> IntsAttr:
+    """The grid with the fewest row tiles, whatever a schedule before this one chose."""
+    assert ctx.arch is not None
+    rows = write.arrays.type.shape.data[0]
+    return IntsAttr.of((ceil(rows / ctx.arch.crossbar.rows), write.grid.data[1]))
 
 
 def _fits(stages: list[StageOp], ctx: CimContext) -> bool:

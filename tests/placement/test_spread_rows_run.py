@@ -24,7 +24,7 @@ def test_spread_tiles_run(rows: int, tiles: int) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
     x = rng.normal(size=(4, rows)).astype(np.float32)
-    made = cimc.compile(model, "isaac", calibration={"x": x})
+    made = cimc.compile(model, "isaac", calibration={"x": x}, scheduler="none")
     module, _ = made.level("mapped")
     (grid,) = (op.write.grid.data for op in module.walk() if isinstance(op, StageOp) and op.write is not None)
     assert grid == (tiles, 2)

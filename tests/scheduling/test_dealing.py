@@ -30,24 +30,27 @@ def ways(rows: int, positions: int, copies: int) -> list[Dealing]:
     return [Dealing(r, c) for r, c in pairs if r * c == copies]
 
 
+def within(known: list[Dealing], finest: int | None) -> list[Dealing]:
+    """Those with no more blocks than the finest; where there are none, the one with the fewest."""
+    return [way for way in known if finest is None or way.columns <= finest] or [
+        min(known, key=lambda way: way.columns)
+    ]
+
+
 @given(SIZES, SIZES, st.integers(1, 60), st.none() | st.integers(1, 6))
 def test_a_dealing_is_the_quickest_there_is(
     rows: int, positions: int, copies: int, finest: int | None
 ) -> None:
-    """The fewest windows for the slowest copy; of those the most blocks up to the finest, if there is one."""
+    """The fewest windows for the slowest copy in no more blocks than the finest; of equally quick ones the most."""
     found, known = deal(rows, positions, copies, finest), ways(rows, positions, copies)
     if not known:
         assert found is None
         return
-    assert found in known
-    least = min(way.windows(rows, positions) for way in known)
+    allowed = within(known, finest)
+    assert found in allowed
+    least = min(way.windows(rows, positions) for way in allowed)
     assert found.windows(rows, positions) == least
-    allowed = [
-        way.columns
-        for way in known
-        if way.windows(rows, positions) == least and way.columns <= (finest or 99)
-    ]
-    assert not allowed or found.columns == max(allowed)
+    assert found.columns == max(way.columns for way in allowed if way.windows(rows, positions) == least)
 
 
 @given(SIZES, SIZES, st.integers(1, 60))
@@ -64,16 +67,18 @@ def test_every_window_belongs_to_one_copy(rows: int, positions: int, copies: int
         assert most == way.windows(rows, positions) == ceil(rows / way.rows) * ceil(positions / way.columns)
 
 
-@given(SIZES, SIZES)
-def test_useful_copies_are_those_quicker_than_any_fewer(rows: int, positions: int) -> None:
-    """Against all numbers of copies in turn."""
+@given(SIZES, SIZES, st.none() | st.integers(1, 6))
+def test_useful_copies_are_those_quicker_than_any_fewer(
+    rows: int, positions: int, finest: int | None
+) -> None:
+    """Against all numbers of copies in turn that can be dealt within the finest blocks."""
     expected: list[tuple[int, int]] = []
     for copies in range(1, rows * positions + 1):
-        known = ways(rows, positions, copies)
+        known = [w for w in ways(rows, positions, copies) if finest is None or w.columns <= finest]
         windows = min((way.windows(rows, positions) for way in known), default=rows * positions + 1)
         if not expected or windows < expected[-1][1]:
             expected.append((copies, windows))
-    assert useful_copies(rows, positions) == expected
+    assert useful_copies(rows, positions, finest) == tuple(expected)
 
 
 def branches(width: int) -> onnx.ModelProto:

@@ -65,7 +65,7 @@ def work_of(model: ModelProto, arch: Architecture, *, copies: bool, frames: int 
         cost = stage_cost(stage, arch)
         if cost is not None and copies:
             numbers, cycles = np.array(cost.ways, np.int64).T
-            choices[i] = Choices(numbers, cycles, cost.room, len(tables[i]))
+            choices[i] = Choices(numbers, cycles, cost.tiles, len(tables[i]))
     return Work(stages, tables, nodes, arch, frames, choices, 256)
 
 

@@ -115,3 +115,40 @@ def min_max(given: Sequence[Product], crossbars: int) -> tuple[int, ...]:
         else:
             lo = middle + 1
     return copies_for(given, values[lo])
+
+
+def min_max_interval(given: Sequence[Sequence[Product]], crossbars: int) -> Fraction:
+    """The smallest possible interval where every operator is one of several products, in as many copies as fit.
+
+    Exact, as :func:`min_max`. Raises ``ValueError`` when one copy each needs more crossbars than there are.
+    """
+    least = sum(min(p.tiles for p in own) for own in given)
+    if least > crossbars:
+        raise ValueError(f"one copy each needs {least} crossbars, given {crossbars}; take a larger machine")
+
+    def needed(bottleneck: Fraction) -> int:
+        return sum(
+            min(
+                (p.tiles * n for p, n in zip(own, copies_for(own, bottleneck), strict=True) if n <= p.most),
+                default=crossbars + 1,
+            )
+            for own in given
+        )
+
+    cheapest = [min(own, key=lambda p: p.cycles * p.tiles) for own in given]
+    floor = max(
+        fluid_interval(cheapest, crossbars), *(min(Fraction(p.cycles, p.most) for p in own) for own in given)
+    )
+    values = sorted(
+        {
+            Fraction(p.cycles, n)
+            for own in given
+            for p in own
+            for n in range(1, min(p.most, int(p.cycles / floor)) + 1)
+        }
+    )
+    lo, hi = 0, len(values) - 1
+    while lo < hi:
+        middle = (lo + hi) // 2
+        lo, hi = (lo, middle) if needed(values[middle]) <= crossbars else (middle + 1, hi)
+    return values[lo]

@@ -21,9 +21,14 @@ from cimc.dialects.mem_real import IndexMapOp
 from cimc.passes.place.source_rows import head_window
 from cimc.passes.place.tail_plan import element_of
 from cimc.passes.schedule.array_product import coding_of
-from cimc.passes.schedule.closed_form.copies import Product, fluid_interval, interval, min_max, used
-from cimc.passes.schedule.copies.stage_costs import StageCost, exact, stage_cost, stages_of
+from cimc.passes.schedule.closed_form.copies import Product, fluid_interval, min_max_interval
+from cimc.passes.schedule.copies.latency_bound import SHARES, Link, Work, latency_bound
+from cimc.passes.schedule.copies.receptive import Field, least_columns, least_users
+from cimc.passes.schedule.copies.stage_costs import StageCost, cut_costs, exact, stages_of
 from cimc.runtime.program import Element
+
+Cuts = Mapping[StageOp, list[StageCost]]
+"""The costs of every stage's weights in every useful cut of their rows; none for digital stages."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Bounds:
     ``digital_units``, and ``weight_writes`` where the chip cannot hold one copy each."""
     critical_path: int
     """From the first input byte to the last output: the last window through the arrays, behind the input's last row."""
+    late_work: int
+    """The same with all windows that wait for rows of the input, on the chip's crossbars (``latency_bound.py``)."""
 
     @property
     def interval_cycles(self) -> Fraction:
@@ -49,7 +56,7 @@ class Bounds:
     @property
     def latency_cycles(self) -> Fraction:
         """No image takes less: all its work is done within its latency, and its last window comes through."""
-        return max(self.interval_cycles, Fraction(self.critical_path))
+        return max(self.interval_cycles, Fraction(self.critical_path), Fraction(self.late_work))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers for ``report.json``."""
@@ -58,30 +65,33 @@ class Bounds:
             "interval": float(self.interval_cycles),
             "binding": self.binding,
             "critical_path_cycles": self.critical_path,
+            "late_work_cycles": self.late_work,
             "latency": float(self.latency_cycles),
         }
 
 
 def bounds(module: ModuleOp, arch: Any, frames: int = 1) -> Bounds:
     """The bounds of a mapped module on a machine; ``frames`` of a call share what is written of the weights."""
-    stages = [(stage, cost) for stage in stages_of(module) if (cost := stage_cost(stage, arch)) is not None]
-    terms = {"arrays": _arrays([cost for _, cost in stages], arch), **traffic(module, arch)}
+    cuts = {stage: cut_costs(stage, arch) for stage in stages_of(module)}
+    terms = {"arrays": _arrays([own for own in cuts.values() if own], arch), **traffic(module, arch)}
     unit = arch.core.digital_unit
     if unit is not None:
         least = min(exact(value) for value in unit.cycles_per_element.values())
         elements = sum(prod(shape_of(stage.result)) for stage in stages_of(module))
         terms["digital_units"] = elements * least / (unit.lanes * arch.chip.cores)
-    writes = _writes(stages, arch)
+    writes = _writes(cuts, arch)
     if writes:
         terms["weight_writes"] = writes / frames
-    return Bounds(terms, ceil(_critical_path(module, arch)))
+    path = ceil(_critical_path(module, arch, cuts))
+    return Bounds(terms, path, path if writes else _late_work(module, arch, cuts, path))
 
 
-def _writes(stages: list[tuple[StageOp, StageCost]], arch: Any) -> Fraction:
+def _writes(cuts: Cuts, arch: Any) -> Fraction:
     """Cycles of the global buffer to bring in, for every image, the weights that do not fit: the smallest ones."""
-    short = sum(cost.tiles for _, cost in stages) - arch.chip.cores * arch.core.crossbars
+    held = {stage: min(own, key=lambda cost: cost.tiles) for stage, own in cuts.items() if own}
+    short = sum(cost.tiles for cost in held.values()) - arch.chip.cores * arch.core.crossbars
     sizes: list[tuple[Fraction, int]] = []
-    for stage, cost in stages:
+    for stage, cost in held.items():
         assert stage.write is not None
         weights = prod(stage.write.arrays.type.shape.data) * coding_of(stage.write.coding).weight_bits
         sizes.append((Fraction(weights, 8 * cost.tiles), cost.tiles))
@@ -119,34 +129,34 @@ def traffic(
     return terms
 
 
-def _arrays(costs: list[StageCost], arch: Any) -> Fraction:
-    """The smallest interval over all copies; where one copy each does not fit, that of crossbars that never idle."""
-    if not costs:
+def _arrays(cuts: list[list[StageCost]], arch: Any) -> Fraction:
+    """The smallest interval over all copies and cuts; where one copy each does not fit, that of crossbars that never
+    idle."""
+    if not cuts:
         return Fraction(0)
     supply = arch.chip.cores * arch.core.crossbars
-    given = [Product(c.windows, c.cycles, c.tiles, c.windows) for c in costs]
-    if used(given, (1,) * len(given)) > supply:
-        return fluid_interval(given, supply)
-    return interval(given, min_max(given, supply))
+    given = [[Product(c.windows, c.cycles, c.tiles, c.windows) for c in own] for own in cuts]
+    if sum(min(p.tiles for p in own) for own in given) > supply:
+        return fluid_interval([min(own, key=lambda p: p.cycles * p.tiles) for own in given], supply)
+    return min_max_interval(given, supply)
 
 
-def _critical_path(module: ModuleOp, arch: Any) -> Fraction:
+def _critical_path(module: ModuleOp, arch: Any, cuts: Cuts) -> Fraction:
     """When the last row of the last output can be there at the earliest.
 
     The last row of an input enters behind all the others, and a stage whose last window sees the last row of its source
     computes at least that window after it. Where it does not, and where elements move freely, only the chain of single
     windows counts.
     """
-    inputs = [op for op in module.walk() if isinstance(op, InputOp)]
-    entered = max(traffic(module, arch, (InputOp,)).values()) if len(inputs) == 1 else Fraction(0)
+    entered = _entered(module, arch)
     first: dict[SSAValue, Fraction] = {}
     last: dict[SSAValue, Fraction] = {}
     for op in module.walk():
         parent = op.parent_op()
         if parent is not None and isinstance(parent, StageOp):
             continue
-        cost = stage_cost(op, arch) if isinstance(op, StageOp) else None
-        window = cost.window_cycles if cost is not None else 0
+        own = cuts[op] if isinstance(op, StageOp) else []
+        window = min((cost.window_cycles for cost in own), default=0)
         begun = max((first.get(value, Fraction(0)) for value in op.operands), default=Fraction(0))
         ended = entered if isinstance(op, InputOp) else begun
         for value in op.operands:
@@ -157,6 +167,61 @@ def _critical_path(module: ModuleOp, arch: Any) -> Fraction:
         for result in op.results:
             first[result], last[result] = begun + window, ended + window
     return max(last.values(), default=Fraction(0))
+
+
+def _entered(module: ModuleOp, arch: Any) -> Fraction:
+    """Cycles until the whole input is in; 0 where there are several, which may come in any order."""
+    inputs = [op for op in module.walk() if isinstance(op, InputOp)]
+    return max(traffic(module, arch, (InputOp,)).values()) if len(inputs) == 1 else Fraction(0)
+
+
+def _late_work(module: ModuleOp, arch: Any, cuts: Cuts, floor: int) -> int:
+    """The bound of ``latency_bound.py`` for the stages of a module, all with their weights in the arrays."""
+    entered = _entered(module, arch)
+    fields: dict[SSAValue, Field | None] = {}
+    numbers: dict[SSAValue, int] = {}
+    stages: list[Work] = []
+    rows = 1
+    for op in module.walk():
+        if isinstance(op, InputOp) and entered:
+            rows = shape_of(op.result)[0]
+            fields[op.result] = Field.of_input(rows)
+        if isinstance(op, StageOp):
+            numbers[op.result] = len(stages)
+            source = fields.get(op.sources[0])
+            made = source.through(head_window(op), shape_of(op.result)[0]) if source is not None else None
+            fields[op.result] = made
+            cost = tuple((own.tiles, own.window_cycles) for own in cuts[op])
+            stages.append(Work(cost, _late(op, made, rows), _links(op, numbers)))
+    return latency_bound(stages, arch.chip.cores * arch.core.crossbars, entered / rows, floor)
+
+
+def _late(stage: StageOp, made: Field | None, rows: int) -> dict[int, int]:
+    """Windows of a stage that wait for so many rows of the input; all of them where nothing is known of that."""
+    height, positions, _ = shape_of(stage.result)
+    if made is None:
+        return {0: height * positions}
+    behind = {int(share * rows) for share in SHARES} | {rows - 1}
+    return {0: height * positions} | {n + 1: made.late(n) * positions for n in sorted(behind)}
+
+
+def _links(stage: StageOp, numbers: dict[SSAValue, int]) -> tuple[Link, ...]:
+    """How a stage's windows hang together with those of the stages it takes rows from."""
+    found: list[Link] = []
+    height, positions, _ = shape_of(stage.result)
+    for i, source in enumerate(stage.sources):
+        if source not in numbers:
+            continue
+        window = head_window(stage) if i == 0 else None
+        rows, columns, _ = shape_of(source)
+        side = i > 0 and stage.read is not None
+        if window is not None:
+            needed = least_columns(window, columns, positions)
+            users = least_users(window, (rows, columns), (height, positions))
+            found.append(Link(numbers[source], needed, users))
+        elif (rows, columns) == (height, positions):
+            found.append(Link(numbers[source], 1, 1, side))
+    return tuple(found)
 
 
 def _sees_last_row(stage: StageOp) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -15,8 +17,8 @@ from cimc.dialects.graph_types import shape_of
 from cimc.passes.place.source_rows import head_window
 from cimc.passes.place.tail_plan import element_of
 from cimc.passes.schedule.array_product import coding_of
-from cimc.passes.schedule.dealing import deal, extents, useful_copies
-from cimc.passes.schedule.row_tiles import stage_tile_height
+from cimc.passes.schedule.dealing import Dealing, deal, extents, finest_blocks, useful_copies
+from cimc.passes.schedule.row_tiles import tile_height, useful_row_tiles
 from cimc.runtime.crossbar.coding import Coding
 
 
@@ -56,15 +58,26 @@ class StageCost:
     power_mw: float
     """Of the arrays of one copy while they work, with their converters."""
     source: Source
-    contexts: int = 1
-    """Contexts of one copy."""
-    unfilled: float = 0.0
-    """Crossbars that cores hold beside a copy's contexts and that no other context of the stage can use."""
+    sizes: tuple[int, ...] = ()
+    """Crossbars of the contexts of one copy; none known: as many contexts of one crossbar as there are tiles."""
+    finest: int | None = None
+    """Blocks of a row at most, if that can be (``dealing.finest_blocks``)."""
+    row_tiles: int = 1
+    """Crossbars above each other: how the rows of the weights are cut."""
 
     @property
-    def room(self) -> float:
-        """Crossbars that a copy takes away from others: its own and those it leaves unfilled."""
-        return self.tiles + self.unfilled
+    def contexts(self) -> int:
+        """Contexts of one copy."""
+        return len(self.sizes) or 1
+
+    @cached_property
+    def counts(self) -> Mapping[int, int]:
+        """Contexts of one copy by their crossbars."""
+        return Counter(self.sizes) if self.sizes else {1: self.tiles}
+
+    def unfilled(self, size: int) -> float:
+        """Crossbars of cores of ``size`` beside a copy's contexts that no other context of the stage can use."""
+        return sum(n * (size / (size // taken) - taken) for taken, n in self.counts.items() if taken)
 
     @property
     def windows(self) -> int:
@@ -84,27 +97,32 @@ class StageCost:
     @cached_property
     def ways(self) -> tuple[tuple[int, int], ...]:
         """Numbers of copies that are quicker than any fewer, ascending, each with the cycles of an image."""
-        return tuple((n, windows * self._turn) for n, windows in useful_copies(self.rows, self.dealable))
+        return tuple(
+            (n, windows * self._turn) for n, windows in useful_copies(self.rows, self.dealable, self.finest)
+        )
 
     @property
     def _turn(self) -> int:
         """Cycles of what is dealt at a time: a window, or a row that stays whole."""
         return self.window_cycles * (self.positions if self.dealable == 1 else 1)
 
+    def _dealt(self, copies: int) -> Dealing | None:
+        return deal(self.rows, self.dealable, copies, self.finest)
+
     def possible(self, copies: int) -> int:
         """The most copies, up to ``copies``, that can be dealt."""
-        return next(n for n in range(min(copies, self.most), 0, -1) if deal(self.rows, self.dealable, n))
+        return next(n for n in range(min(copies, self.most), 0, -1) if self._dealt(n) is not None)
 
     def interval(self, copies: int) -> int:
         """Cycles between images that the arrays allow with ``copies``. Raises ``ValueError`` where some would idle."""
-        dealing = deal(self.rows, self.dealable, copies)
+        dealing = self._dealt(copies)
         if dealing is None:
             raise ValueError(f"{copies} copies share {self.rows} rows of {self.dealable} windows")
         return dealing.windows(self.rows, self.dealable) * self._turn
 
     def arriving_bytes(self, copies: int) -> int:
         """Bytes that all copies' rings take in for an image: columns between two blocks arrive at both."""
-        dealing = deal(self.rows, self.dealable, copies)
+        dealing = self._dealt(copies)
         if dealing is None:
             raise ValueError(f"{copies} copies share {self.rows} rows of {self.dealable} windows")
         source = self.source
@@ -135,28 +153,33 @@ def conversion_cycles(coding: Coding, columns: int, arch: Any) -> int:
     return math.ceil(shared) * arch.crossbar.conversion_cycles
 
 
-def stage_cost(stage: StageOp, arch: Any) -> StageCost | None:
-    """The cost of an array stage on a machine; ``None`` for a digital stage."""
+def stage_cost(stage: StageOp, arch: Any, row_tiles: int | None = None) -> StageCost | None:
+    """The cost of an array stage on a machine, its weights cut into ``row_tiles`` (absent: as they are).
+
+    ``None`` for a digital stage.
+    """
     write, read = stage.write, stage.read
     if write is None or read is None:
         return None
     coding = coding_of(write.coding)
     k, _ = write.arrays.type.shape.data
-    row_tiles, col_tiles = write.grid.data
+    given, col_tiles = write.grid.data
+    tiles = given if row_tiles is None else row_tiles
+    height = tile_height(k, tiles, coding, arch.crossbar.rows)
     together = 1 if arch.crossbar.logical_cells else coding.cells_per_weight
     width = min(read.diagonal.columns, arch.crossbar.columns // together)
     rows, positions, _ = shape_of(stage.result)
-    cycles = window_cycles(coding, min(k, stage_tile_height(write, arch, coding)), width, arch)
+    cycles = window_cycles(coding, min(k, height), width, arch)
     source, window = stage.sources[0], read.window
     return StageCost(
         stage.label.data,
         rows,
         positions,
         cycles,
-        row_tiles * col_tiles,
+        tiles * col_tiles,
         stride_of(stage),
         extents(stage)[1],
-        _window_energy_pj(coding, k, stage, arch) * arch.clock_ghz / cycles,
+        _window_energy_pj(coding, k, height, stage, arch) * arch.clock_ghz / cycles,
         Source(
             window.kernel[0],
             window.strides[0],
@@ -165,16 +188,28 @@ def stage_cost(stage: StageOp, arch: Any) -> StageCost | None:
             shape_of(source)[1],
             read.diagonal.channels * element_of(source.type).size_bytes,
         ),
+        finest=finest_blocks(stage, arch),
+        row_tiles=tiles,
     )
 
 
-def _window_energy_pj(coding: Coding, k: int, stage: StageOp, arch: Any) -> float:
+def cut_costs(stage: StageOp, arch: Any) -> list[StageCost]:
+    """The costs of an array stage with its weights as they are, then in every other useful cut of their rows."""
+    base = stage_cost(stage, arch)
+    if base is None or stage.write is None:
+        return []
+    rows, coding = stage.write.arrays.type.shape.data[0], coding_of(stage.write.coding)
+    cuts = useful_row_tiles(rows, coding, arch.crossbar.rows, arch.core.crossbars)
+    others = (stage_cost(stage, arch, tiles) for tiles in cuts if tiles != base.row_tiles)
+    return [base, *(cost for cost in others if cost is not None)]
+
+
+def _window_energy_pj(coding: Coding, k: int, height: int, stage: StageOp, arch: Any) -> float:
     """Of one read of all tiles of a copy: cells, DACs and converters (docs/cycle-engine.md)."""
     assert stage.write is not None
     crossbar = arch.crossbar
     col_tiles, columns = stage.write.grid.data[1], stage.write.arrays.type.shape.data[1]
     together = coding.cells_per_weight if crossbar.logical_cells else 1
-    height = stage_tile_height(stage.write, arch, coding)
     heights = [min(height, k - first) for first in range(0, k, height)]
     groups = sum(-(-height // coding.parallel_rows) for height in heights)
     array = together * col_tiles * (groups * crossbar.read_energy_pj + k * crossbar.dac_energy_pj)

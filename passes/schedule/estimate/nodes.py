@@ -60,6 +60,8 @@ class Arrays:
     """Bytes that enter and leave a context with a row of the result."""
     sharing: int
     """Contexts of the stage that a core holds."""
+    finest: int | None = None
+    """Blocks of a row at most, if that can be (``dealing.finest_blocks``)."""
 
     def turn(self, dealing: Dealing) -> Turn:
         """Cycles of a block of a row."""
@@ -121,9 +123,10 @@ class Timing:
 
     def dealt(self, copies: int) -> Timing:
         """The node with so many copies. Raises ``ValueError`` for one without arrays, or for copies that would idle."""
-        dealing = deal(self.arrays.rows, self.arrays.positions, copies) if self.arrays is not None else None
-        if self.arrays is None or dealing is None:
+        own = self.arrays
+        dealing = deal(own.rows, own.positions, copies, own.finest) if own is not None else None
+        if own is None or dealing is None:
             raise ValueError(f"{self.label} cannot have {copies} copies")
-        turn = self.arrays.turn(dealing)
+        turn = own.turn(dealing)
         load = self.load * copies // (self.copies * self.columns)
         return replace(self, **turn._asdict(), copies=dealing.rows, columns=dealing.columns, load=load)

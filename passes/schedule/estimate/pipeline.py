@@ -95,6 +95,11 @@ def span(nodes: Sequence[Timing], members: Sequence[int], *, rewrites: bool) -> 
     return max(int(rows.sent[-1]) for rows in _phase(nodes, members, 0, 0, rewrites=rewrites).values())
 
 
+def rows_of(nodes: Sequence[Timing], members: Sequence[int]) -> dict[int, Rows]:
+    """Rows of one image of the nodes numbered ``members``, their weights in the arrays."""
+    return _phase(nodes, members, 0, 0, rewrites=False)
+
+
 def phase_span(
     nodes: Sequence[Timing], members: Sequence[int], before: Handoff | None
 ) -> tuple[int, int, Handoff]:

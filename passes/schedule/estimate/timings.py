@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import ceil, prod
 from typing import Any
 
@@ -25,7 +26,7 @@ from cimc.passes.place.source_rows import head_window, is_global_pool
 from cimc.passes.place.tail_plan import element_of
 from cimc.passes.schedule.array_product import coding_of
 from cimc.passes.schedule.copies.stage_costs import conversion_cycles, exact, window_cycles
-from cimc.passes.schedule.dealing import dealing_of, extents
+from cimc.passes.schedule.dealing import dealing_of, extents, finest_blocks
 from cimc.passes.schedule.estimate.nodes import ISSUE, Arrays, Edge, Timing
 from cimc.passes.schedule.estimate.units import Units
 from cimc.passes.schedule.row_tiles import stage_tile_height
@@ -36,6 +37,13 @@ from cimc.runtime.program.builder import ProgramBuilder
 def timings(ops: Sequence[Operation], arch: Any, table: Callable[[StageOp], Any], store: Any) -> list[Timing]:
     """The nodes of a mapped block in order; ``table`` gives a stage's placement table, all copies or one."""
     return _Reader(Units(arch), arch, table, store).read(ops)
+
+
+def cut_again(node: Timing, stage: StageOp, table: Any, arch: Any) -> Timing:
+    """``node`` of an array stage whose weights have another tile grid now; ``table``: its placement with one copy."""
+    reader = _Reader(Units(arch), arch, lambda _: table, None)
+    channels = int((table[:, _N1] - table[:, _N0]).max())
+    return replace(node, arrays=reader.arrays(stage, table, channels))
 
 
 class _Reader:
@@ -148,8 +156,8 @@ class _Reader:
                 row=row,
             )
         load, write = self._writes(stage, table)
-        arrays = self._arrays(stage, one, channels)
-        dealing = dealing_of(stage)
+        arrays = self.arrays(stage, one, channels)
+        dealing = dealing_of(stage, self.arch)
         turn = arrays.turn(dealing)
         return Timing(
             stage.label.data,
@@ -183,7 +191,7 @@ class _Reader:
         rows = min(height, int((table[:, _K1] - table[:, _K0]).max()))
         return load, rows * ceil(exact(self.arch.crossbar.write_latency_ns) * exact(self.arch.clock_ghz))
 
-    def _arrays(self, stage: StageOp, one: Any, channels: int) -> Arrays:
+    def arrays(self, stage: StageOp, one: Any, channels: int) -> Arrays:
         """The slowest of a copy's contexts, whose largest block has ``channels`` channels."""
         write, read = stage.write, stage.read
         assert write is not None
@@ -231,6 +239,7 @@ class _Reader:
             port,
             moved,
             room,
+            finest_blocks(stage, self.arch),
         )
 
     def _sources(self, stage: StageOp) -> list[Edge]:

@@ -15,18 +15,18 @@ builtin.module {
 // CHECK: isa.body "x.chip" node "x"
 // CHECK: isa.dma
 // CHECK: isa.alu "quantise"
-// CHECK: isa.body "conv1.main.6" node "conv1"
+// CHECK: isa.body "conv1.main.6.block" node "conv1"
 // CHECK-NEXT: isa.write <"arrays"> <0> <"wordlines"> by_row
 // CHECK-NEXT: isa.loop images
 // CHECK-NEXT: isa.recv <"in0"> <"hold_in0">
 // CHECK-NEXT: isa.loop count <"turns">
 // CHECK-NEXT: isa.recv <"in0"> <"advance_in0">
-// CHECK-NEXT: isa.loop count <6>
-// CHECK-NEXT: isa.read <"arrays"> <0> <"wordlines"> by_row source <"in0"[0, 0] cols [0, 0, 2]> window <"window"> to <"acc"[0, 0] cols [0, 0, 6]> n <6>
+// CHECK-NEXT: isa.loop count <"positions">
+// CHECK-NEXT: isa.read <"arrays"> <0> <"wordlines"> by_row source <"in0"[0, "first"] cols [0, 0, 2]> window <"window"> to <"acc"[0, 0] cols [0, 0, 6]> n <6>
 // CHECK: isa.free <"in0"> <"advance_in0">
 // CHECK-NEXT: isa.alu "requantise"
-// CHECK-SAME: and <-1[0, "n0"]> n <6> m <6>
-// CHECK-NEXT: isa.send {{.*}} row <-1["copy", 0] rows [0, 2]> routes <"routes0">
+// CHECK-SAME: and <-1[0, "n0"]> n <6> m <"positions">
+// CHECK-NEXT: isa.send {{.*}} row <-1["copy", 0] rows [0, 1]> routes <"routes0">
 // CHECK: isa.free <"in0"> <"hold_in0">
 // CHECK-NOT: conv1.main
 // CHECK: isa.body "y.chip" node "y"

@@ -31,7 +31,7 @@ builtin.module {
     func.return %y : tensor<1x6x6x6xf32>
   }
 }
-// CHECK: conv1.partition = {{\[\[}}0, 0, 0, 18, 0, 4, 0, 6, 2, 0, -1, -1], [0, 0, 0, 18, 4, 6, 0, 6, 2, 0, -1, -1], [1, 0, 0, 18, 0, 4, 0, 6, 2, 0, -1, -1], [1, 0, 0, 18, 4, 6, 0, 6, 2, 0, -1, -1]]
+// CHECK: conv1.partition = {{\[\[}}0, 0, 0, 18, 0, 4, 0, 3, 2, 0, -1, -1], [0, 0, 0, 18, 4, 6, 0, 3, 2, 0, -1, -1], [0, 0, 0, 18, 0, 4, 3, 6, 2, 0, -1, -1], [0, 0, 0, 18, 4, 6, 3, 6, 2, 0, -1, -1]]
 // -----
 // RUN: map-stages calibrate-converters assign-copies partition-stages
 // Cores of one crossbar hold one row tile: chunk 1 sends its partial sums to chunk 0.

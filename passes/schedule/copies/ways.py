@@ -1,0 +1,155 @@
+"""The ways of a stage: copies of its weights, cut into one number of row tiles or another, and what chips hold of them.
+
+More row tiles make a window quicker, more copies compute more windows at a time; both take crossbars. A tile height
+that fills cores exactly leaves nothing of them unused.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from cimc.passes.schedule.copies.packing import cores_needed
+from cimc.passes.schedule.copies.stage_costs import StageCost
+
+UNFILLED = (1.0, 0.5, 0.0)
+"""Shares of what contexts leave of their cores that are charged to them, tried in turn: others may use it, or not."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """Copies of a stage on one cut of its weights."""
+
+    cost: StageCost
+    copies: int
+    cycles: int
+    """Cycles between images that the arrays allow."""
+
+    @property
+    def contexts(self) -> int:
+        """Contexts beyond those of one copy."""
+        return self.cost.contexts * (self.copies - 1)
+
+    @property
+    def tiles(self) -> int:
+        """Crossbars."""
+        return self.cost.tiles * self.copies
+
+    @property
+    def power_mw(self) -> float:
+        """Of all copies' arrays while they work."""
+        return self.cost.power_mw * self.copies
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What tells ways of a stage apart."""
+        return self.copies, self.cost.row_tiles
+
+    def room(self, size: int, share: float) -> float:
+        """Crossbars with ``share`` of what is left unfilled of cores of ``size``."""
+        return self.copies * (self.cost.tiles + share * self.cost.unfilled(size))
+
+
+Ways = Mapping[int, Way]
+"""A way of each stage, by its number."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """An array stage and what a scheduler may make of it: ``variants`` are cuts of its weights, the first as given."""
+
+    variants: tuple[StageCost, ...]
+    size: int
+    """Crossbars of a core."""
+
+    @property
+    def base(self) -> StageCost:
+        """The weights as they were cut before."""
+        return self.variants[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and windows of a row that can be dealt, the same whatever the cut."""
+        return self.base.rows, self.base.dealable
+
+    def way(self, copies: int) -> Way:
+        """So many copies of the weights as given. Raises ``ValueError`` where some would idle."""
+        return Way(self.base, copies, self.base.interval(copies))
+
+    @property
+    def one(self) -> Way:
+        """One copy of the weights as given."""
+        return self.way(1)
+
+    @cached_property
+    def _all(self) -> tuple[Way, ...]:
+        return tuple(Way(cost, n, cycles) for cost in self.variants for n, cycles in cost.ways)
+
+    @cached_property
+    def cycles(self) -> frozenset[int]:
+        """Cycles between images of all ways."""
+        return frozenset(way.cycles for way in self._all)
+
+    @cached_property
+    def _kept(self) -> dict[float, tuple[Way, ...]]:
+        return {}
+
+    def ways(self, share: float = 1.0) -> tuple[Way, ...]:
+        """Ways that are quicker than all that take no more room, the cheapest first."""
+        if share not in self._kept:
+            ordered = sorted(
+                self._all, key=lambda w: (w.room(self.size, share), w.cycles, w.tiles, w.contexts)
+            )
+            found: list[Way] = []
+            for way in ordered:
+                if not found or way.cycles < found[-1].cycles:
+                    found.append(way)
+            self._kept[share] = tuple(found)
+        return self._kept[share]
+
+    def all_ways(self) -> list[Way]:
+        """Every way, the cheapest first, quick ones among equally cheap ones."""
+        return sorted(self._all, key=lambda way: (way.room(self.size, 1.0), way.cycles))
+
+    def cheapest(self, cycles: float, share: float = 1.0) -> Way | None:
+        """The way with the least room that takes no longer than ``cycles``; ``None`` where none is as quick."""
+        ways = self.ways(share)
+        at = bisect_left(ways, -cycles, key=lambda way: -way.cycles)
+        return ways[at] if at < len(ways) else None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What ways may take, ``contexts`` beyond those of one copy each; ``power_mw`` with ``static_mw``, if capped."""
+
+    cores: int
+    size: int
+    """Crossbars of a core."""
+    contexts: int
+    static_mw: float
+    power_mw: float | None = None
+    taken: tuple[Way, ...] = ()
+    """Ways of stages that are decided already; their power is in ``static_mw``."""
+
+    def allow(self, ways: Ways) -> bool:
+        """Whether the ways stay below all limits; one copy each never has too many contexts."""
+        if sum(way.contexts for way in ways.values()) > self.contexts:
+            return False
+        if self.power_mw is not None and power_mw(ways.values(), self.static_mw) > self.power_mw:
+            return False
+        return self.filled(ways) <= self.cores
+
+    def filled(self, ways: Ways) -> int:
+        """Cores that the ways fill, packed by size."""
+        counts = dict[int, int]()
+        for way in (*self.taken, *ways.values()):
+            for size, n in way.cost.counts.items():
+                counts[size] = counts.get(size, 0) + n * way.copies
+        return cores_needed(counts, self.size)
+
+
+def power_mw(ways: Iterable[Way], static_mw: float) -> float:
+    """What the arrays of all copies draw when they work together, static power included."""
+    return static_mw + sum(way.power_mw for way in ways)

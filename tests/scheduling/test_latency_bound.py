@@ -1,0 +1,175 @@
+"""The bound on the latency: below the best of all schedules of small chains, reached by one stage, below what runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import combinations, product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cimc
+from cimc import models
+from cimc.achieved import over_bounds
+from cimc.dialects.cim_types import WindowAttr
+from cimc.mapping_options import MappingOptions
+from cimc.passes.schedule.copies.latency_bound import Link, Work, latency_bound
+from cimc.passes.schedule.copies.receptive import Field, least_columns, least_users
+
+Chain = tuple[tuple[int, int, int], ...]
+"""Kernel, crossbars of a copy and cycles of a window of every stage; columns of one pixel, stride 1, padded."""
+
+
+def works(chain: Chain, rows: int) -> list[Work]:
+    """What the bound is told of a chain of convolutions over ``rows`` rows of one column."""
+    field: Field | None = Field.of_input(rows)
+    found: list[Work] = []
+    for number, (kernel, tiles, window) in enumerate(chain):
+        shape = WindowAttr.of((kernel, 1), pads=(kernel // 2, 0, kernel // 2, 0))
+        field = field.through(shape, rows) if field is not None else None
+        assert field is not None
+        late = {0: rows} | {n + 1: field.late(n) for n in range(rows)}
+        links = (Link(number - 1, 1, least_users(shape, (rows, 1), (rows, 1))),) if number else ()
+        found.append(Work(((tiles, window),), late, links))
+    return found
+
+
+def best_latency(chain: Chain, rows: int, copies: tuple[int, ...], row_cycles: int) -> int:
+    """The earliest end over every order in which rows enter and windows run: a search over sets of finished windows.
+
+    State: what is in, what is done, what runs until when; branches over all sets of windows that may begin.
+    """
+    windows = [
+        [frozenset(r for r in range(o - k // 2, o + k // 2 + 1) if 0 <= r < rows) for o in range(rows)]
+        for k, _, _ in chain
+    ]
+    best = 10**9
+    seen: dict[tuple[object, ...], int] = {}
+
+    def begins(free: int, ready: list[int]) -> Iterator[tuple[int, ...]]:
+        """Never idle on purpose: with equal times of a stage's windows waiting brings nothing but other choices."""
+        count = min(free, len(ready))
+        yield from combinations(ready, count)
+
+    def go(
+        time: int,
+        entered: frozenset[int],
+        done: tuple[frozenset[int], ...],
+        running: tuple[tuple[int, int, int], ...],
+    ) -> None:
+        nonlocal best
+        if time >= best:
+            return
+        if len(done[-1]) == rows:
+            best = time
+            return
+        key = (entered, done, tuple(sorted((end - time, s, o) for end, s, o in running)), time % row_cycles)
+        if seen.get(key, 10**9) <= time:
+            return
+        seen[key] = time
+        choices: list[list[tuple[int, ...]]] = []
+        for s, (_, _, _) in enumerate(chain):
+            have = entered if s == 0 else done[s - 1]
+            busy = {o for _, stage, o in running if stage == s}
+            ready = [o for o in range(rows) if o not in done[s] and o not in busy and windows[s][o] <= have]
+            choices.append(list(begins(copies[s] - len(busy), ready)))
+        coming = (
+            [entered | {r} for r in range(rows) if r not in entered] if len(entered) < rows else [entered]
+        )
+        for chosen in product(*choices):
+            now = running + tuple(
+                (time + chain[s][2], s, o) for s, started in enumerate(chosen) for o in started
+            )
+            row_at = (time // row_cycles + 1) * row_cycles
+            at = min([end for end, _, _ in now] + ([row_at] if len(entered) < rows else []))
+            ended = tuple(
+                done[s] | {o for end, stage, o in now if stage == s and end == at} for s in range(len(chain))
+            )
+            left = tuple(item for item in now if item[0] > at)
+            for more in coming if at == row_at and len(entered) < rows else [entered]:
+                go(at, more, ended, left)
+
+    go(0, frozenset(), (frozenset(),) * len(chain), ())
+    return best
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([1, 3]), st.integers(1, 2), st.integers(1, 4)), min_size=1, max_size=2
+    ),
+    st.integers(1, 3),
+    st.integers(0, 2),
+    st.integers(1, 3),
+)
+@settings(max_examples=25, deadline=None)
+def test_no_schedule_of_a_small_chain_is_below(
+    stages: list[tuple[int, int, int]], rows: int, more: int, row_cycles: int
+) -> None:
+    """Against the best of all copies, orders of rows and orders of windows."""
+    chain = tuple(stages)
+    crossbars = sum(tiles for _, tiles, _ in chain) + more
+    known = [
+        best_latency(chain, rows, copies, row_cycles)
+        for copies in product(range(1, rows + 1), repeat=len(chain))
+        if sum(tiles * n for (_, tiles, _), n in zip(chain, copies, strict=True)) <= crossbars
+    ]
+    assert latency_bound(works(chain, rows), crossbars, Fraction(row_cycles), 0) <= min(known)
+
+
+@pytest.mark.parametrize(
+    ("rows", "copies", "window", "row_cycles"), [(12, 3, 40, 1), (12, 12, 40, 7), (9, 1, 5, 2)]
+)
+def test_one_stage_reaches_it(rows: int, copies: int, window: int, row_cycles: int) -> None:
+    """One window a row: rows wait for a copy, or copies for a row; first come, first served is the best there is."""
+    free = [0] * copies
+    for row in range(rows):
+        at = min(range(copies), key=lambda copy: free[copy])
+        free[at] = max(free[at], (row + 1) * row_cycles) + window
+    bound = latency_bound(works(((1, 2, window),), rows), 2 * copies, Fraction(row_cycles), 0)
+    assert bound == max(free)
+
+
+@given(st.integers(1, 3), st.integers(1, 2), st.integers(0, 1), st.integers(3, 7), st.integers(0, 8))
+def test_late_rows_are_those_of_the_best_rows_that_entered(
+    kernel: int, stride: int, pad: int, rows: int, entered: int
+) -> None:
+    """Against all sets of so many rows: those that can be computed from the best of them are not late."""
+    if pad >= kernel or entered > rows:
+        return
+    results = (rows + 2 * pad - kernel) // stride + 1
+    if results < 1:
+        return
+    made = Field.of_input(rows).through(WindowAttr.of((kernel, 1), (stride, 1), (pad, 0, pad, 0)), results)
+    if made is None:
+        assert stride > kernel - (1 if pad else 0)
+        return
+    needs = [
+        {r for r in range(o * stride - pad, o * stride - pad + kernel) if 0 <= r < rows}
+        for o in range(results)
+    ]
+    most = max(sum(need <= set(sample) for need in needs) for sample in combinations(range(rows), entered))
+    assert made.late(entered) == results - most
+
+
+def test_windows_that_hang_together_are_counted() -> None:
+    """A corner of a padded 3 x 3 convolution sees two columns and is seen by four windows; strides leave some out."""
+    same, strided = WindowAttr.of((3, 3), pads=(1, 1, 1, 1)), WindowAttr.of((1, 1), (2, 2))
+    assert least_columns(same, 8, 8) == 2
+    assert least_users(same, (8, 8), (8, 8)) == 4
+    assert least_users(strided, (8, 8), (4, 4)) == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("scheduler", ["none", "polyxb", "cim-mlc", "cimc"])
+def test_every_measured_schedule_is_above(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The cycle engine's latency and interval of a network with residuals, under every scheduler and objective."""
+    path = models.export_onnx("digits", tmp_path_factory.getbasetemp() / f"digits.{scheduler}.onnx")
+    for objective in ("throughput", "latency") if scheduler == "cimc" else (None,):
+        given = {"scheduler": scheduler} | ({"objective": objective} if objective else {})
+        made = cimc.compile(path, "isaac", mapping=MappingOptions.model_validate(given))
+        found = over_bounds(made.report, made.simulate(images=6))
+        assert found is not None
+        assert found["latency_over_bound"] >= 1
+        assert found["interval_over_bound"] >= 1
