@@ -3,6 +3,7 @@
     python -m tools.measure compile resnet-50 isaac      # ONNX -> program, calibration on 8 images included
     python -m tools.measure stream resnet-18 isaac       # one image through the instruction stream, exact
     python -m tools.measure cycles resnet-18 isaac       # cycle engine: seconds, instructions a second
+    python -m tools.measure copies resnet-18 squeezenet  # default scheduler beside one copy each, CPU seconds
     python -m tools.measure table                        # all of these for every model and machine
     python -m tools.measure table --models light-vgg19 --machines isaac puma --again
 
@@ -20,9 +21,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tools import copies_cost
+from tools.copies_cost import measure_copies
 from tools.model_table import MACHINES, MODELS, Limits, fill, inputs_of, markdown, model_file
 
 IMAGES = 8
@@ -82,11 +86,11 @@ def measure_cycles(network: str, machine: str, folder: Path) -> dict[str, Any]:
     return _in_process(script)
 
 
-def _in_process(script: str) -> dict[str, Any]:
+def _in_process(script: str, arguments: Sequence[str] = ()) -> dict[str, Any]:
     started = time.perf_counter()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script],
+        [sys.executable, "-W", "ignore", "-c", script, *arguments],
         env=environment,
         capture_output=True,
         text=True,
@@ -110,6 +114,10 @@ def main(arguments: list[str] | None = None) -> int:
         one = kinds.add_parser(kind)
         one.add_argument("network", choices=MODELS)
         one.add_argument("machine")
+    copies = kinds.add_parser("copies")
+    copies.add_argument("networks", nargs="+", choices=MODELS, metavar="MODEL")
+    copies.add_argument("--machine", default="isaac")
+    copies.add_argument("--runs", type=int, default=3, help="processes of each kind (default 3)")
     table = kinds.add_parser("table")
     table.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, metavar="MODEL")
     table.add_argument("--machines", nargs="+", default=list(MACHINES))
@@ -124,6 +132,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(markdown(cells))
         return 0 if all(cell.ok for cell in cells) else 1
     with tempfile.TemporaryDirectory() as temporary:
+        if given.kind == "copies":
+            for network in given.networks:
+                pair = measure_copies(network, given.machine, Path(temporary), given.runs, _in_process)
+                print(copies_cost.markdown(network, *pair), flush=True)
+            return 0
         found = KINDS[given.kind](given.network, given.machine, Path(temporary))
     values = "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in found.items())
     print(f"{given.kind:8} {given.network:16} {given.machine:8} {values}", flush=True)
