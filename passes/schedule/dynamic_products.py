@@ -1,8 +1,10 @@
-"""Products of two activations (Q by K, P by V): the chip's digital unit, or arrays rewritten for every image.
+"""Products of two activations (Q by K, P by V): on units of cores, the chip's, or arrays rewritten for every image.
 
-Arrays would have to hold the second operand, which is new for every image: its codes cross the global buffer, are
-written row by row, and only then the rows of the first one are read through it. This is what ``cimc check`` prints
-beside every such product; the array side is a bound from below (no conversions to codes, no network, every array free).
+Cores take a matrix each, or a share of the rows of one: the second operand is collected in local memory, then the unit
+computes row by row. The chip's unit is one for all products, and its operands pass the global buffer. Arrays would have
+to hold the second operand, which is new for every image: its codes cross the global buffer, are written row by row,
+and only then the rows of the first one are read through it. Cores and arrays are bounds from below, at the best number
+of copies with all of the chip free; the array side leaves out conversions to codes and the network.
 """
 
 from __future__ import annotations
@@ -14,9 +16,14 @@ from typing import Any
 from cimc.dialects.graph_types import QuantType
 from cimc.passes.schedule.array_product import machine_coding
 from cimc.passes.schedule.copies.stage_costs import exact, window_cycles
+from cimc.runtime.program import Element
 
 MATMUL = "matmul"
 """The digital unit's name of the function."""
+
+
+COLLECT = 3
+"""Cycles in which a row of the second operand issues its ``recv``, ``copy`` and ``free``."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +38,11 @@ class DynamicProduct:
 
 @dataclass(frozen=True)
 class DynamicCost:
-    """Cycles of an image on either side; ``None`` for a side the machine does not have."""
+    """Cycles of an image on each side; ``None`` for a side the machine does not have."""
 
     digital: int | None
+    """On the chip's unit."""
+    cores: int | None
     arrays: int | None
     written: int = 0
     """Of ``arrays``, the cycles until the second operand is in the cells."""
@@ -43,14 +52,20 @@ class DynamicCost:
     @property
     def arrays_are_quicker(self) -> bool:
         """Whether even one cycle is gained on the arrays, their writes charged."""
-        return self.arrays is not None and (self.digital is None or self.arrays < self.digital)
+        units = [cycles for cycles in (self.digital, self.cores) if cycles is not None]
+        return self.arrays is not None and all(self.arrays < cycles for cycles in units)
 
     def describe(self) -> str:
         """One line for people."""
-        digital = "no digital unit" if self.digital is None else f"{self.digital} cycles on the digital unit"
+        chip = (
+            "no digital unit" if self.digital is None else f"{self.digital} cycles on the chip's digital unit"
+        )
+        units = (
+            chip if self.cores is None else f"at least {self.cores} cycles on digital units of cores, {chip}"
+        )
         if self.arrays is None:
-            return f"{digital}; arrays cannot take it: too few, or not rewritten at run time"
-        sides = f"{digital}, at least {self.arrays} on rewritten arrays ({self.written} of them writing)"
+            return f"{units}; arrays cannot take it: too few, or not rewritten at run time"
+        sides = f"{units}, at least {self.arrays} on rewritten arrays ({self.written} of them writing)"
         if not self.arrays_are_quicker:
             return sides
         return f"{sides}: arrays would be quicker, but the instruction set writes weights of the model only"
@@ -61,17 +76,47 @@ def dynamic_cost(product: DynamicProduct, arch: Any, *, weight_bits: int, input_
 
     The unit computes a row of the first operand at a time. On arrays the number of copies is the best one.
     """
-    return DynamicCost(_digital(product, arch), *_arrays(product, arch, weight_bits, input_bits))
+    return DynamicCost(
+        _digital(product, arch), _cores(product, arch), *_arrays(product, arch, weight_bits, input_bits)
+    )
+
+
+def cores_are_quicker(product: DynamicProduct, arch: Any) -> bool:
+    """Whether cores take the product: no slower than the chip, which collects all second operands in its buffer."""
+    cores, digital = _cores(product, arch), _digital(product, arch)
+    if cores is None or digital is None:
+        return digital is None and cores is not None
+    return cores <= digital + product.batch * _collect(product, arch.chip.global_buffer_bytes_per_cycle)
 
 
 def _digital(product: DynamicProduct, arch: Any) -> int | None:
     unit = arch.chip.digital_unit
-    if unit is None:
-        return None
+    return None if unit is None else product.batch * product.rows * _row(product, unit)
+
+
+def _row(product: DynamicProduct, unit: Any) -> int:
+    """Cycles of a row of the first operand on a digital unit."""
     each = unit.cycles_per_element
     cycles = exact(each.get(MATMUL, each["default"]))
-    row = unit.startup_cycles + ceil(product.columns * product.depth * cycles / unit.lanes)
-    return product.batch * product.rows * row
+    return unit.startup_cycles + ceil(product.columns * product.depth * cycles / unit.lanes)
+
+
+def _cores(product: DynamicProduct, arch: Any) -> int | None:
+    """Every matrix on as many cores as there are for it: collected by each, rows in turn."""
+    unit = arch.core.digital_unit
+    if unit is None:
+        return None
+    collect = _collect(product, arch.core.local_buffer_bytes_per_cycle)
+    copies = max(1, min(product.rows, arch.chip.cores // product.batch))
+    turns = ceil(product.batch / arch.chip.cores)
+    return turns * (collect + ceil(product.rows / copies) * _row(product, unit))
+
+
+def _collect(product: DynamicProduct, bytes_per_cycle: float) -> int:
+    """Cycles to copy a matrix's rows, or its columns if those are fewer, from a ring into a buffer."""
+    port = exact(bytes_per_cycle) / Element.F32.size_bytes
+    sides = ((product.depth, product.columns), (product.columns, product.depth))
+    return min(rows * (COLLECT + 2 * ceil(width / port)) for rows, width in sides)
 
 
 def _arrays(

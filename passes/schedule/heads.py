@@ -16,6 +16,7 @@ from cimc.dialects.graph_types import shape_of
 from cimc.dialects.mem import HostCallOp, RelayoutOp
 from cimc.dialects.mem_real import IndexMapOp, MatmulOp
 from cimc.dialects.row_layout import RowLayout, columns_layout, frame_shape, heads_layout
+from cimc.passes.schedule.dynamic_products import DynamicProduct, cores_are_quicker
 from cimc.passes.schedule.stages import ELEMENTWISE
 from cimc.runtime.program import Element
 
@@ -29,10 +30,10 @@ LINES = 3
 def products_on_cores(ops: Sequence[Operation], arch: Any) -> set[graph.MatmulOp]:
     """The products of two activations that cores take: a context a head, which holds the frame in local memory.
 
-    Cores of one context are for arrays; there, and where the frame of a head with the rows that come with it and wait
-    needs more than a core's memory, the chip's digital unit has the product.
+    Where the frame of a head with the rows that come with it and wait needs more than a core's memory, or the chip's
+    digital unit is quicker than all cores together, that has the product.
     """
-    if arch is None or arch.core.digital_unit is None or arch.core.contexts == 1:
+    if arch is None:
         return set()
     found: set[graph.MatmulOp] = set()
     for op in ops:
@@ -42,7 +43,9 @@ def products_on_cores(ops: Sequence[Operation], arch: Any) -> set[graph.MatmulOp
         *others, depth, columns = frame_shape(shape_of(op.rhs))
         waiting = LINES if _follows_a_product(op.lhs) else rows + LINES
         size = (depth * (waiting + columns) + LINES * columns) * Element.F32.size_bytes
-        if prod(heads) == prod(others) and size <= arch.core.local_buffer_bytes:
+        product = DynamicProduct(prod(heads), rows, depth, columns)
+        fits = prod(heads) == prod(others) and size <= arch.core.local_buffer_bytes
+        if fits and cores_are_quicker(product, arch):
             found.add(op)
     return found
 

@@ -39,14 +39,31 @@ def changed(**keys: Any) -> Architecture:
     return Architecture.model_validate(fields)
 
 
-# The digital side is what the engine charges the chip's unit for the compiled product.
+# The chip's side is what the engine charges its unit for a compiled product that no core's memory holds.
 def test_digital_side_is_the_engines():
-    timing = simulate(cimc.compile(product_model(2, 5, 24, 300), "isaac").program, images=1)
-    cost = dynamic_cost(
-        DynamicProduct(2, 5, 24, 300), resolve_backend("isaac").architecture(), weight_bits=8, input_bits=8
-    )
+    small = changed(core__local_buffer_bytes=16384)
+    program = cimc.compile(product_model(2, 5, 24, 300), small).program
+    timing = simulate(program, images=1)
+    cost = dynamic_cost(DynamicProduct(2, 5, 24, 300), small, **BITS)
     assert timing.executed_by_opcode["alu"] == 10
     assert timing.busy_cycles["vector_unit"] == cost.digital
+    assert (program["contexts"]["core"] == -1).all()
+
+
+# Where it does, every head has a core: the units are as busy as the chip's would be, all at the same time.
+def test_heads_work_on_cores_of_their_own():
+    program = cimc.compile(product_model(2, 50, 24, 30), "isaac").program
+    cost = dynamic_cost(DynamicProduct(2, 50, 24, 30), resolve_backend("isaac").architecture(), **BITS)
+    timing = simulate(program, images=1)
+    assert timing.busy_cycles["vector_unit"] == cost.digital == 2 * 50 * (1 + 1)
+    cores = program["contexts"]["core"]
+    assert len(cores[cores >= 0]) == 2
+
+
+# By hand on isaac: 64 rows of 197 elements collected in 5 cycles each, 64 copies of a head with 4 rows of 14 cycles.
+def test_cores_by_hand():
+    cost = dynamic_cost(DynamicProduct(12, 197, 64, 197), resolve_backend("isaac").architecture(), **BITS)
+    assert cost.cores == 64 * 5 + 4 * 14
 
 
 # By hand on isaac: 64 rows of 28 cycles, 263 cycles to carry 12,608 bytes to every copy, 197 windows of 64 cycles.
@@ -61,7 +78,8 @@ def test_arrays_by_hand():
     assert cost.digital == 197 * (1 + -(-197 * 64 // 1024))
 
 
-# Q by K of ViT-B/16 (197 tokens) and BERT-base (128) would gain where a chip writes at run time and holds it.
+# Q by K of ViT-B/16 (197 tokens) and BERT-base (128): arrays beat the chip's one unit where a chip writes at run time
+# and holds it, and nowhere the units of its cores.
 @pytest.mark.parametrize(
     ("machine", "tokens", "gains"),
     [
@@ -78,11 +96,15 @@ def test_attention_scores(machine: str, tokens: int, gains: bool):
     cost = dynamic_cost(
         DynamicProduct(12, tokens, 64, tokens), resolve_backend(machine).architecture(), **BITS
     )
-    assert cost.arrays_are_quicker == gains, cost.describe()
+    assert (cost.arrays is not None and cost.digital is not None and cost.arrays < cost.digital) == gains
+    assert not cost.arrays_are_quicker
+    assert cost.cores is not None
+    assert cost.digital is not None
+    assert cost.cores < cost.digital
     assert (cost.arrays is None) == (machine in ("jain", "puma", "isaac-ce", "pimcomp"))
 
 
-# P by V of BERT-base stays digital on isaac: twice the rows to write for half the columns.
+# P by V of BERT-base is quicker even on the chip's unit of isaac: twice the rows to write for half the columns.
 def test_attention_values_stay_digital():
     cost = dynamic_cost(DynamicProduct(12, 128, 128, 64), resolve_backend("isaac").architecture(), **BITS)
     assert (cost.digital, cost.arrays, cost.arrays_are_quicker) == (13_824, 15_244, False)
@@ -95,7 +117,12 @@ def test_a_machine_where_arrays_win():
         **resolve_backend("isaac").architecture().model_dump(mode="json")["chip"]["digital_unit"],
         "lanes": 16,
     }
-    quick = {"chip__digital_unit": unit, "chip__global_buffer_bytes_per_cycle": 4096.0}
+    slower = unit | {"lanes": 1, "cycles_per_element": {"default": 64.0}}
+    quick = {
+        "chip__digital_unit": unit,
+        "core__digital_unit": slower,
+        "chip__global_buffer_bytes_per_cycle": 4096.0,
+    }
     sram = dynamic_cost(
         product, changed(crossbar__write_latency_ns=1.0, **quick), weight_bits=8, input_bits=8
     )
@@ -122,4 +149,4 @@ def test_check_prints_the_decision():
         if r.node == "scores"
     ]
     assert row.where == "digital"
-    assert "cycles on the digital unit, at least" in row.reason
+    assert "cycles on digital units of cores, 33096 cycles on the chip's digital unit, at least" in row.reason
