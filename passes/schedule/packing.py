@@ -42,9 +42,18 @@ def needs_of(stage: StageOp, table: Table, arch: Any) -> list[Need]:
     return needs
 
 
-def order_of_cut(table: Table) -> list[int]:
-    """Contexts of one copy in the order in which a cut operator works: block by block, the chunk that ends it last."""
-    return np.lexsort((-table[:, _CHUNK], table[:, _N0])).tolist()
+def order_of_cut(table: Table, arch: Any) -> list[int]:
+    """Contexts of one copy in the order in which a cut operator works: block by block, the chunk that ends it last.
+
+    Chunks smaller than the others go before, those of as many blocks as the chip holds together.
+    """
+    chunks, blocks = table[:, _CHUNK], np.unique(table[:, _N0], return_inverse=True)[1]
+    last = chunks == chunks.max()
+    rest = int(table[last, _XBARS].max())
+    if rest == int(table[~last, _XBARS].max(initial=rest)):
+        return np.lexsort((-chunks, blocks)).tolist()
+    together = arch.chip.cores * min(arch.core.crossbars // rest, arch.core.contexts)
+    return np.lexsort((-chunks, blocks, ~last, blocks // together)).tolist()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from math import ceil
 from typing import Any
 
@@ -24,6 +25,9 @@ from cimc.passes.place.tail_plan import element_of, plan_tail
 from cimc.passes.schedule.array_product import coding_of
 from cimc.passes.schedule.dealing import Dealing, dealing_of
 from cimc.passes.schedule.row_tiles import stage_tile_height
+
+SUMS = 4
+"""Times that the partial sums of a phase must fit the global buffer: a call of several frames keeps those of all."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +151,9 @@ def _array_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[Any
     rows = stage_tile_height(write, arch, coding)
     columns = arch.crossbar.weight_columns(coding.weight_bits)
     row_tiles, col_tiles = write.grid.data[0], ceil(block / columns)
-    # Whole cores first: what the last chunk leaves of its core is one piece for others.
-    height = min(row_tiles, arch.core.crossbars)
-    edges = [(first, min(first + height * rows, k)) for first in range(0, k, height * rows)]
+    height = _chunk_height(stage, row_tiles, write.grid.data[1], arch)
+    edges = [(i * rows, min((i + height) * rows, k)) for i in range(0, row_tiles, height)]
+    edges = [e for e in edges if e[0] < k]
     width = min(col_tiles, max(1, arch.core.crossbars // height))
 
     def need(tiles: int, slack: int) -> int:
@@ -173,6 +177,33 @@ def _array_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[Any
         for chunk, (k0, k1) in enumerate(edges)
     ]
     return np.array(table, np.int64).reshape(len(table), len(COLUMNS))
+
+
+def _chunk_height(stage: StageOp, row_tiles: int, col_tiles: int, arch: Any) -> int:
+    """Row tiles of a chunk; the last may have fewer.
+
+    Whole cores first: what the last chunk leaves of its core is one piece for others. Where the operator is larger
+    than the chip: even chunks, and where these leave crossbars of every core free, chunks that do not, with a rest
+    that stands beside others of its kind in phases of its own (``packing.order_of_cut``), if the partial sums of these
+    have room.
+    """
+    size, cores = arch.core.crossbars, arch.chip.cores
+    even = ceil(row_tiles / ceil(row_tiles / size))
+    if row_tiles * col_tiles <= size * cores or stage.read is None or stage.write is None:
+        return min(row_tiles, size)
+
+    def phases(height: int) -> Fraction:
+        """Cores' phases that a column tile takes."""
+        width = size // height
+        full, rest = divmod(row_tiles, height)
+        return Fraction(full, width) + (Fraction(1, width * (size // (rest * width))) if rest else 0)
+
+    rows, positions, _ = shape_of(stage.read.acc)
+    columns = arch.crossbar.weight_columns(coding_of(stage.write.coding).weight_bits)
+    sums = rows * positions * columns * element_of(stage.read.acc.type).size_bytes
+    best = min(range(min(size, row_tiles), 0, -1), key=phases)
+    fits = SUMS * cores * size * sums <= arch.chip.global_buffer_bytes
+    return best if fits and phases(best) < Fraction(ceil(row_tiles / even), size // even) else even
 
 
 def _xbars(k: int, n: int, rows: int, columns: int) -> int:

@@ -232,7 +232,7 @@ def _decisions(end: Open, work: Work) -> list[Table]:
 
 def _cut(room: Room, needs: list[Need], table: Table, stage: StageOp) -> tuple[Table, Room]:
     """Phases of the contexts of an operator larger than the chip, counted from the one that ``room`` is of."""
-    order = order_of_cut(table)
+    order = order_of_cut(table, room.arch)
     phases, left = room.cut([needs[i] for i in order], stage.label.data)
     offsets = np.empty(len(order), np.int64)
     offsets[order] = phases
