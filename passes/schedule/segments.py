@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -332,7 +333,9 @@ class _Search:
         offsets, room = _cut(state.room, work.needs[stage], table, work.stages[stage])
         weights = (table[:, _K1] - table[:, _K0]) * (table[:, _N1] - table[:, _N0])
         shares = np.bincount(offsets, weights) / weights.sum()
-        loads = [round(work.nodes[node].load * share) for share in shares.tolist()]
+        loads = [
+            ceil(work.nodes[node].load * share) for share in shares.tolist()
+        ]  # 0: no context of that phase
         closed, members, given = state.closed, state.members, state.given
         for load in loads[:-1]:
             members = (*members, Member(node, load)) if load else members
