@@ -8,8 +8,13 @@ from cimc.runtime.cycle.prepare import Options, prepare
 from cimc.runtime.program import Program
 
 
+def weights_stay(program: Program) -> bool:
+    """Whether arrays are written once, before the first image: a program of one phase."""
+    return not (program["contexts"]["phase"] > 0).any()
+
+
 class RepeatedRun:
-    """Runs of a program that differ in what ``event`` starts with; weights are in the arrays.
+    """Runs of a program that differ in what ``event`` starts with; weights that stay are in the arrays.
 
     The power series has windows of ``window_cycles``, and bins for runs of about ``expected_cycles``.
     """
@@ -19,7 +24,7 @@ class RepeatedRun:
     ) -> None:
         warm_up()
         bins = 2 << int(expected_cycles // window_cycles + 1).bit_length()
-        options = Options(images, window_cycles, resident_weights=True, bins=bins)
+        options = Options(images, window_cycles, resident_weights=weights_stay(program), bins=bins)
         self._prepared = prepare(program, options)
         self._fresh = self._prepared.world.memory.copy()
         self._event = event

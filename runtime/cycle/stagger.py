@@ -11,7 +11,7 @@ from typing import Any
 
 from cimc.runtime.cycle.engine import simulate
 from cimc.runtime.cycle.power_blocks import UNIT_MW, Blocks, with_blocks
-from cimc.runtime.cycle.repeated import RepeatedRun
+from cimc.runtime.cycle.repeated import RepeatedRun, weights_stay
 from cimc.runtime.cycle.timing import Timing
 from cimc.runtime.program import Program
 
@@ -61,9 +61,9 @@ def static_mw(program: Program) -> float:
 def stagger(program: Program, *, slack: float = 0.02, images: int = 1) -> Staggered:
     """The limit with the lowest peak of ``images`` images, whose run and whose latency take at most ``1 + slack``.
 
-    Weights are in the arrays. With one image the run is its latency.
+    Weights that stay are in the arrays. With one image the run is its latency.
     """
-    before = simulate(program, images=images, resident_weights=True)
+    before = simulate(program, images=images, resident_weights=weights_stay(program))
     blocks = with_blocks(program)
     if not blocks.draws.any():
         return Staggered(program, None, before, before)
@@ -79,14 +79,15 @@ def stagger_to(program: Program, limit_mw: float, *, images: int = 1) -> Stagger
 
     Raises :class:`~cimc.diagnostics.UsageError` where one block of reads draws more.
     """
-    before = simulate(program, images=images, resident_weights=True)
+    before = simulate(program, images=images, resident_weights=weights_stay(program))
     return _timed(with_blocks(program), limit_mw, before)
 
 
 def _timed(blocks: Blocks, limit_mw: float, before: Timing) -> Staggered:
     limited = blocks.limited(limit_mw)
     window = before.window_cycles
-    after = simulate(limited, images=before.images, window_cycles=window, resident_weights=True)
+    resident = weights_stay(limited)
+    after = simulate(limited, images=before.images, window_cycles=window, resident_weights=resident)
     return Staggered(limited, limit_mw, before, after)
 
 
