@@ -163,7 +163,8 @@ def bisect(blocks: list[int], share: int, weights: dict[int, dict[int, int]]) ->
     taken: list[int] = []
     if find_spec("pymetis") is not None and 0 < share < len(blocks):
         taken = _metis(blocks, share, weights, inside)
-    gain = {b: 0 for b in blocks if b not in set(taken)}
+    first = set(taken)
+    gain = {b: 0 for b in blocks if b not in first}
     for b in taken:
         for other, size in weights[b].items():
             if other in gain:

@@ -54,6 +54,7 @@ def check_arrays(
     sets = {name: column.tolist() for name, column in decoded.program["array_sets"].items()}
     tiles = {name: column.tolist() for name, column in decoded.program["tiles"].items()}
     holders: dict[tuple[int, int, int], int] = {}
+    tilings: dict[tuple[Block, ...], bool] = {}  # of sets in the same blocks, as those of copies are
     for number in range(decoded.program.count("array_sets")):
         node = decoded.node_of(sets["context"][number])
         coding = codings[sets["coding"][number]]
@@ -89,7 +90,10 @@ def check_arrays(
             )
         elif groups > 1 and weights is not None:
             _check_diagonal(decoded, number, groups, weights)
-        if rows < 1 or columns < 1 or not _tiled(blocks, rows, columns):
+        tiling = ((0, rows, 0, columns), *blocks)
+        if tiling not in tilings:
+            tilings[tiling] = rows >= 1 and columns >= 1 and _tiled(blocks, rows, columns)
+        if not tilings[tiling]:
             decoded.report(
                 "P063", f"tiles of array set {number} do not tile its {rows} x {columns} block", node=node
             )
