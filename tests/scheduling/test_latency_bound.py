@@ -24,12 +24,13 @@ Chain = tuple[tuple[int, int, int], ...]
 
 def works(chain: Chain, rows: int) -> list[Work]:
     """What the bound is told of a chain of convolutions over ``rows`` rows of one column."""
-    field: Field | None = Field.of_input(rows)
+    field = Field.of_input(rows)
     found: list[Work] = []
     for number, (kernel, tiles, window) in enumerate(chain):
         shape = WindowAttr.of((kernel, 1), pads=(kernel // 2, 0, kernel // 2, 0))
-        field = field.through(shape, rows) if field is not None else None
-        assert field is not None
+        made = field.through(shape, rows)
+        assert made is not None
+        field = made
         late = {0: rows} | {n + 1: field.late(n) for n in range(rows)}
         links = (Link(number - 1, 1, least_users(shape, (rows, 1), (rows, 1))),) if number else ()
         found.append(Work(((tiles, window),), late, links))

@@ -213,12 +213,12 @@ def test_energy_weighs_static_power_against_traffic(static_power_mw: float) -> N
     stages = {0: stage(6, 4, 10, 1), 1: stage(6, 4, 20, 2)}
     limits = limits_of(60, 1000, static_power_mw)
 
-    def energy_pj(ways: Ways) -> float:
+    def energy(ways: Ways) -> float:
         moved = sum(way.cost.arriving_bytes(way.copies) for way in ways.values())
         byte = arch.core.local_buffer_energy_pj_per_byte + arch.network.energy_pj_per_byte_hop
         return static_power_mw * float(slowest(ways)) / arch.clock_ghz + moved * byte
 
-    found = least_energy(stages, limits, Fraction(0), arch)
+    found = least_energy(stages, limits, Fraction(0), arch, Additive(stages))
     assert found is not None
     quickest = min_max(stages, limits, Fraction(0))
     if static_power_mw == 0:
@@ -226,8 +226,8 @@ def test_energy_weighs_static_power_against_traffic(static_power_mw: float) -> N
     if static_power_mw == 10400.0:
         assert found == quickest
     known = (fewest(stages, limits, value) for own in stages.values() for value in own.cycles)
-    best = min(energy_pj(ways) for ways in known if ways is not None)
-    assert energy_pj(found) <= best * (1 + 1e-12)
+    best = min(energy(ways) for ways in known if ways is not None)
+    assert energy(found) <= best * (1 + 1e-12)
 
 
 def test_stages_of_equal_extent_get_equal_copies() -> None:

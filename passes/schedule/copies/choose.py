@@ -18,6 +18,7 @@ from cimc.passes.schedule.copies.ours import (
     Chosen,
     Objective,
     climb,
+    energy_pj,
     even,
     least_energy,
     min_max,
@@ -143,7 +144,7 @@ def _ours(problem: Problem, goal: Goal, limits: Limits, arch: Any) -> Chosen | N
         return worth if limits.allow(worth) else {i: own.one for i, own in free.items()}
     floor = max(problem.floor, *(Fraction(way.cycles) for way in problem.decided.values()), Fraction(0))
     if goal.objective == "energy":
-        return least_energy(free, limits, floor, arch)
+        return least_energy(free, limits, floor, arch, problem.known)
     chosen = min_max(free, limits, floor)
     if chosen is None or goal.objective == "peak-power":
         return chosen
@@ -164,7 +165,7 @@ def _quicker(
     if goal.scheduler != "cimc" or not chosen or not rounds:
         return start
     free, limits = problem.free, _limits(problem, goal, share, arch)
-    held = goal.objective == "throughput" and problem.paying is None
+    held = goal.objective != "latency" and problem.paying is None
     known, filled = problem.known, limits.filled(chosen)
     spare = max(0, limits.cores - filled)
     pace = max(float(problem.floor), *(known.interval(i, way) for i, way in chosen.items()))
@@ -175,9 +176,16 @@ def _quicker(
             begun = rebalance(free, chosen, some, known, pace if held else inf)
         slowest = {i: (begun[i] if held else own.one).cycles for i, own in free.items()}
         ways = problem.complete(climb(free, begun, some, known.latency, slowest, rounds))
+        if goal.objective == "energy" and _energy_pj(problem, ways, arch) > _energy_pj(problem, start, arch):
+            return start
         if ways == start or fits(ways):
             return ways
     return start
+
+
+def _energy_pj(problem: Problem, ways: Decided, arch: Any) -> float:
+    known = {i: way for i, way in enumerate(ways) if way is not None}
+    return energy_pj(known, problem.floor, arch, problem.known)
 
 
 def _cim_mlc(problem: Problem, goal: Goal, cores: int, core_crossbars: int) -> Chosen | None:

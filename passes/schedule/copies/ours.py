@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, Literal
 
+from cimc.passes.schedule.copies.marginal import Estimator
 from cimc.passes.schedule.copies.ways import UNFILLED, Limits, Options, Way, Ways
 
 Objective = Literal["throughput", "latency", "energy", "peak-power"]
@@ -20,7 +21,7 @@ TIMES_CONTEXTS = 2
 """Contexts that copies may add: so many, or so many times those of one copy each. Placing and linking take some ms a
 context; ResNet-20, whose windows would fill the chip with 5,000, takes a minute then (docs/scheduling.md)."""
 
-ROUNDS = {"throughput": 3, "latency": 12}
+ROUNDS = {"throughput": 3, "latency": 12, "energy": 3}
 """Rounds of moves, one of which tries every stage."""
 
 
@@ -138,7 +139,9 @@ def _paid(
     return min(givers, key=lambda pair: pair[0])[1] if givers else None
 
 
-def least_energy(stages: Mapping[int, Options], limits: Limits, floor: Fraction, arch: Any) -> Chosen | None:
+def least_energy(
+    stages: Mapping[int, Options], limits: Limits, floor: Fraction, arch: Any, known: Estimator
+) -> Chosen | None:
     """Ways with the least energy an image: static power over the interval against rows that travel to more copies.
 
     All intervals that a stage can have are tried; products and digital functions cost the same in any way.
@@ -147,16 +150,17 @@ def least_energy(stages: Mapping[int, Options], limits: Limits, floor: Fraction,
     quickest = min_max(stages, limits, floor)
     if quickest is None:
         return None
-
-    def energy_pj(ways: Ways) -> float:
-        cycles = max(float(floor), *(way.cycles for way in ways.values()))
-        moved = sum(way.cost.arriving_bytes(way.copies) for way in ways.values())
-        byte = arch.core.local_buffer_energy_pj_per_byte + arch.network.energy_pj_per_byte_hop
-        return arch.static_power_mw * cycles / arch.clock_ghz + moved * byte
-
     choices = [quickest]
     for value in sorted({cycles for own in stages.values() for cycles in own.cycles}):
         found = fewest(stages, limits, value)
         if found is not None:
             choices.append(found)
-    return min(choices, key=energy_pj)
+    return min(choices, key=lambda ways: energy_pj(ways, floor, arch, known))
+
+
+def energy_pj(ways: Ways, floor: Fraction, arch: Any, known: Estimator) -> float:
+    """What ways change of the energy of an image: static power over the interval, bytes that travel to copies."""
+    cycles = max(float(floor), *(known.interval(i, way) for i, way in ways.items()))
+    moved = sum(way.cost.arriving_bytes(way.copies) for way in ways.values())
+    byte = arch.core.local_buffer_energy_pj_per_byte + arch.network.energy_pj_per_byte_hop
+    return arch.static_power_mw * cycles / arch.clock_ghz + moved * byte
