@@ -157,5 +157,7 @@ class AluGroup:
 
 
 def _scratch(number: int, kind: Element | None, pitch: int) -> Buffer:
-    data: Any = np.zeros((1, pitch if kind is not None else 0), (kind or Element.U8).dtype)
+    # Element.I8 is 0: a test for truth would take it for none.
+    kept = Element.U8 if kind is None else kind
+    data: Any = np.zeros((1, pitch if kind is not None else 0), kept.dtype)
     return Buffer(number, BufferKind.STATE, data, np.zeros(1, np.int64), np.zeros(1, np.int64))
