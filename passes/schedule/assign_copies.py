@@ -30,8 +30,9 @@ from cimc.passes.schedule.estimate.nodes import Timing
 from cimc.passes.schedule.estimate.pipeline import span
 from cimc.passes.schedule.estimate.timings import cut_again, timings
 from cimc.passes.schedule.partition_stages import partition
+from cimc.passes.schedule.phase_costs import Choices, Work, copies_that_pay
 from cimc.passes.schedule.segment_stages import XBARS, fit_together
-from cimc.passes.schedule.segments import Choices, Work, best, copies_that_pay, greedy, segments_of
+from cimc.passes.schedule.segments import best, greedy, segments_of
 
 COPY, P0 = map(COLUMNS.index, ("copy", "p0"))
 

@@ -21,7 +21,8 @@ from cimc.passes.schedule.dealing import possible_copies
 from cimc.passes.schedule.estimate.timings import timings
 from cimc.passes.schedule.packing import Room, Table, needs_of
 from cimc.passes.schedule.partition_stages import partition
-from cimc.passes.schedule.segments import Work, best, greedy
+from cimc.passes.schedule.phase_costs import Work
+from cimc.passes.schedule.segments import best, greedy
 
 XBARS, PHASE = map(COLUMNS.index, ("xbars", "phase"))
 

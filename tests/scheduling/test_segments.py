@@ -21,7 +21,8 @@ from cimc.passes.schedule.estimate.pipeline import BARRIER
 from cimc.passes.schedule.estimate.timings import timings
 from cimc.passes.schedule.packing import Room
 from cimc.passes.schedule.partition_stages import partition
-from cimc.passes.schedule.segments import Choices, Member, Work, best, greedy, phase_cycles
+from cimc.passes.schedule.phase_costs import Choices, Member, Work, phase_cycles
+from cimc.passes.schedule.segments import best, greedy
 from tests.mapping.small_machine import small_machine
 
 PHASE = COLUMNS.index("phase")
