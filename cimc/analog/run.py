@@ -233,6 +233,21 @@ class AnalogRun:
         self._program()
         return self.placement
 
+    def use_budget(self, budget_bytes: int | None) -> Placement:
+        """Place anew under another budget; the plan stays. Bits do not change.
+
+        Raises :class:`UsageError` before anything was planned, :class:`DoesNotFitError` when the budget is too small.
+        """
+        if self.plan is None:
+            raise UsageError(
+                "nothing was planned yet; run the module once, or call prepare_for with an example",
+                where="streaming",
+            )
+        self.placement = place(self.plan.problem, self.options.streaming, budget_bytes, self.options.depth)
+        self.options = replace(self.options, budget_bytes=budget_bytes)
+        self._program()
+        return self.placement
+
     def _make_plan(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Plan:
         self._tracer = Tracer(LiveBytes(), Trace())
         try:

@@ -68,7 +68,7 @@ sweep_options = _together(
             "axes",
             multiple=True,
             metavar="KEY=V1,V2,...",
-            help="An axis: time_s, device.KEY or arch.KEY; any number of times.",
+            help="An axis: time_s, without, device.KEY or arch.KEY; any number of times.",
         ),
         click.option(
             "--digital",

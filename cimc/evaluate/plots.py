@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,26 @@ def plot_ranking(ranked: Sequence[Sensitivity], metric: str, target: Path) -> Pa
     names = [one.stage for one in reversed(ranked)]
     axes.barh(names, [one.loss for one in reversed(ranked)])
     axes.set_xlabel(f"loss of {metric} with this stage alone on devices")
+    return _saved(figure, target)
+
+
+def plot_lines(
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    axes_names: tuple[str, str],
+    target: Path,
+    *,
+    log: bool,
+) -> Path:
+    """Named lines of (x, y) points; ``log`` draws both axes logarithmic."""
+    figure, axes = _figure()
+    for name, points in lines.items():
+        axes.plot([x for x, _ in points], [y for _, y in points], marker="o", label=name)
+    if log:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    axes.set_xlabel(axes_names[0])
+    axes.set_ylabel(axes_names[1])
+    axes.legend()
     return _saved(figure, target)
 
 

@@ -1,5 +1,5 @@
-"""Settings by key: ``time_s`` (seconds since programming), ``digital`` (stages off the arrays), or dotted,
-``device.read_noise.gaussian.sigma``, ``arch.crossbar.adc_bits``.
+"""Settings by key: ``time_s`` (seconds since programming), ``without`` (a section taken out of the device file),
+``digital`` (stages off the arrays), or dotted, ``device.read_noise.gaussian.sigma``, ``arch.crossbar.adc_bits``.
 
 A setting replaces one value of the device file or of the architecture file; the whole is validated again, so an
 impossible value is the error that the file would give.
@@ -26,9 +26,14 @@ Settings = tuple[tuple[str, Value], ...]
 """Key and value pairs, sorted by key: hashable, and equal whatever the order they were given in."""
 
 ARCH, DEVICE = "arch.", "device."
-TIME, DIGITAL = "time_s", "digital"
-PLAIN = (TIME,)
+TIME, WITHOUT, DIGITAL = "time_s", "without", "digital"
+PLAIN = (TIME, WITHOUT)
 """Settings of an axis that are neither the device's nor the machine's."""
+
+EFFECTS = ("programming", "drift", "faults", "read_noise", "wires", "current", "dac", "adc")
+"""Sections of a device file that an ablation takes out."""
+NOTHING = "none"
+"""Of ``without``: the device as it is."""
 
 
 def parse_axis(text: str) -> tuple[str, tuple[Value, ...]]:
@@ -59,11 +64,28 @@ def _scalar(key: str, text: str) -> Value:
 def device_with(device: DeviceModel, settings: Mapping[str, Value]) -> DeviceModel:
     """``device`` with the settings below ``device.``; raises ``CimError`` naming the key that is wrong."""
     own = _below(settings, DEVICE)
-    if not own:
+    dropped = str(settings.get(WITHOUT, NOTHING))
+    if not own and dropped == NOTHING:
         return device
     data = device.file.model_dump(mode="json", exclude_none=True)
+    if dropped != NOTHING:
+        _drop(data, dropped, device.name)
     text = _changed(data, own)
     return parse_device(text, f"device {device.name} with {_shown(own)}")
+
+
+def _drop(data: dict[str, Any], section: str, name: str) -> None:
+    """Take one effect out of a device file: what is left out is ideal."""
+    there = [key for key in EFFECTS if key in data]
+    if section not in there:
+        raise UsageError(
+            f"the device '{name}' has no section '{section}' to go without; it has {', '.join(there) or 'none'} "
+            f"('{NOTHING}' keeps all)",
+            where=WITHOUT,
+        )
+    del data[section]
+    if section == "drift":
+        data.pop("drift_compensation", None)
 
 
 def arch_with(arch: Architecture, settings: Mapping[str, Value]) -> Architecture:
