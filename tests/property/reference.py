@@ -28,7 +28,7 @@ from cimc.interpreters.host import HostRunner
 from cimc.runtime.crossbar.cells import store as store_cells
 from cimc.runtime.crossbar.coding import Coding
 from cimc.runtime.crossbar.reference import read_reference
-from cimc.runtime.numerics import digital
+from tests.property import definitions
 
 Array = npt.NDArray[Any]
 
@@ -131,7 +131,8 @@ class _Walker:
             case graph.MaxPoolOp() | graph.AveragePoolOp():
                 return _pooled(op, x)
             case graph.GlobalAveragePoolOp() if quant_of(op.result) is None:
-                return digital.global_average_float(x, (2, 3))
+                pixels = [x[:, :, i : i + 1, j : j + 1] for i, j in np.ndindex(*x.shape[2:])]
+                return definitions.mean(pixels, len(pixels))
             case graph.GlobalAveragePoolOp():
                 cells = x.shape[2] * x.shape[3]
                 total = (
@@ -143,19 +144,19 @@ class _Walker:
             case graph.ReshapeOp():
                 return x.reshape(shape_of(op.result))
             case graph.SoftmaxOp():
-                return digital.softmax(x, op.axis.value.data)
+                return definitions.softmax(x, op.axis.value.data)
             case graph.UnaryOp():
-                return digital.unary(op.function.data, x, op.values)
+                return definitions.of_one(op.function.data, x)
             case graph.BinaryOp():
-                return digital.binary(op.function.data, *given)
+                return definitions.of_two(op.function.data, *given)
             case graph.BinaryConstantOp():
                 pair = (x, self.weights.array(op.constant.key.data))
-                return digital.binary(op.function.data, *(pair if op.swapped is None else pair[::-1]))
+                return definitions.of_two(op.function.data, *(pair if op.swapped is None else pair[::-1]))
             case graph.NormOp() if op.constant is not None:
                 scale, shift = self.weights.array(op.constant.key.data)
-                return digital.layer_norm(x, scale, shift, op.values[0])
+                return definitions.layer_norm(x, scale, shift, op.values[0])
             case graph.MatmulOp():
-                return digital.matmul_float(*given)
+                return definitions.product(*given)
             case graph.IndexMapOp():
                 held = [] if op.constant is None else [self.weights.array(op.constant.key.data)]
                 elements = np.concatenate([part.reshape(-1) for part in (*given, *held)])
@@ -289,7 +290,7 @@ def _clipped(op: graph.ReluOp | graph.ClipOp, x: Array) -> Array:
     low, high = (0.0, None) if isinstance(op, graph.ReluOp) else op.bounds()
     codes = quant_of(op.results[0])
     if codes is None:
-        return digital.clip_float(x, low, high)
+        return definitions.clipped(x, low, high)
     whole = (codes.qmin, codes.qmax)
     ends = [-np.inf if low is None else low, np.inf if high is None else high]
     least, most = (_coded(np.array(e, np.float32) / codes.scale, codes, whole) for e in ends)
@@ -299,26 +300,33 @@ def _clipped(op: graph.ReluOp | graph.ClipOp, x: Array) -> Array:
 def _pooled(op: graph.MaxPoolOp | graph.AveragePoolOp, x: Array) -> Array:
     """Rules 8, 9 and 11, one output position after another."""
     (kh, kw), (sh, sw), (dh, dw) = op.kernel.data, op.strides.data, op.dilations.data
-    top, left, bottom, right = op.pads.data
-    window = digital.Window((2, 3), (kh, kw), (sh, sw), (top, left), (bottom, right), (dh, dw))
+    top, left, _, _ = op.pads.data
     given = quant_of(op.input)
-    if given is None:
-        if isinstance(op, graph.MaxPoolOp):
-            return digital.max_pool_float(x, window)
-        return digital.average_pool_float(x, window, op.counts_padding)
     frames, channels, high, wide = shape_of(op.result)
-    found = np.empty((frames, channels, high, wide), np.int64)
+    found = np.empty((frames, channels, high, wide), np.float32 if given is None else np.int64)
     count = np.empty((high, wide), np.int64)
     for r, c in np.ndindex(high, wide):
         rows = [r * sh - top + i * dh for i in range(kh)]
         columns = [c * sw - left + j * dw for j in range(kw)]
-        cells = [(i, j) for i in rows for j in columns if 0 <= i < x.shape[2] and 0 <= j < x.shape[3]]
-        inside = np.stack([x[:, :, i, j].astype(np.int64) for i, j in cells])
+        inside = [(i, j) for i in rows for j in columns if 0 <= i < x.shape[2] and 0 <= j < x.shape[3]]
+        padded = isinstance(op, graph.AveragePoolOp) and op.counts_padding
+        count[r, c] = kh * kw if padded else len(inside)
         if isinstance(op, graph.MaxPoolOp):
-            found[:, :, r, c] = inside.max(axis=0)
-            continue
-        found[:, :, r, c] = (inside - given.zero_point).sum(axis=0)
-        count[r, c] = kh * kw if op.counts_padding else len(cells)
+            cells = np.stack([x[:, :, i, j] for i, j in inside])
+            found[:, :, r, c] = definitions.greatest(cells) if given is None else cells.max(axis=0)
+        elif given is None:
+            # Cells of the padding are zeros with a place in the tree.
+            taps = [
+                x[:, :, i, j] if (i, j) in inside else np.zeros_like(x[:, :, 0, 0])
+                for i in rows
+                for j in columns
+            ]
+            found[:, :, r, c] = definitions.mean(taps, int(count[r, c]))
+        else:
+            cells = np.stack([x[:, :, i, j].astype(np.int64) for i, j in inside])
+            found[:, :, r, c] = (cells - given.zero_point).sum(axis=0)
+    if given is None:
+        return found
     if isinstance(op, graph.MaxPoolOp):
         return np.clip(found, *op.clamp()).astype(x.dtype)
     return _mean(found, count, op)
