@@ -87,14 +87,15 @@ def rebalance(
 
     No stage has a longer interval than ``slowest``.
     """
-    best, least = dict(chosen), known.latency(chosen)
+    reached, current = known.latency(chosen), dict(chosen)
+    best, least = current, reached
     rows = {i: _Row(i, own, known, slowest) for i, own in stages.items()}
     if not all(row.ways for row in rows.values()):
         return best
-    current, sums, fruitless = dict(chosen), list[_Sum](), 0
+    sums, fruitless = list[_Sum](), 0
     total = dict.fromkeys(stages, 0.0)
     for number in range(1, ROUNDS + 1):
-        sums.append(_sum(current, known))
+        sums.append(_sum(current, reached, known))
         weights = _weights(rows, sums, limits)
         total = {i: total[i] + turns for i, turns in weights.items()}
         # The programme's own prices swing to and fro at first; their mean settles.
@@ -102,21 +103,21 @@ def rebalance(
         tried = [ways for turns in (weights, mean) if (ways := _fill(rows, turns, limits)) is not None]
         if not tried:
             return best
-        current = min(tried, key=known.latency)
+        reached, _, current = min((known.latency(ways), n, ways) for n, ways in enumerate(tried))
         fruitless += 1
-        if (reached := known.latency(current)) < least:
+        if reached < least:
             best, least, fruitless = current, reached, 0
         if fruitless == FRUITLESS:
             break
     return best
 
 
-def _sum(ways: Ways, known: Estimator) -> _Sum:
-    """The sum that decides the latency of ``ways``."""
+def _sum(ways: Ways, latency: int, known: Estimator) -> _Sum:
+    """The sum that decides the ``latency`` of ``ways``."""
     found = known.critical_turns(ways)
     turns = np.array([found[i] for i in ways], np.float64)
     cycles = np.array([known.turn(i, way) for i, way in ways.items()], np.float64)
-    return _Sum(turns, known.latency(ways) - float(turns @ cycles))
+    return _Sum(turns, latency - float(turns @ cycles))
 
 
 def _weights(rows: Mapping[int, _Row], sums: Sequence[_Sum], limits: Limits) -> dict[int, float]:
