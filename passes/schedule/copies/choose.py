@@ -173,7 +173,9 @@ def _quicker(
         some = replace(limits, cores=filled + spare * quarters // 4)
         begun = chosen
         if problem.paying is None:
-            begun = rebalance(free, chosen, some, known, pace if held else inf)
+            begun = rebalance(free, chosen, some, known, pace)
+        if problem.paying is None and not held:
+            begun = rebalance(free, begun, some, known, inf)
         slowest = {i: (begun[i] if held else own.one).cycles for i, own in free.items()}
         ways = problem.complete(climb(free, begun, some, known.latency, slowest, rounds))
         if goal.objective == "energy" and _energy_pj(problem, ways, arch) > _energy_pj(problem, start, arch):
