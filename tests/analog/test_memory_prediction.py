@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import cimc.analog
 from cimc.analog import probe
+from cimc.analog.plan import BLOCK_OBJECTS_BYTES, PROCESS_BYTES
 from cimc.analog.run import AnalogRun
 from cimc.diagnostics import DoesNotFitError
 from cimc.models.drawn_weights import DrawnWeights
@@ -71,7 +72,7 @@ def test_peaks_are_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     for budget in (least + 4096, (2 * least + need) // 3, (least + 2 * need) // 3):
         module, run = made(streaming="auto", budget_bytes=budget)
         assert run.placement is not None
-        allowance = (1 << 20) + len(run.blocks) * (16 << 10)
+        allowance = PROCESS_BYTES + len(run.blocks) * BLOCK_OBJECTS_BYTES
         used = measured(module, run)
         predicted = run.placement.peak_bytes
         assert predicted <= budget

@@ -131,12 +131,58 @@ def test_a_killed_sweep_continues(
 def test_a_local_cluster_gives_the_same(
     digits_artifact: Path, digits_test: Path, device: Path, tmp_path: Path
 ) -> None:
-    """A process of a dask cluster: the same lines, in whatever order."""
-    command = ["eval", digits_artifact, "--data", digits_test, "--device-model", device, "--chips", 2]
+    """A process of a dask cluster continues what was begun here: the same lines, in whatever order."""
+    command = ["eval", digits_artifact, "--data", digits_test, "--device-model", device, "--chips"]
+    assert run(*command, 1, "-o", tmp_path / "there") == 0
+    begun = (tmp_path / "there" / "results.csv").read_text()
+    command.append(2)
     assert run(*command, "-o", tmp_path / "here") == 0
     assert run(*command, "-o", tmp_path / "there", "--scheduler", "local", "--workers", 1) == 0
+    assert (tmp_path / "there" / "results.csv").read_text().startswith(begun)
     ordered = [sorted(lines(tmp_path / name), key=lambda row: row["chip"]) for name in ("here", "there")]
     assert ordered[0] == ordered[1]
+
+
+def test_time_and_ablation(
+    digits_artifact: Path, digits_test: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cells an hour old: without programming error or without drift the outputs are nearer, fresh cells are as good as
+    cells without drift. top-5 and cosine are those of the run."""
+    device = tmp_path / "pcm2.yaml"
+    fit = "{{slope: 0, intercept: {0}, low: 0, high: 0.1}}"
+    mean, sigma = fit.format(0.003), fit.format(0.0005)
+    device.write_text(f"{NOISY}drift: {{power_law: {{t0_s: 20, mean: {mean}, sigma: {sigma}}}}}\n")
+    data = np.load(digits_test)
+    np.savez(tmp_path / "few.npz", x=data["x"][:12], labels=data["labels"][:12])
+    options = ["--data", tmp_path / "few.npz", "--device-model", device, "--chips", 1, "--json"]
+    for metric in ("relative_error", "cosine", "top5"):
+        options += ["--metric", metric]
+    sweep = ["--sweep", "without=none,programming,drift", "--sweep", "time_s=0,3600"]
+    assert run("eval", digits_artifact, *options, *sweep, "-o", tmp_path / "out", "--plot") == 0
+    found = {
+        (one["settings"]["without"], one["settings"]["time_s"]): one["metrics"]
+        for one in json.loads(capsys.readouterr().out)
+    }
+    error = {key: metrics["relative_error"]["mean"] for key, metrics in found.items()}
+    assert error["none", 3600] > max(error[name, 3600] for name in ("programming", "drift"))
+    assert error["drift", 3600] == error["none", 0] == error["drift", 0]
+    assert (tmp_path / "out" / "cosine-without.svg").exists()
+
+    chip = DeviceRun(parse_device(device.read_text(), "noisy"), seed=0, chip=0, time_s=3600.0)
+    artifact = cimc.load(digits_artifact)
+    logits = artifact.run({"x": data["x"][:12]}, engine="device", device=chip).outputs["logits"]
+    real = artifact.run({"x": data["x"][:12]}, engine="graph").outputs["logits"]
+    (row,) = (
+        r
+        for r in lines(tmp_path / "out")
+        if (r["without"], r["time_s"], r["chip"]) == ('"none"', "3600", "0")
+    )
+    inner = (logits * real).sum(axis=1) / (np.linalg.norm(logits, axis=1) * np.linalg.norm(real, axis=1))
+    assert float(row["cosine"]) == pytest.approx(inner.mean(), rel=1e-6)
+    best = np.argsort(-logits, axis=1)[:, :5]
+    assert float(row["top5"]) == np.mean(
+        [label in five for label, five in zip(data["labels"], best, strict=False)]
+    )
 
 
 def test_a_sweep_over_machines_compiles_each(
@@ -188,6 +234,7 @@ def test_stages_ranked_and_selected(
         (["--sweep", "time_s=1", "--sweep", "time_s=2"], "given twice"),
         (["--sweep", "time_s=-1"], "0 s or more"),
         (["--sweep", "time_s=soon"], "a number of seconds"),
+        (["--sweep", "without=none,wires"], "has no section 'wires' to go without"),
         (["--sweep", "device.programming.gaussian.absolute_us=-1"], "greater than or equal to 0"),
         (["--sweep", "device.cell.g_on=3"], "did you mean 'g_on_us'"),
         (["--sweep", "arch.crossbar.adc_bits=4"], "give the ONNX file"),
