@@ -135,7 +135,7 @@ def test_a_local_cluster_gives_the_same(
     command = ["eval", digits_artifact, "--data", digits_test, "--device-model", device, "--chips"]
     assert run(*command, 1, "-o", tmp_path / "there") == 0
     begun = (tmp_path / "there" / "results.csv").read_text()
-    command.append(2)
+    command.append("2")
     assert run(*command, "-o", tmp_path / "here") == 0
     assert run(*command, "-o", tmp_path / "there", "--scheduler", "local", "--workers", 1) == 0
     assert (tmp_path / "there" / "results.csv").read_text().startswith(begun)

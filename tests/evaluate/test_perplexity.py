@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import cimc
+from cimc.arrays_io import write_arrays
 from cimc.cli import main
 from cimc.models.transformers import export, inputs
 
@@ -60,7 +61,7 @@ def test_perplexity_of_a_causal_model(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_text_shorter_than_the_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command says so, with both lengths."""
     path = export("gpt2", 23, tmp_path / "gpt2.onnx")
-    np.savez(tmp_path / "calibration.npz", **inputs("gpt2", 2, 1))
+    write_arrays(tmp_path / "calibration.npz", inputs("gpt2", 2, 1))
     np.savez(tmp_path / "text.npz", tokens=TEXT[:5])
     command = ["eval", path, "--arch", "isaac", "--calibration", tmp_path / "calibration.npz"]
     command += ["--data", tmp_path / "text.npz", "--device-model", "ideal", "--metric", "perplexity"]
