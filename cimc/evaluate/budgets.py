@@ -12,10 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 import cimc.analog
 from cimc.analog.convert import run_of
@@ -27,6 +24,9 @@ from cimc.evaluate.plots import plot_lines
 from cimc.models.registry import names, network
 from cimc.models.transformers import NETWORKS, Size, Vit
 from cimc.runtime.device.library import DeviceModel
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 BUDGETS = "budgets.csv"
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
@@ -77,6 +77,8 @@ def _transformers() -> dict[str, Size]:
 
 def image_network(name: str) -> tuple[nn.Module, Tensor]:
     """A network of the registry, or a vision transformer, and one image. Raises ``UsageError`` for other names."""
+    import torch
+
     check_name(name)
     torch.manual_seed(0)
     if name in _transformers():
@@ -134,6 +136,8 @@ def budget_rows(name: str, budgets_gb: Sequence[float], request: BudgetRequest) 
 
 
 def _seconds(work: Callable[[], Any]) -> float:
+    import torch
+
     start = time.process_time()
     with torch.no_grad():
         work()
