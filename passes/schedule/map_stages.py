@@ -393,7 +393,7 @@ class _Mapper:
         height, _, channels = shape_of(rows)
         if product is not None and arch is not None:
             channels = min(channels, arch.crossbar.weight_columns(product.coding.weight_bits))
-        elif not any(isinstance(op, HEADS | graph.MatmulOp) for op in group.ops):
+        elif not any(isinstance(op, (*HEADS, graph.MatmulOp)) for op in group.ops):
             channels = 1
         size = height * channels * element_of(rows.type).size_bytes
         if arch is None or 2 * size <= arch.core.local_buffer_bytes:

@@ -162,7 +162,7 @@ def test_options_of_run(refused: Refused, built: Any, case: Bad) -> None:
 
 
 SIMULATIONS = (
-    Bad("no images", ["--images", "0"], "0 is not in the range x>=1", 2),
+    Bad("no images", ["--images", "0"], "0 is not in the range 1<=x<=1000000", 2),
     Bad("no window", ["--window-cycles", "0"], "0 is not in the range x>=1", 2),
     Bad("trace below nothing", ["--trace", "no/t.json"], "no/t.json: its folder does not exist", 2),
     Bad("other machine", ["--arch", "puma"], "was compiled for architecture", 2),
