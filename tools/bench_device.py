@@ -1,21 +1,22 @@
 """The device simulator's crossbar product on one CPU thread, as ratios to an int8 GEMM and to the naive sliced loop.
 
-    python tools/bench_device.py [--repeats 9] [--chunk-mib 8]
+    python -m tools.bench_device [--repeats 9] [--chunk-mib 8]
 
 8-bit weights and inputs, 2-bit cells and input digits, 128 x 128 arrays; ``adc8`` is a full-range 8-bit converter per
 row group and digit pair, noise is 5 % of the conductance. Times are CPU time of this thread, the least of all repeats,
-and every line is measured in the same run; memory is the largest resident size above the start of a read.
+and every line is measured in the same run. Memory is the largest resident size above the start of a pass whose cells
+are made, in a process of its own for each setting; more than cells and chunk budget is an error.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -30,6 +31,13 @@ from cimc.runtime.device.loader import parse_device
 from cimc.runtime.device.prepared import Prepared, prepare
 from cimc.runtime.device.product import read
 from cimc.runtime.device.recipe import Chip, Recipe
+from cimc.runtime.device.streaming.memory import (
+    peak_resident_bytes,
+    release_free_memory,
+    reset_peak,
+    resident_bytes,
+)
+from tools.bench_streaming import ALLOCATOR
 
 ROWS = 128
 DIGITS = range(0, 8, 2)
@@ -40,6 +48,10 @@ NOISE = {
     "frozen": "read_noise: {gaussian: {relative: 0.05}}\nread_scope: frozen",
     "noise": "read_noise: {gaussian: {relative: 0.05}}\nread_scope: read",
 }
+CASES = {"lossless": ("", 1, 1023, 0), **{name: (extra, STEP, 255, 8) for name, extra in NOISE.items()}}
+"""Device, h, top code and fractional bits. Ten bits do not cover 1152, the worst sum of 128 rows: that nothing is lost
+follows from the stored cells."""
+MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -90,8 +102,9 @@ def problems() -> list[Problem]:
     ]
 
 
-def recipe_of(problem: Problem, extra: str, h: int, top_code: int, frac_bits: int) -> Recipe:
-    """The problem on 128 x 128 arrays, 2-bit cells, 2-bit digits."""
+def recipe_of(problem: Problem, case: str) -> Recipe:
+    """The problem in one of :data:`CASES` on 128 x 128 arrays, 2-bit cells, 2-bit digits."""
+    extra, h, top_code, frac_bits = CASES[case]
     text = "name: bench\ndescription: bench\nprovenance: ours\ncell: {g_off_us: 0.0, g_on_us: 3.0}\n" + extra
     rows = len(problem.weights)
     segments = tuple((min(ROWS, rows - first), 0) for first in range(0, rows, ROWS))
@@ -154,38 +167,74 @@ def cpu_ms(work: Callable[[], object], repeats: int) -> float:
     return min(times) * 1e3
 
 
-def peak_mib(work: Callable[[], object]) -> float:
-    """Largest resident size during ``work`` above the size before it, MiB; in a child process (Linux: fork, /proc)."""
+def peak_mib(at: int, case: str, chunk_mib: float) -> float:
+    """:func:`own_peak_mib` of a case of problem ``at``, in a process of its own: what others freed is not its room.
 
-    def status(name: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(name))
+    Raises :class:`RuntimeError` with the process's output when it fails.
+    """
+    command = [sys.executable, "-m", "tools.bench_device", "--chunk-mib", str(chunk_mib)]
+    done = subprocess.run(
+        [*command, "--peak-of", str(at), case],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **ALLOCATOR},
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{case} failed:\n{done.stderr}")
+    return float(done.stdout)
 
-    receiver, sender = os.pipe()
-    child = os.fork()
-    if child:
-        os.close(sender)
-        with os.fdopen(receiver) as answer:
-            found = answer.read()
-        os.waitpid(child, 0)
-        return float(found)
-    work()  # a child maps the pages of libraries when it first uses them
-    # What earlier runs have freed would hide what this one takes, and freed blocks are to go back at once: the
-    # threshold above which glibc maps a block on its own (M_MMAP_THRESHOLD, -3) is 64 KiB.
-    library = ctypes.CDLL(None)
-    library.mallopt(-3, 1 << 16)
-    library.malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = status("VmRSS")
+
+def own_peak_mib(work: Callable[[], object]) -> float:
+    """Largest resident size of this process during ``work`` above the size before it (Linux)."""
+    work()  # libraries are loaded and kernels compiled
+    release_free_memory()
+    reset_peak()
+    before = resident_bytes()
     work()
-    os.write(sender, str((status("VmHWM") - before) / 1024).encode())
-    os._exit(0)
+    return (peak_resident_bytes() - before) / MIB
 
 
 def conversions(recipe: Recipe, prepared: Prepared, windows: int) -> int:
     """Conversions that a run simulates: one per (group, phase, conversion, column, window) that did not collapse."""
     pairs = sum(len(part.kept) for part in prepared.converted)
     return pairs * recipe.coding.digit_cycles * prepared.columns * windows
+
+
+def measure(at: int, problem: Problem, chunk_mib: float, repeats: int) -> None:
+    """Print every figure of problem ``at``. Raises :class:`SystemExit` for wrong results or too much memory."""
+    print(f"\n{problem.name}, chunk budget {chunk_mib:g} MiB")
+    exact, planes = fake_quant(problem), sliced(problem)
+    gemm = cpu_ms(lambda: fake_quant(problem), repeats)
+    loop = cpu_ms(lambda: naive(problem, planes), repeats)
+    print(f"  int8 fake quantised, 1 GEMM   {gemm:8.1f} ms")
+    print(f"  naive sliced loop, adc8       {loop:8.1f} ms")
+    adc = 0.0
+    out = torch.zeros(problem.windows, problem.weights.shape[1])
+    for name in CASES:
+        recipe = recipe_of(problem, name)
+        prepared = prepare(recipe, problem.weights)
+
+        def work(r: Recipe = recipe, p: Prepared = prepared) -> Tensor:
+            return simulate(r, p, problem, int(chunk_mib * MIB), out)
+
+        took, peak, cells = cpu_ms(work, repeats), peak_mib(at, name, chunk_mib), prepared.size_bytes / MIB
+        adc = took if name == "adc8" else adc
+        ratio = f"{took / gemm:.2f} x GEMM" if name == "lossless" else f"{took / adc:.2f} x adc8"
+        ratio = f"{took / loop:.2f} x naive" if name == "adc8" else ratio
+        error = float((work() - exact).norm() / exact.norm())
+        print(
+            f"  {name:9} {took:8.1f} ms  {ratio:14} peak {peak:5.1f} MiB above start, cells {cells:.1f} MiB, "
+            f"{conversions(recipe, prepared, problem.windows)} conversions, error {error:.4f}"
+        )
+        for line in explain(recipe, prepared):
+            print(f"            {line}")
+        if name == "lossless" and not torch.equal(out, exact):
+            raise SystemExit("the lossless product differs from the GEMM")
+        if name == "adc8" and not np.allclose(out, naive(problem, planes), rtol=1e-3, atol=1e3):
+            raise SystemExit("adc8 differs from the naive loop")
+        if peak > cells + chunk_mib:
+            raise SystemExit(f"{name} took {peak:.1f} MiB, more than its cells and the chunk budget")
 
 
 def main() -> None:
@@ -195,47 +244,19 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--chunk-mib", type=float, default=8.0)
+    parser.add_argument("--peak-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    chunk_bytes = int(options.chunk_mib * (1 << 20))
-    for problem in problems():
-        print(f"\n{problem.name}, chunk budget {options.chunk_mib:g} MiB")
-        exact, planes = fake_quant(problem), sliced(problem)
-        gemm = cpu_ms(lambda p=problem: fake_quant(p), options.repeats)
-        loop = cpu_ms(lambda p=problem, w=planes: naive(p, w), options.repeats)
-        print(f"  int8 fake quantised, 1 GEMM   {gemm:8.1f} ms")
-        print(f"  naive sliced loop, adc8       {loop:8.1f} ms")
-        adc = 0.0
-        out = torch.zeros(problem.windows, problem.weights.shape[1])
-        # Ten bits do not cover 1152, the worst sum of 128 rows: that nothing is lost follows from the stored cells.
-        cases = {"lossless": ("", 1, 1023, 0)}
-        cases |= {name: (extra, STEP, 255, 8) for name, extra in NOISE.items()}
-        for name, (extra, h, top_code, frac_bits) in cases.items():
-            recipe = recipe_of(problem, extra, h, top_code, frac_bits)
-            prepared = prepare(recipe, problem.weights)
-
-            def work(
-                r: Recipe = recipe, p: Prepared = prepared, q: Problem = problem, o: Tensor = out
-            ) -> Tensor:
-                return simulate(r, p, q, chunk_bytes, o)
-
-            took = cpu_ms(work, options.repeats)
-            peak = peak_mib(work)
-            adc = took if name == "adc8" else adc
-            ratio = f"{took / gemm:.2f} x GEMM" if name == "lossless" else f"{took / adc:.2f} x adc8"
-            ratio = f"{took / loop:.2f} x naive" if name == "adc8" else ratio
-            error = float((work() - exact).norm() / exact.norm())
-            print(
-                f"  {name:9} {took:8.1f} ms  {ratio:14} peak {peak:5.1f} MiB above start, cells "
-                f"{prepared.size_bytes / (1 << 20):.1f} MiB, {conversions(recipe, prepared, problem.windows)} "
-                f"conversions, error {error:.4f}"
-            )
-            for line in explain(recipe, prepared):
-                print(f"            {line}")
-            if name == "lossless" and not torch.equal(out, exact):
-                raise SystemExit("the lossless product differs from the GEMM")
-            if name == "adc8" and not np.allclose(out, naive(problem, planes), rtol=1e-3, atol=1e3):
-                raise SystemExit("adc8 differs from the naive loop")
+    if options.peak_of is None:
+        for at, problem in enumerate(problems()):
+            measure(at, problem, options.chunk_mib, options.repeats)
+        return
+    at, case = options.peak_of
+    problem = problems()[int(at)]
+    recipe = recipe_of(problem, case)
+    prepared = prepare(recipe, problem.weights)
+    out = torch.zeros(problem.windows, problem.weights.shape[1])
+    print(own_peak_mib(lambda: simulate(recipe, prepared, problem, int(options.chunk_mib * MIB), out)))
 
 
 if __name__ == "__main__":

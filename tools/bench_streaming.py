@@ -201,7 +201,7 @@ def main() -> int:
     )
     reference = in_process(whole)
     print(line("resident", None, reference, reference), flush=True)
-    failed = False
+    failed = reference.peak_bytes > reference.predicted_bytes
     jobs = [("auto_speed", int(reference.peak_bytes * share)) for share in given.shares]
     jobs.append(("auto_memory", jobs[0][1]))
     for policy, budget in jobs:
