@@ -259,7 +259,10 @@ def test_a_stopped_compile_leaves_no_artifact(
     time.sleep(0.1)  # into the compile, past the instant in which the folder is made
     process.send_signal(signal_number)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (code, b"")
+    # Python ends itself with the signal where that came while it ran a string, as dataclasses do: 130 to a shell, too.
+    codes = {130, -signal.SIGINT} if code == 130 else {code}
+    assert process.returncode in codes
+    assert out == b""
     assert not (tmp_path / "out.cim").exists()
     if signal_number == signal.SIGINT:
         assert err == b"error: interrupted\n"
