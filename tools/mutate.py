@@ -208,9 +208,14 @@ def main(count: int, seed: int) -> None:
         ]
     verdicts: Counter[tuple[str, str]] = Counter()
     survivors: list[str] = []
+    seen: set[tuple[str, str]] = set()
     for number in range(count):
-        chosen = subjects[number % len(subjects)]
-        mutant = MUTATIONS[number % len(MUTATIONS)](chosen, generator)
+        kind, turn = number % len(MUTATIONS), number // len(MUTATIONS)
+        chosen = subjects[(kind + turn) % len(subjects)]  # every kind of change meets every program
+        mutant = MUTATIONS[kind](chosen, generator)
+        while (chosen.name, mutant.text) in seen:  # a small table has few changes, and each counts once
+            mutant = MUTATIONS[kind](chosen, generator)
+        seen.add((chosen.name, mutant.text))
         verdict = judge(chosen, mutant)
         verdicts[mutant.kind, verdict] += 1
         if verdict == "survived":

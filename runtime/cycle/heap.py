@@ -15,6 +15,15 @@ EMPTY = (1 << 63) - 1
 
 
 @jit
+def key_of(w: Memory, time: int, number: int) -> int:
+    """The key of an event; a time that no key holds ends the run as too late."""
+    if time < 0 or time > y.LAST_TIME:
+        w[y.O_STATUS] = y.TOO_LATE
+        return (y.LAST_TIME << y.ID_BITS) | number
+    return (time << y.ID_BITS) | number
+
+
+@jit
 def push(w: Memory, key: int) -> None:
     """Add ``key``."""
     heap = w[y.AT_HEAP]

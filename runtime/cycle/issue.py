@@ -31,8 +31,8 @@ from cimc.runtime.cycle.steps import (
 
 @jit
 def later(w: Memory, ctx: int, request: int, limit: int) -> bool:
-    """Whether somebody else's request comes before this one."""
-    return ((request << y.ID_BITS) | w[ctx + y.C_NUMBER]) > limit
+    """Whether somebody else's request comes before this one, or the request is behind all time."""
+    return request > y.LAST_TIME or ((request << y.ID_BITS) | w[ctx + y.C_NUMBER]) > limit
 
 
 @jit

@@ -17,7 +17,7 @@ from numba import njit
 
 from cimc.runtime.cycle import layout as y
 from cimc.runtime.cycle.compiled import jit, memory_of
-from cimc.runtime.cycle.heap import pop, replace_top, second
+from cimc.runtime.cycle.heap import key_of, pop, replace_top, second
 from cimc.runtime.cycle.issue import compute, free, host, load, receive, send, signal, store, wait, write
 from cimc.runtime.cycle.layout import Int, Memory
 from cimc.runtime.cycle.steps import fill, finished, grant, note, park, schedule, spend, stored
@@ -122,7 +122,7 @@ def advance(w: Memory, ctx: int) -> None:
         if answer != y.PARKED:
             w[ctx + y.C_PC] = row
             w[ctx + y.C_TIME] = t
-            replace_top(w, ((-2 - answer) << y.ID_BITS) | w[ctx + y.C_NUMBER])
+            replace_top(w, key_of(w, -2 - answer, w[ctx + y.C_NUMBER]))
         return
 
 

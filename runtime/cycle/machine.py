@@ -93,14 +93,19 @@ class Machine:
     def of(cls, machine: Mapping[str, Any]) -> Machine:
         """Read the JSON form of an architecture.
 
-        Raises :class:`UsageError` when a key is missing, :class:`UnsupportedError` for shift-and-add in a
-        digital unit that is not there.
+        Raises :class:`UsageError` when a key is missing or its value no number,
+        :class:`UnsupportedError` for shift-and-add in a digital unit that is not there.
         """
         try:
             return cls._of(machine)
         except KeyError as error:
             raise UsageError(
                 f"the machine in the program lacks {error}; compile the program again",
+                where="program.machine",
+            ) from None
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"the machine in the program has a value of the wrong kind ({error}); compile the program again",
                 where="program.machine",
             ) from None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from cimc.runtime.cycle import layout as y
 from cimc.runtime.cycle.compiled import jit
-from cimc.runtime.cycle.heap import pop, push
+from cimc.runtime.cycle.heap import key_of, pop, push
 from cimc.runtime.cycle.layout import Memory
 
 
@@ -77,7 +77,7 @@ def note_read(w: Memory, ctx: int, hot: int, cold: int, until: int) -> None:
 @jit
 def schedule(w: Memory, time: int, number: int) -> None:
     """Put a context, or an arrival behind the contexts, into the heap."""
-    push(w, (time << y.ID_BITS) | number)
+    push(w, key_of(w, time, number))
 
 
 @jit

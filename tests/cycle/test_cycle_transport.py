@@ -263,3 +263,23 @@ def test_figures_beyond_64_bits_are_refused(bench: Any, unit: str) -> None:
     bench.context(0, [])
     with pytest.raises(UsageError, match="beyond 64 bits"):
         bench.time()
+
+
+@pytest.mark.parametrize("hop_cycles", [10**11, 10**15, 10**18])
+def test_a_row_that_arrives_behind_all_time_ends_the_run(bench: Any, hop_cycles: int) -> None:
+    """Keys of the event heap hold 38 bits of time; a later arrival is an error, not an address."""
+    x, y, out = bench.buffer(0), bench.buffer(0), bench.buffer(2)
+    ring = bench.ring(2, rows=1, slots=1, fill=8)
+    bench.context(0, [_alu(y, x), _send(y, bench.routes((ring, 0, 8)))])
+    bench.context(2, [r.recv(ring, 1), _alu(out, ring), r.free(ring, 1)])
+    bench.machine["network"]["hop_cycles"] = hop_cycles * 3
+    with pytest.raises((UnsupportedError, UsageError), match=r"longer than|beyond 64 bits"):
+        bench.time()
+
+
+def test_a_machine_with_words_for_numbers_is_refused(bench: Any) -> None:
+    """A figure of a program's machine that is no number is named as such."""
+    bench.context(0, [r.halt()])
+    bench.machine["clock_ghz"] = True
+    with pytest.raises(UsageError, match="value of the wrong kind"):
+        bench.time()
