@@ -84,8 +84,8 @@ class LiveBytes(TorchDispatchMode):
         self.live = 0
         self.peak = 0
         self.held = 0
-        self._counting = False
-        self._seen: set[int] = set()
+        # References of its own: the registry of weakref.finalize is the process's, and its growth would count here.
+        self._seen: dict[int, weakref.ref[Any]] = {}
         self._arrays = arrays
         self._before = 0
 
@@ -94,7 +94,6 @@ class LiveBytes(TorchDispatchMode):
         if self._arrays:
             tracemalloc.start()
             self._before = tracemalloc.get_traced_memory()[0]
-        self._counting = True
         super().__enter__()
         return self
 
@@ -102,7 +101,7 @@ class LiveBytes(TorchDispatchMode):
         """Stop, the arrays since the last operator included."""
         super().__exit__(*error)
         self._note(0)
-        self._counting = False
+        self._seen.clear()  # what is freed from here on does not count
         self.held = self.live
         if self._arrays:
             self.held += tracemalloc.get_traced_memory()[0] - self._before
@@ -136,15 +135,13 @@ class LiveBytes(TorchDispatchMode):
         identity, size = self._id(tensor), storage.nbytes()
         if identity in self._seen:
             return
-        self._seen.add(identity)
+        self._seen[identity] = weakref.ref(storage, lambda _: self._gone(identity, size))
         self.live += size
-        weakref.finalize(storage, self._gone, identity, size)
 
     def _gone(self, identity: int, size: int) -> None:
-        if self._counting:
-            # Arrays that were made since the last operator existed beside this tensor.
-            self._note(0)
-        self._seen.discard(identity)
+        # Arrays that were made since the last operator existed beside this tensor.
+        self._note(0)
+        del self._seen[identity]
         self.live -= size
 
 
