@@ -19,6 +19,7 @@ from cimc.backends.schema import Architecture
 from cimc.compiler import CompileOptions, build, choose_backend, read_mapping
 from cimc.diagnostics import UsageError, raise_all
 from cimc.driver import Dumps
+from cimc.garbage import rare_collections
 from cimc.mapping_options import MappingOptions, replaced
 from cimc.results import RunResult
 from cimc.runtime.artifact_files import ArtifactWriter, open_artifact
@@ -93,9 +94,10 @@ def compile(
     )
     dumps = Dumps(Path(dump_ir)) if dump_ir is not None else None
     if output is None or stop_after is not None:
-        made = build(model, machine, chosen, request, dumps=dumps, resume=resume, on_time=timing)
-        return Artifact(parts_in_memory(made, request))
-    with ArtifactWriter(Path(output)) as writer:
+        with rare_collections():
+            made = build(model, machine, chosen, request, dumps=dumps, resume=resume, on_time=timing)
+            return Artifact(parts_in_memory(made, request))
+    with rare_collections(), ArtifactWriter(Path(output)) as writer:
         made = build(model, machine, chosen, request, dumps=dumps, resume=resume, on_time=timing)
         write_artifact(writer, made, request)
     return load(output)

@@ -138,7 +138,7 @@ class Driver:
         Raises ``CimError`` of a pass as it is, and :class:`InternalError` with a reproducer for anything else.
         """
         for number, step in enumerate(steps):
-            good = print_module(module) if self.dumps is None else None
+            good = module.clone() if self.dumps is None else None
             started = time.perf_counter()
             try:
                 step.run.apply(self.ctx, module)
@@ -187,7 +187,7 @@ class Driver:
             self.on_time(name, time.perf_counter() - started)
 
     def _internal(
-        self, step: PipelineStep, rest: Sequence[PipelineStep], good: str | None, error: Exception
+        self, step: PipelineStep, rest: Sequence[PipelineStep], good: ModuleOp | None, error: Exception
     ) -> InternalError:
         """Write the last good IR and what was to run on it."""
         import traceback
@@ -195,7 +195,7 @@ class Driver:
         folder = self.crash_folder
         folder.mkdir(parents=True, exist_ok=True)
         if good is not None:
-            (folder / "last_good.mlir").write_text(good)
+            (folder / "last_good.mlir").write_text(print_module(good))
         self.ctx.store.save(folder / STORE)
         arch: Any = self.ctx.arch
         note = {

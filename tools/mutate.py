@@ -30,6 +30,9 @@ from cimc.runtime.verifier import verify_program
 
 Weights = Mapping[str, npt.NDArray[Any]]
 
+TRIES = 60
+"""Changes that are drawn until one is new."""
+
 FRAMES = 6
 """Frames of a mutant's run: later ones meet rings in the state the first leaves, and other weights matter."""
 
@@ -213,7 +216,10 @@ def main(count: int, seed: int) -> None:
         kind, turn = number % len(MUTATIONS), number // len(MUTATIONS)
         chosen = subjects[(kind + turn) % len(subjects)]  # every kind of change meets every program
         mutant = MUTATIONS[kind](chosen, generator)
-        while (chosen.name, mutant.text) in seen:  # a small table has few changes, and each counts once
+        for again in range(TRIES):  # a small table has few changes, and each counts once
+            if (chosen.name, mutant.text) not in seen:
+                break
+            chosen = subjects[(kind + turn + again) % len(subjects)]
             mutant = MUTATIONS[kind](chosen, generator)
         seen.add((chosen.name, mutant.text))
         verdict = judge(chosen, mutant)
