@@ -3,7 +3,7 @@
     python -m tools.mutate --count 600 --seed 0
 
 A mutant is *rejected* by the program verifier or by a rule the functional engine checks, or it *changes* an output
-integer. Survivors are listed. Exit 1 when more than 2 % survive.
+integer, one of a tapped tensor included. Survivors are listed. Exit 1 when more than 2 % survive.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FRAMES = 6
 
 @dataclass(frozen=True)
 class Subject:
-    """A valid program, its weights, inputs and the right outputs."""
+    """A valid program, its weights, inputs and the right integers."""
 
     name: str
     program: Program
@@ -71,8 +71,17 @@ def subject(name: str, machine: str, copies: int, folder: Path) -> Subject:
         mapping=MappingOptions(copies=copies),
     )
     inputs = {"x": models.images(FRAMES, shape, seed=2)}
-    expected = run_program(made.program, made.weights, inputs).outputs
+    expected = integers(made.program, made.weights, inputs)
     return Subject(f"{name}/{machine}/copies {copies}", made.program, made.weights, inputs, expected)
+
+
+def integers(
+    program: Program, weights: Weights, inputs: Mapping[str, npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    """Outputs and tapped tensors of a run, by role and name."""
+    found = run_program(program, weights, inputs, taps=[tap.name for tap in program.taps])
+    outputs = {f"output {name}": array for name, array in found.outputs.items()}
+    return outputs | {f"tap {name}": array for name, array in found.taps.items()}
 
 
 def with_table(program: Program, table: str, columns: Mapping[str, npt.NDArray[Any]]) -> Program:
@@ -190,7 +199,7 @@ def judge(subject: Subject, mutant: Mutant) -> str:
     try:
         if verify_program(mutant.program, weights=mutant.weights):
             return "rejected"
-        outputs = run_program(mutant.program, mutant.weights, subject.inputs).outputs
+        outputs = integers(mutant.program, mutant.weights, subject.inputs)
     except CimError:
         return "rejected"
     same = all(np.array_equal(outputs[name], codes) for name, codes in subject.expected.items())

@@ -90,6 +90,8 @@ def check_arrays(
             )
         elif groups > 1 and weights is not None:
             _check_diagonal(decoded, number, groups, weights)
+        if coding is not None and coding.max_abs_weight and weights is not None:
+            _check_range(decoded, number, coding.max_abs_weight, weights)
         tiling = ((0, rows, 0, columns), *blocks)
         if tiling not in tilings:
             tilings[tiling] = rows >= 1 and columns >= 1 and _tiled(blocks, rows, columns)
@@ -194,6 +196,24 @@ def _check_diagonal(
             "P067",
             f"row {int(used.argmax())} of array set {number} has weights of {int(used.max())} of its {groups} groups"
             f" in '{name}'; a row belongs to one",
+            node=decoded.node_of(sets["context"]),
+        )
+
+
+def _check_range(
+    decoded: Decoded, number: int, largest: int, weights: Mapping[str, npt.NDArray[Any]]
+) -> None:
+    """The weights of a set are within what its coding promises its cells."""
+    sets = {name: int(column[number]) for name, column in decoded.program["array_sets"].items()}
+    name = decoded.program.weights[sets["tensor"]]
+    if name not in weights or min(sets["k0"], sets["n0"]) < 0:
+        return  # P064 says so
+    block = weights[name][sets["k0"] : sets["k1"], sets["n0"] : sets["n1"]].astype(np.int64)
+    found = int(np.abs(block).max(initial=0))
+    if found > largest:
+        decoded.report(
+            "P068",
+            f"array set {number} holds a weight of magnitude {found}, its coding states {largest} at most",
             node=decoded.node_of(sets["context"]),
         )
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cimc.diagnostics import CimError
+from cimc.runtime.crossbar.coding import ROW_FIELDS
 from cimc.runtime.program import Opcode, Program
 from cimc.runtime.program.tables import parameter
 from cimc.runtime.verifier import RULES, check_program, verify_program
@@ -413,3 +415,16 @@ def test_all_findings_are_raised_together(residual_program: Program, change: Cha
     assert caught.value.exit_code == 1
     assert "conv1: buffer 1 takes bytes 1000 … 1062" in str(caught.value)
     assert "[P060: crossbar numbers lie inside the core]" in str(caught.value)
+
+
+def test_weights_larger_than_their_coding_states(residual_program: Program, shapes: Shapes) -> None:
+    """A coding may state the largest weight; one set that holds a larger one is named, others are not."""
+    fields = residual_program["codings"]["fields"].copy()
+    fields[:, ROW_FIELDS.index("max_abs_weight")] = 5
+    stated = replace(residual_program, tables={**residual_program.tables, "codings": {"fields": fields}})
+    weights = {name: np.full(shape, -5, np.int8) for name, shape in shapes.items()}
+    assert verify_program(stated, weights=weights) == []
+    weights["w2"][2, 1] = -6
+    assert {(found.rule, found.node) for found in verify_program(stated, weights=weights)} == {
+        ("P068", "conv2")
+    }
