@@ -181,22 +181,28 @@ def _check_weights(
         )
 
 
+def _held(decoded: Decoded, number: int, weights: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """The weights of a set, (K, N); empty where they cannot be read, as P064 says."""
+    sets = {name: int(column[number]) for name, column in decoded.program["array_sets"].items()}
+    name = decoded.program.weights[sets["tensor"]]
+    if name not in weights or min(sets["k0"], sets["n0"]) < 0:
+        return np.zeros((0, 0), np.int8)
+    return weights[name][sets["k0"] : sets["k1"], sets["n0"] : sets["n1"]]
+
+
 def _check_diagonal(
     decoded: Decoded, number: int, groups: int, weights: Mapping[str, npt.NDArray[Any]]
 ) -> None:
     """Every row of a set of several groups holds weights in the columns of one group only."""
-    sets = {name: int(column[number]) for name, column in decoded.program["array_sets"].items()}
-    name = decoded.program.weights[sets["tensor"]]
-    if name not in weights or min(sets["k0"], sets["n0"]) < 0:
-        return  # P064 says so
-    block = weights[name][sets["k0"] : sets["k1"], sets["n0"] : sets["n1"]]
+    block = _held(decoded, number, weights)
     used = (block.reshape(len(block), groups, -1) != 0).any(axis=2).sum(axis=1) if block.size else np.zeros(1)
     if int(used.max()) > 1:
+        sets = decoded.program["array_sets"]
         decoded.report(
             "P067",
             f"row {int(used.argmax())} of array set {number} has weights of {int(used.max())} of its {groups} groups"
-            f" in '{name}'; a row belongs to one",
-            node=decoded.node_of(sets["context"]),
+            f" in '{decoded.program.weights[int(sets['tensor'][number])]}'; a row belongs to one",
+            node=decoded.node_of(int(sets["context"][number])),
         )
 
 
@@ -204,17 +210,12 @@ def _check_range(
     decoded: Decoded, number: int, largest: int, weights: Mapping[str, npt.NDArray[Any]]
 ) -> None:
     """The weights of a set are within what its coding promises its cells."""
-    sets = {name: int(column[number]) for name, column in decoded.program["array_sets"].items()}
-    name = decoded.program.weights[sets["tensor"]]
-    if name not in weights or min(sets["k0"], sets["n0"]) < 0:
-        return  # P064 says so
-    block = weights[name][sets["k0"] : sets["k1"], sets["n0"] : sets["n1"]].astype(np.int64)
-    found = int(np.abs(block).max(initial=0))
+    found = int(np.abs(_held(decoded, number, weights).astype(np.int64)).max(initial=0))
     if found > largest:
         decoded.report(
             "P068",
             f"array set {number} holds a weight of magnitude {found}, its coding states {largest} at most",
-            node=decoded.node_of(sets["context"]),
+            node=decoded.node_of(int(decoded.program["array_sets"]["context"][number])),
         )
 
 
