@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -89,12 +90,37 @@ for _command in (
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run ``cimc`` with ``arguments`` (default: those of the process) and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    with _warnings_on_stderr():
-        code = _run(given)
+    with _warnings_on_stderr(), _interrupts() as interrupts:
+        code = _run(given, interrupts)
     sys.exit(int(code))
 
 
-def _run(arguments: list[str]) -> int:
+class _Interrupts:
+    """Handler of Ctrl-C that remembers it: a library may turn the exception into an error of its own."""
+
+    came = False
+
+    def __call__(self, number: int, frame: object) -> None:
+        self.came = True
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _interrupts() -> Generator[_Interrupts]:
+    """Our handler in the place of Python's; none where there is another, or outside the main thread."""
+    interrupts = _Interrupts()
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield interrupts
+        return
+    signal.signal(signal.SIGINT, interrupts)
+    try:
+        yield interrupts
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _run(arguments: list[str], interrupts: _Interrupts) -> int:
     try:
         # Not cimc.main(): it takes interrupts and closed pipes into its own hands.
         with cimc.make_context("cimc", arguments) as ctx:
@@ -107,6 +133,9 @@ def _run(arguments: list[str]) -> int:
         error(_click_message(problem))
         return ExitCode.USAGE
     except CimError as problem:
+        if interrupts.came:
+            error("interrupted")
+            return ExitCode.INTERRUPTED
         _print_error(problem)
         return problem.exit_code
     except (click.Abort, KeyboardInterrupt):
