@@ -156,6 +156,9 @@ def _run(arguments: list[str], interrupts: _Interrupts) -> int:
     except (
         Exception
     ) as problem:  # the last net: any fault of ours leaves with 70 and a reproducer, never a traceback
+        if interrupts.came:
+            error("interrupted")
+            return ExitCode.INTERRUPTED
         return _internal(problem, arguments)
 
 

@@ -56,6 +56,8 @@ class HostRunner:
             # onnxruntime gives scalars as numpy's own, and does not take those back.
             given = (np.asarray(value) for value in inputs)
             return session.run(None, dict(zip(names, given, strict=True)))
+        except ImportError:  # onnxruntime itself does not load, which says nothing of the operator
+            raise
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
             reason = f"{op.op_type.data} fails on the host: {runtime_reason(error)}"
             raise UnsupportedError(located(op, reason)) from error

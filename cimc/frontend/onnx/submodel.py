@@ -100,6 +100,8 @@ def session_or_error(model: ModelProto) -> Any:
     """A session of ``model``; ``UnsupportedError`` with onnxruntime's reason when it refuses."""
     try:
         return open_session(model.SerializeToString())
+    except ImportError:  # onnxruntime itself does not load, which says nothing of the model
+        raise
     except Exception as error:  # onnxruntime's exceptions share no base class but Exception
         raise UnsupportedError(f"onnxruntime does not run it: {runtime_reason(error)}") from error
 

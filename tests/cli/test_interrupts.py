@@ -1,0 +1,46 @@
+"""Ctrl-C that a library turns into an error of its own."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from cimc.cli import entry
+from cimc.diagnostics import UsageError
+from cimc.frontend.onnx import submodel
+
+
+@pytest.mark.parametrize(
+    "left", [UsageError("a model that cannot be read"), ImportError("initialization failed")]
+)
+def test_an_interrupt_stays_one(
+    left: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is raised in the place of KeyboardInterrupt, the command says so and leaves with 130."""
+
+    def interrupted(ctx: object) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise left
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(entry.cimc, "invoke", interrupted)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            entry.main(["arch", "list"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+def test_a_runtime_that_does_not_load_is_no_fault_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what onnxruntime says of a model makes the model unsupported."""
+
+    def broken(model: bytes) -> None:
+        raise ImportError("initialization failed")
+
+    monkeypatch.setattr(submodel, "open_session", broken)
+    with pytest.raises(ImportError, match="initialization failed"):
+        submodel.session_or_error(submodel.ModelProto())
