@@ -1,6 +1,6 @@
 """Level 1 runs: float32 operators on ONNX layout, for comparison with onnxruntime.
 
-Sums of products are torch's, so results agree with onnxruntime to rounding (the tests demand
+Sums of products are float32 BLAS's, so results agree with onnxruntime to rounding (the tests demand
 ``2e-5`` of the largest output); pools, sums and softmax are as docs/numerics.md section 0 states them.
 Conversions of a quantised model follow rules 1 and 2; the operators between them are float32 all the same.
 """
@@ -48,6 +48,7 @@ from cimc.dialects.graph_types import quant_of, shape_of
 from cimc.dialects.weights import WeightRefAttr, WeightStore
 from cimc.interpreters.host import HostRunner
 from cimc.interpreters.real_operators import REAL_OPERATORS
+from cimc.interpreters.windows import Windows, convolve, maximum
 from cimc.runtime.numerics import digital
 
 Array = npt.NDArray[Any]
@@ -185,18 +186,10 @@ def _run(op: Operation, machine: Machine, operands: Sequence[Array]) -> Sequence
 
 
 def _conv(op: ConvOp, machine: Machine, operands: Sequence[Array]) -> Array:
-    from torch.nn import functional
-
     weight, bias = machine.real_weight(op), machine.real_bias(op)
-    result = functional.conv2d(
-        _torch(_padded(operands[0], op.pads.data, 0.0)),
-        _torch(weight),
-        None if bias is None else _torch(bias),
-        stride=op.strides.data,
-        dilation=op.dilations.data,
-        groups=op.group.value.data,
-    )
-    return result.numpy()
+    windows = Windows(op.kernel.data, op.strides.data, op.dilations.data)
+    result = convolve(_padded(operands[0], op.pads.data, 0.0), weight, windows, op.group.value.data)
+    return result if bias is None else result + bias.reshape(-1, 1, 1)
 
 
 def _gemm(op: GemmOp, machine: Machine, operands: Sequence[Array]) -> Array:
@@ -236,10 +229,8 @@ def _clip(op: ClipOp, machine: Machine, operands: Sequence[Array]) -> Array:
 
 
 def _max_pool(op: MaxPoolOp, machine: Machine, operands: Sequence[Array]) -> Array:
-    from torch.nn import functional
-
-    padded = _torch(_padded(operands[0], op.pads.data, -np.inf))
-    return functional.max_pool2d(padded, op.kernel.data, op.strides.data, 0, op.dilations.data).numpy()
+    windows = Windows(op.kernel.data, op.strides.data, op.dilations.data)
+    return maximum(_padded(operands[0], op.pads.data, -np.inf), windows)
 
 
 def _average_pool(op: AveragePoolOp, machine: Machine, operands: Sequence[Array]) -> Array:
@@ -280,13 +271,6 @@ def _padded(x: Array, pads: tuple[int, ...], fill: float) -> Array:
     if not any(pads):
         return x
     return np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill)
-
-
-def _torch(array: Array) -> Any:
-    import torch
-
-    # Arrays of the store are read-only, which torch warns of; nothing here writes.
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 _KERNELS: Mapping[type[Operation], Callable[[Any, Machine, Sequence[Array]], Array]] = MappingProxyType(
