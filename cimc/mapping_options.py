@@ -19,6 +19,7 @@ from cimc.diagnostics import ErrorList, UsageError
 
 Bits = Annotated[int, Field(ge=2, le=16)]
 Copies = Annotated[int, Field(ge=1, le=2**20)]
+Pieces = Annotated[int, Field(ge=1, le=256)]
 Scheduler = Literal["none", "polyxb", "cim-mlc", "cim-mlc-matmul", "cimc"]
 Objective = Literal["throughput", "latency", "energy", "peak-power"]
 
@@ -54,6 +55,8 @@ class Override(Section):
     """whether the node's input has zero point 0"""
     copies: Copies | None = None
     """copies of the weights on the chip"""
+    pieces: Pieces | None = None
+    """pieces in which a row is computed and sent"""
     on_array: bool | None = None
     """false keeps the node off the crossbars"""
 
@@ -73,6 +76,7 @@ class NodeOptions:
     symmetric: bool
     copies: int
     on_array: bool
+    pieces: int | None = None
 
 
 class MappingOptions(Section):
@@ -105,6 +109,8 @@ class MappingOptions(Section):
     """power that blocks of reads may draw at once, without static power; absent: the lowest peak within the slack"""
     copies: Copies | None = None
     """copies of the weights of every array operator, 1 if absent; with scheduler: none"""
+    pieces: Pieces | None = None
+    """pieces in which rows are computed and sent; absent: as many as shorten the latency, with scheduler: cimc"""
     converter: Literal["full", "calibrated"] = "calibrated"
     """steps of converters that can lose information: the full range of sums, or calibrated"""
     network: Literal["mesh", "bus"] | None = None
@@ -154,6 +160,7 @@ class MappingOptions(Section):
             "symmetric": self.symmetric,
             "copies": self.copies or 1,
             "on_array": True,
+            "pieces": self.pieces,
         }
         for override in self.overrides:
             if fnmatchcase(name, override.match):

@@ -216,6 +216,8 @@ class YieldOp(CimOperation):
 class StageOp(CimOperation):
     """One array operator with its digital tail, or one digital operator; ``copies`` hold the weights that often.
 
+    Contexts compute and send their rows in ``pieces`` (``passes/place/pieces.py``).
+
     The body's arguments are the stage's sources: the first feeds the windowed or array operator, the others
     enter the tail row by row. ``placement`` names the table of contexts and crossbars (``passes/place``).
 
@@ -235,6 +237,7 @@ class StageOp(CimOperation):
 
     label = prop_def(StringAttr)
     copies = prop_def(IntegerAttr[I64], default_value=IntegerAttr(1, i64))
+    pieces = prop_def(IntegerAttr[I64], default_value=IntegerAttr(1, i64))
     sources = var_operand_def(TensorType)
     placement = opt_prop_def(WeightRefAttr)
     frame = prop_def(IntsAttr)
@@ -249,7 +252,7 @@ class StageOp(CimOperation):
 
     traits = traits_def(NoTerminator())
     assembly_format = (
-        "$label (`copies` $copies^)? `(` $sources `)` `frame` $frame (`strides` $strides^)? "
+        "$label (`copies` $copies^)? (`pieces` $pieces^)? `(` $sources `)` `frame` $frame (`strides` $strides^)? "
         "(`waits` $waits^)? (`placement` $placement^)? (`tensors` $tensors^)? attr-dict "
         "`:` functional-type($sources, $result) $body"
     )
@@ -316,6 +319,8 @@ class StageOp(CimOperation):
     def verify_(self) -> None:
         if self.copies.value.data < 1:
             raise VerifyException(f"a stage has at least one copy, got {self.copies.value.data}")
+        if self.pieces.value.data < 1:
+            raise VerifyException(f"a row has at least one piece, got {self.pieces.value.data}")
         block = self.body.block
         if [a.type for a in block.args] != [s.type for s in self.sources]:
             raise VerifyException("the body's arguments and the stage's sources differ in type")

@@ -36,7 +36,7 @@ from cimc.passes.lower.records import (
 )
 from cimc.passes.place.network import PARTIAL, ContextSpec, Node
 from cimc.passes.place.source_rows import head_window, holds_image, is_global_pool
-from cimc.passes.place.tail_plan import ACC, FRAME, SUM, TailStep
+from cimc.passes.place.tail_plan import ACC, FRAME, SUM, TailStep, piece_name, plain_name
 from cimc.runtime.program.builder import ProgramBuilder
 
 NO_BUFFER = -1
@@ -44,10 +44,31 @@ NO_BUFFER = -1
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Piece ``number`` of the row that a turn computes, of ``count``; the only one where rows are whole."""
+
+    number: int
+    count: int
+
+    @staticmethod
+    def all(spec: ContextSpec) -> list[Piece]:
+        """The pieces of a context's row, in order."""
+        return [Piece(number, len(spec.pieces)) for number in range(len(spec.pieces))]
+
+    def own(self, name: str) -> str:
+        """The name of what the piece has for itself."""
+        return piece_name(name, self.number)
+
+
+WHOLE = Piece(0, 1)
+"""A row in one piece."""
+
+
+@dataclass(frozen=True)
 class BodyMaker:
     """Writes the bodies of one stage. Parameters: ``arrays``, ring and buffer names, ``turns``, ``copy``, ``n0``,
-    ``p0``, ``at``, ``first``, ``positions``, ``window``, ``tiles``, ``wordlines``, ``hold_<ring>``, ``advance_<ring>``,
-    ``routes0``."""
+    ``p0``, ``at``, ``first_<ring>``, ``positions``, ``window``, ``tiles``, ``wordlines``, ``hold_<ring>``,
+    ``advance_<ring>``, ``routes0``; what differs between pieces has their number behind its name."""
 
     node: Node
     stage: StageOp
@@ -64,54 +85,80 @@ class BodyMaker:
         return self._digital(spec)
 
     def _array(self, spec: ContextSpec) -> list[Operation]:
-        n, m = spec.n1 - spec.n0, self._positions(spec)
         by_row = isinstance(self.stage.read, ReadRowOp)
         by_core = isinstance(self.stage.read, ReadCoreOp)
         span: Value = "wordlines" if by_row else "tiles"
-        turn: list[Operation] = [
-            RecvOp("in0", "advance_in0"),
-            self._read_row(n, m, by_row, span),
-            FreeOp("in0", "advance_in0"),
-        ]
-        if spec.role == PARTIAL:
-            turn.append(self._send(Address(ACC), spec, n, m, tap=-1))
-        else:
-            for name in sorted((r for r in spec.rings if r.startswith("psum")), key=lambda r: int(r[4:])):
-                at = Address(ACC)
-                turn += [
-                    RecvOp(name, 1),
-                    AluOp("add_int", at, at, Address(name), n=n, m=m),
-                    FreeOp(name, 1),
-                ]
-            turn += self._tail(spec, n, m, level=1)
-            turn.append(self._send(self._local(self._sent, 1), spec, n, m, tap=self.tap))
+        turn = [op for piece in Piece.all(spec) for op in self._array_piece(spec, piece, by_row, span)]
         return [
             WriteOp("arrays", 0, span, by_row=by_row, by_core=by_core),
             LoopOp(None, self._held(spec, [LoopOp("turns", turn)])),
         ]
 
-    def _positions(self, spec: ContextSpec) -> Value:
-        """Positions of the context's block of a row: a number where rows are whole, else a parameter."""
-        whole = shape_of(self.stage.result)[1]
-        return whole if is_whole(spec, self.stage) else "positions"
+    def _array_piece(self, spec: ContextSpec, piece: Piece, by_row: bool, span: Value) -> list[Operation]:
+        """Products, partial sums, tail and send of a piece of a row."""
+        n, m = spec.n1 - spec.n0, self._positions(spec, piece)
+        received, freed = self._taking(spec, piece, "in0")
+        turn: list[Operation] = [*received, self._read_row(spec, piece, n, m, by_row, span), *freed]
+        if spec.role == PARTIAL:
+            return [*turn, self._send(Address(ACC), spec, piece, n, m, tap=-1)]
+        sums = {plain_name(r) for r in spec.rings if r.startswith("psum")}
+        for name in sorted(sums, key=lambda r: int(r[4:])):
+            at, own = Address(ACC), piece.own(name)
+            turn += [RecvOp(own, 1), AluOp("add_int", at, at, Address(own), n=n, m=m), FreeOp(own, 1)]
+        turn += self._tail(spec, piece, n, m, level=1)
+        turn.append(self._send(self._local(self._sent, piece, 1), spec, piece, n, m, tap=self.tap))
+        return turn
 
-    def _read_row(self, n: int, m: Value, by_row: bool, span: Value) -> Operation:
-        """All windows of a block of a row: a loop over positions, or one instruction where cores slide the window."""
+    def _positions(self, spec: ContextSpec, piece: Piece) -> Value:
+        """Positions of a piece: a number where rows are whole, else a parameter."""
+        whole = shape_of(self.stage.result)[1]
+        return whole if is_whole(spec, self.stage) else piece.own("positions")
+
+    def _taking(self, spec: ContextSpec, piece: Piece, ring: str) -> tuple[list[Operation], list[Operation]]:
+        """``recv`` and ``free`` of what a piece takes of a source: once a row where one ring serves all."""
+        name, advance = self._ring_of(spec, piece, ring), self._advance(ring)
+        shared = piece_name(ring, 1) not in spec.rings
+        received: list[Operation] = [RecvOp(name, advance)] if not shared or piece.number == 0 else []
+        freed: list[Operation] = (
+            [FreeOp(name, advance)] if not shared or piece.number == piece.count - 1 else []
+        )
+        return received, freed
+
+    def _ring_of(self, spec: ContextSpec, piece: Piece, ring: str) -> str:
+        """The ring from which a piece takes a source: its own, or the one for all pieces."""
+        return piece.own(ring) if piece.own(ring) in spec.rings else ring
+
+    def _first(self, spec: ContextSpec, piece: Piece, ring: str) -> Value:
+        """The column at which a piece begins in its ring."""
+        if is_whole(spec, self.stage):
+            return 0
+        if (
+            piece.number == 0
+        ):  # a ring begins with the first piece, unless it holds columns of other contexts' blocks
+            return "first_in0" if ring == "in0" and self.stage.read is not None else 0
+        return 0 if piece.own(ring) in spec.rings else piece.own(f"first_{ring}")
+
+    def _read_row(
+        self, spec: ContextSpec, piece: Piece, n: int, m: Value, by_row: bool, span: Value
+    ) -> Operation:
+        """All windows of a piece of a row: a loop over positions, or one instruction where cores slide the window."""
         read = self.stage.read
         assert read is not None
-        first: Value = "first" if m == "positions" else 0
+        ring, first = self._ring_of(spec, piece, "in0"), self._first(spec, piece, "in0")
         if isinstance(read, ReadCoreOp):
-            return ReadOp("arrays", 0, span, Address("in0", 0, first), "window", Address(ACC), n, positions=m)
+            return ReadOp("arrays", 0, span, Address(ring, 0, first), "window", Address(ACC), n, positions=m)
         step = read.window.strides[1] * read.diagonal.channels
-        source = Address("in0", 0, first, (), (0, 0, step))
+        source = Address(ring, 0, first, (), (0, 0, step))
         to = Address(ACC, 0, 0, (), (0, 0, n))
         return LoopOp(m, [ReadOp("arrays", 0, span, source, "window", to, n, by_row=by_row)])
 
     def _digital(self, spec: ContextSpec) -> list[Operation]:
         """Pools with windows, and stages that work row by row."""
-        n, m = spec.n1 - spec.n0, spec.p1 - spec.p0
-        turn = self._tail(spec, n, m, level=1)
-        turn.append(self._send(self._local(self._sent, 1), spec, n, m, tap=self.tap))
+        n, turn = spec.n1 - spec.n0, list[Operation]()
+        for piece, (first, last) in zip(Piece.all(spec), spec.pieces, strict=True):
+            m = last - first
+            turn += self._tail(spec, piece, n, m, level=1)
+            turn.append(self._send(self._local(self._sent, piece, 1), spec, piece, n, m, tap=self.tap))
         images: list[Operation] = [*self._frame(), LoopOp("turns", turn)]
         if head_window(self.stage) is not None:
             images = self._held(spec, images)
@@ -142,9 +189,9 @@ class BodyMaker:
             FreeOp("in0", 1),
         ]
         finish = AluOp(
-            "mean_codes", self._local(head.writes, 0), Address(SUM), n=n, m=1, record=finish_record
+            "mean_codes", self._local(head.writes, WHOLE, 0), Address(SUM), n=n, m=1, record=finish_record
         )
-        tail = [op for step in rest for op in self._step(step, spec, n, 1, level=0)]
+        tail = [op for step in rest for op in self._step(step, spec, WHOLE, n, 1, level=0)]
         return [
             LoopOp(
                 None,
@@ -153,7 +200,7 @@ class BodyMaker:
                     LoopOp("turns", rows),
                     finish,
                     *tail,
-                    self._send(self._local(self._sent, 0), spec, n, 1, tap=self.tap),
+                    self._send(self._local(self._sent, WHOLE, 0), spec, WHOLE, n, 1, tap=self.tap),
                 ],
             )
         ]
@@ -162,64 +209,77 @@ class BodyMaker:
         """``ops`` of an image with the places that stay held between turns, if the window overlaps itself."""
         if not spec.holds:
             return ops
-        return [RecvOp("in0", "hold_in0"), *ops, FreeOp("in0", "hold_in0")]
+        rings = dict.fromkeys(self._ring_of(spec, piece, "in0") for piece in Piece.all(spec))
+        return [
+            *(RecvOp(ring, "hold_in0") for ring in rings),
+            *ops,
+            *(FreeOp(ring, "hold_in0") for ring in rings),
+        ]
 
     @property
     def _sent(self) -> str:
         assert self.node.tail is not None
         return self.node.tail.sent
 
-    def _local(self, name: str, level: int) -> Address:
-        """A row of a local buffer; the one that is sent alternates its two slots with the loop at ``level``."""
-        steps = (0,) * level + (1,) if name == self._sent else ()
-        return Address(name, 0, 0, steps)
+    def _local(self, name: str, piece: Piece, level: int) -> Address:
+        """A piece in a local buffer; what is sent alternates two slots from piece to piece, rows at ``level``."""
+        if name != self._sent:
+            return Address(name)
+        return Address(name, piece.number % 2, 0, (0,) * level + (piece.count,))
 
-    def _tail(self, spec: ContextSpec, n: int, m: Value, level: int) -> list[Operation]:
+    def _tail(self, spec: ContextSpec, piece: Piece, n: int, m: Value, level: int) -> list[Operation]:
         assert self.node.tail is not None
-        return [op for step in self.node.tail.steps for op in self._step(step, spec, n, m, level)]
+        return [op for step in self.node.tail.steps for op in self._step(step, spec, piece, n, m, level)]
 
-    def _step(self, step: TailStep, spec: ContextSpec, n: int, m: Value, level: int) -> list[Operation]:
+    def _step(
+        self, step: TailStep, spec: ContextSpec, piece: Piece, n: int, m: Value, level: int
+    ) -> list[Operation]:
         """One function, with the rows it takes from rings received before and freed after it."""
         rings = list(dict.fromkeys(r for r in step.reads if r.startswith("in")))
-        reads = [Address(r) if r in rings else self._local(r, level) for r in step.reads]
+        reads = [
+            Address(self._ring_of(spec, piece, r), 0, self._first(spec, piece, r))
+            if r in rings
+            else self._local(r, piece, level)
+            for r in step.reads
+        ]
+        to = self._local(step.writes, piece, level)
         alu: AluOp
         if isinstance(step.op, RequantiseOp):
             function, record = requantise_record(step.op, self.ctx, self.builder)
             column = Address(NO_BUFFER, 0, "n0")
-            alu = AluOp(function, self._local(step.writes, level), reads[0], column, n=n, m=m, record=record)
+            alu = AluOp(function, to, reads[0], column, n=n, m=m, record=record)
         elif isinstance(step.op, FrameProductOp):
             record = product_record(step.op, self.builder)
-            alu = AluOp(
-                "matmul", self._local(step.writes, level), reads[0], reads[1], n=n, m=m, record=record
-            )
+            alu = AluOp("matmul", to, reads[0], reads[1], n=n, m=m, record=record)
         elif isinstance(step.op, RealOp):
-            alu = self._real(step.op, self._local(step.writes, level), reads, spec, n, m, level)
+            alu = self._real(step.op, to, reads, spec, piece, n, m, level)
         else:
             function, record = dcom_record(step.op, self.builder, n)
             second = reads[1] if len(reads) > 1 else None
             if function.startswith("average_pool"):
                 second = self._row_number(spec, level)
-            alu = AluOp(
-                function,
-                self._local(step.writes, level),
-                reads[0],
-                second,
-                n=n,
-                m=m,
-                record=record if record >= 0 else None,
-            )
-        before: list[Operation] = [RecvOp(r, self._advance(r)) for r in rings]
-        return [*before, alu, *(FreeOp(r, self._advance(r)) for r in rings)]
+            alu = AluOp(function, to, reads[0], second, n=n, m=m, record=record if record >= 0 else None)
+        taken = [self._taking(spec, piece, ring) for ring in rings]
+        before = [op for received, _ in taken for op in received]
+        return [*before, alu, *(op for _, freed in taken for op in freed)]
 
     def _real(
-        self, op: RealOp, dst: Address, reads: list[Address], spec: ContextSpec, n: int, m: Value, level: int
+        self,
+        op: RealOp,
+        dst: Address,
+        reads: list[Address],
+        spec: ContextSpec,
+        piece: Piece,
+        n: int,
+        m: Value,
+        level: int,
     ) -> AluOp:
         """A function on float32 rows; constants are those of the row's number and the context's block of it."""
         function, record = real_record(op, self.ctx, self.builder)
         second = reads[1] if len(reads) > 1 else None
         if function.endswith("_constant"):
             along_row = shape_of_constant(op, self.ctx)[1] > 1
-            second = replace(self._row_number(spec, level), col="at" if along_row else "n0")
+            second = replace(self._row_number(spec, level), col=piece.own("at") if along_row else "n0")
         if op.kind in REDUCTIONS:
             n = shape_of(op.args[0])[2]
         return AluOp(
@@ -238,17 +298,18 @@ class BodyMaker:
     def _row_number(self, spec: ContextSpec, level: int) -> Address:
         return Address(NO_BUFFER, "copy", 0, (0, spec.copies)) if level else Address(NO_BUFFER)
 
-    def _send(self, source: Address, spec: ContextSpec, n: int, m: Value, tap: int) -> SendOp:
+    def _send(self, source: Address, spec: ContextSpec, piece: Piece, n: int, m: Value, tap: int) -> SendOp:
         streaming = is_global_pool(self.stage) and not holds_image(self.stage)
         row = self._row_number(spec, 0 if streaming else 1)
+        routes = f"routes{piece.number}"
         if tap < 0:
-            return SendOp(source, row, "routes0", n=n, m=m)
-        return SendOp(source, row, "routes0", n=n, m=m, tap=tap, tap_position="p0", tap_channel="n0")
+            return SendOp(source, row, routes, n=n, m=m)
+        return SendOp(source, row, routes, n=n, m=m, tap=tap, tap_position=piece.own("p0"), tap_channel="n0")
 
 
 def is_whole(spec: ContextSpec, stage: StageOp) -> bool:
-    """Whether a context computes whole rows of its stage's result."""
-    return spec.p1 - spec.p0 == shape_of(stage.result)[1]
+    """Whether a context computes whole rows of its stage's result, each in one piece."""
+    return spec.pieces == [(0, shape_of(stage.result)[1])]
 
 
 def used_parameters(ops: Sequence[Operation]) -> list[str]:

@@ -34,8 +34,9 @@ from cimc.passes.lower.phase_bodies import BARRIER_PARAMS, barrier_ops, ordered,
 from cimc.passes.lower.real_bodies import index_map_body, matmul_body
 from cimc.passes.lower.write_order import Order, write_order
 from cimc.passes.place.network import CHIP, PARTIAL, ContextSpec, Network, Node, Spill
+from cimc.passes.place.pieces import splits
 from cimc.passes.place.source_rows import ring_columns, source_columns
-from cimc.passes.place.tail_plan import ACC, element_of
+from cimc.passes.place.tail_plan import ACC, element_of, piece_name, ring_name
 from cimc.runtime.program import BufferKind, Element, HostOperator, Program
 from cimc.runtime.program.builder import ProgramBuilder, Route
 from cimc.runtime.program.geometry import ring_geometry
@@ -261,7 +262,9 @@ class _Linker:
             spec = self.network.contexts[number]
             psums = sum(name.startswith("psum") for name in spec.rings)
             whole, channels = is_whole(spec, stage), spec.n1 - spec.n0
-            key = (index, spec.role, channels, whole, psums, spec.holds, *self._edges(number))
+            # A digital stage's body has the widths of its pieces in it.
+            cut = tuple(b - a for a, b in spec.pieces) if stage.read is None else len(spec.pieces)
+            key = (index, spec.role, channels, whole, cut, psums, spec.holds, *self._edges(number))
             if key not in self.seen:
                 label = f"{node.label}.{spec.role}.{channels}" + ("" if whole else ".block")
                 self._body(key, label, node, self._ordered(maker.ops(spec), number))
@@ -272,10 +275,16 @@ class _Linker:
         """Buffers, arrays and scalars of a stage's context."""
         assert node.tail is not None
         values = self.values[number]
-        n, positions = spec.n1 - spec.n0, spec.p1 - spec.p0
+        n, positions = spec.n1 - spec.n0, max(b - a for a, b in spec.pieces)
         first = self.network.rings[spec.rings["in0"]].geometry
         values |= {"copy": spec.copy, "n0": spec.n0, "turns": first.turns, "tiles": spec.xbars}
-        values |= {"p0": spec.p0, "positions": positions, "at": spec.n0 + spec.p0 * shape_of(stage.result)[2]}
+        for piece, (a, b) in enumerate(spec.pieces):
+            own = {"p0": a, "positions": b - a, "at": spec.n0 + a * shape_of(stage.result)[2]}
+            own |= {f"first_{ring_name(i)}": (a - spec.p0) * n for i in range(1, len(stage.sources))}
+            own["first_in0"] = (
+                self._first_column(spec, stage, a, b) * self.network.rings[spec.rings["in0"]].channels
+            )
+            values |= {piece_name(name, piece): value for name, value in own.items()}
         for buffer in node.tail.buffers:
             if spec.role == PARTIAL and buffer.name != ACC:
                 continue
@@ -283,12 +292,14 @@ class _Linker:
             values[buffer.name] = self._buffer(number, buffer.element, buffer.slots, pitch, n)
         if stage.read is not None:
             values["window"] = add_read_window(self.builder, spec, stage)
-            held, _ = ring_columns(stage, spec.p0, spec.p1, self.ctx.arch)
-            own, _ = source_columns(stage, spec.p0, spec.p1)
-            values["first"] = (own - held) * stage.read.diagonal.channels
             values["arrays"] = add_arrays(self.builder, self.ctx, number, spec, stage)
             assert self.ctx.arch is not None
             values["wordlines"] = wordlines(spec, stage, self.ctx.arch)
+
+    def _first_column(self, spec: ContextSpec, stage: StageOp, a: int, b: int) -> int:
+        """Where the windows of positions [a, b) begin in the ring of the first source: of all pieces, or its own."""
+        held = (a, b) if splits(stage, 0, self.ctx.arch) else (spec.p0, spec.p1)
+        return source_columns(stage, a, b)[0] - ring_columns(stage, *held, self.ctx.arch)[0]
 
     def _chip(self, index: int, node: Node) -> None:
         spec = self.network.contexts[node.contexts[0]]

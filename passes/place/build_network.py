@@ -27,8 +27,9 @@ from cimc.passes.place.network import (
     Spill,
     Target,
 )
+from cimc.passes.place.pieces import pieces_of, splits
 from cimc.passes.place.source_rows import kernel_rows, pad_value, ring_columns, source_geometry
-from cimc.passes.place.tail_plan import element_of, plan_tail, ring_name
+from cimc.passes.place.tail_plan import element_of, piece_name, plan_tail, ring_name
 from cimc.runtime.program import Element
 from cimc.runtime.program.geometry import RingGeometry, ring_geometry
 
@@ -151,20 +152,31 @@ class _Builder:
                 node,
                 ContextSpec(
                     index, role, f["copy"], copies, f["k0"], f["k1"], f["n0"], f["n1"],
-                    f["p0"], f["p1"], f["xbars"], f["phase"], f["core"], f["xbar"], targets=[[]],
+                    f["p0"], f["p1"], f["xbars"], f["phase"], f["core"], f["xbar"],
+                    pieces_of(stage, f["p0"], f["p1"]),
                 ),
             )  # fmt: skip
-            self._source_ring(stage, context)
+            spec = self.network.contexts[context]
+            spec.targets = [[] for _ in spec.pieces]
+            self._source_rings(stage, context)
             block = f["copy"], f["n0"], f["p0"]
             if role == PARTIAL:
-                self._psum_ring(stage, context, mains[block], f["chunk"])
+                self._psum_rings(stage, context, mains[block], f["chunk"])
                 continue
             mains[block] = context
-            parts.append(Part(context, 0, f["n0"], f["n1"] - f["n0"], f["p0"], f["p1"] - f["p0"]))
+            parts += [
+                Part(context, piece, f["n0"], f["n1"] - f["n0"], first, last - first)
+                for piece, (first, last) in enumerate(spec.pieces)
+            ]
             self._tail_rings(stage, context)
         self.parts[stage.result] = parts
 
-    def _source_ring(self, stage: StageOp, context: int) -> None:
+    def _blocks(self, stage: StageOp, source: int, context: int) -> list[tuple[int, int]]:
+        """The blocks of positions for which a context has rings of a source: its pieces, or all of them in one."""
+        spec = self.network.contexts[context]
+        return spec.pieces if splits(stage, source, self.ctx.arch) else [(spec.p0, spec.p1)]
+
+    def _source_rings(self, stage: StageOp, context: int) -> None:
         spec = self.network.contexts[context]
         source = stage.sources[0]
         geometry = source_geometry(stage, kernel_rows(stage, spec.k0, spec.k1), spec.copy, spec.copies)
@@ -173,8 +185,10 @@ class _Builder:
         channels = read.diagonal.channel_range(spec.n0) if read is not None else (spec.n0, spec.n1)
         if takes_whole_rows(stage):
             channels = (0, shape_of(source)[2])
-        columns = ring_columns(stage, spec.p0, spec.p1, self.ctx.arch)
-        self._ring(context, ring_name(0), source, geometry, channels, columns, pad_value(source, stage))
+        for piece, block in enumerate(self._blocks(stage, 0, context)):
+            columns = ring_columns(stage, *block, self.ctx.arch)
+            name = piece_name(ring_name(0), piece)
+            self._ring(context, name, source, geometry, channels, columns, pad_value(source, stage))
 
     def _tail_rings(self, stage: StageOp, context: int) -> None:
         """Rings of the sources that enter the tail: the context's channels of every row it computes."""
@@ -187,30 +201,33 @@ class _Builder:
                 whole = ring_geometry(1, 1, 1, 0, rows, rows)
                 self._ring(context, ring_name(1), source, whole, (0, depth), (spec.p0, spec.p1), 0)
                 continue
-            self._ring(
-                context, ring_name(number), source, geometry, (spec.n0, spec.n1), (spec.p0, spec.p1), 0
-            )
+            for piece, columns in enumerate(self._blocks(stage, number, context)):
+                name = piece_name(ring_name(number), piece)
+                self._ring(context, name, source, geometry, (spec.n0, spec.n1), columns, 0)
 
-    def _psum_ring(self, stage: StageOp, sender: int, main: int, chunk: int) -> None:
-        """Partial sums of a row chunk travel whole rows to the context that ends the column block.
+    def _psum_rings(self, stage: StageOp, sender: int, main: int, chunk: int) -> None:
+        """Partial sums of a row chunk travel piece by piece to the context that ends the column block.
 
         A chunk of an earlier phase leaves them in the global buffer.
         """
         assert stage.read is not None
         spec = self.network.contexts[sender]
         turns = shape_of(stage.read.acc)[0]
-        positions, channels = spec.p1 - spec.p0, spec.n1 - spec.n0
+        channels = spec.n1 - spec.n0
         geometry = ring_geometry(1, 1, 1, 0, turns, turns, spec.copy, spec.copies)
         element = element_of(stage.read.acc.type)
         phase = self.network.contexts[main].phase
-        if phase != spec.phase:
-            block = (turns, positions, channels)
-            spill = self._spill((sender,), [sender], 0, block, element, (spec.copy, spec.copies))
-            sender = self._reader(spill, phase)
-        ring = Ring(main, f"psum{chunk}", geometry, element, positions, channels, 0, positions * channels)
-        self._add_ring(ring)
-        target = Target(len(self.network.rings) - 1, 0, 0, positions, channels, 0, 0)
-        self.network.contexts[sender].targets[0].append(target)
+        for piece, (first, last) in enumerate(spec.pieces):
+            positions, source, result = last - first, sender, piece
+            if phase != spec.phase:
+                block = (turns, positions, channels)
+                key = (sender, piece)
+                spill = self._spill(key, [sender], piece, block, element, (spec.copy, spec.copies))
+                source, result = self._reader(spill, phase), 0
+            name = piece_name(f"psum{chunk}", piece)
+            self._add_ring(Ring(main, name, geometry, element, positions, channels, 0, positions * channels))
+            target = Target(len(self.network.rings) - 1, 0, 0, positions, channels, 0, 0)
+            self.network.contexts[source].targets[result].append(target)
 
     def _spill(
         self,

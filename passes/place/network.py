@@ -15,7 +15,7 @@ import numpy as np
 from xdsl.ir import Operation
 
 from cimc.dialects.cim import StageOp
-from cimc.passes.place.tail_plan import TailPlan
+from cimc.passes.place.tail_plan import TailPlan, plain_name
 from cimc.runtime.program import Element
 from cimc.runtime.program.geometry import RingGeometry
 
@@ -48,6 +48,11 @@ class Ring:
     channels: int
     pad: int
     fill: int
+
+    @property
+    def source(self) -> str:
+        """The name of the ring's source, the same for all pieces of a row."""
+        return plain_name(self.name)
 
     @property
     def pitch(self) -> int:
@@ -92,6 +97,8 @@ class ContextSpec:
     phase: int = 0
     core: int = CHIP
     xbar: int = 0
+    pieces: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    """Of [p0, p1), in the order in which they are computed and sent: a result each (``pieces.py``)."""
     holds: bool = False
     """Whether the window of the first source overlaps that of the next turn."""
     rings: dict[str, int] = field(default_factory=dict[str, int])

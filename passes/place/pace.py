@@ -99,7 +99,7 @@ def _turns(
         frames = [(ring, sources) for ring, sources in rings if _holds_frame(network, ring)]
         rings = [taken for taken in rings if taken not in frames]
         for ring, sources in rings:
-            times = ready if network.rings[ring].name == ring_name(0) else side
+            times = ready if network.rings[ring].source == ring_name(0) else side
             way = _way_cycles(network.rings[ring], arch)
             for source in sources:
                 np.maximum(times, _there(network.rings[ring].geometry, sent[source]) + way, out=times)
@@ -110,7 +110,7 @@ def _turns(
         ends = np.maximum.accumulate(ends - ramp) + ramp
         freed = np.maximum(ready, np.concatenate([[0.0], ends[:-1]])) + stream.work
         for ring, sources in rings:
-            times = freed if network.rings[ring].name == ring_name(0) else ends
+            times = freed if network.rings[ring].source == ring_name(0) else ends
             for source in sources:
                 slots[ring] = max(
                     slots[ring], places_in_use(network.rings[ring].geometry, times, sent[source])
@@ -208,7 +208,7 @@ def places_in_use(geometry: RingGeometry, freed: Times, sent: Times) -> int:
 
 def _windows(network: Network, rings: list[tuple[int, list[Key]]]) -> list[RingGeometry]:
     """Geometries of the rings of first sources."""
-    return [network.rings[ring].geometry for ring, _ in rings if network.rings[ring].name == ring_name(0)]
+    return [network.rings[ring].geometry for ring, _ in rings if network.rings[ring].source == ring_name(0)]
 
 
 def _streams(network: Network, arch: Any) -> dict[Key, _Stream]:

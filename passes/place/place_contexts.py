@@ -135,7 +135,7 @@ def local_bytes(network: Network, context: ContextSpec) -> int:
     tail = network.nodes[context.node].tail
     if tail is None:
         return 0
-    block = context.n1 - context.n0, context.p1 - context.p0
+    block = context.n1 - context.n0, max(last - first for first, last in context.pieces)
     if context.role == "partial":
         return next(b for b in tail.buffers if b.name == "acc").bytes(*block)
     return tail.bytes(*block)

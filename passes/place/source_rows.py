@@ -61,15 +61,11 @@ def source_geometry(stage: StageOp, kernel: tuple[int, int], copy: int, copies: 
 def source_columns(stage: StageOp, p0: int, p1: int) -> tuple[int, int]:
     """The columns [first, last) of the first source that positions [p0, p1) of an array stage's result need.
 
-    Columns outside the image are padding. Stages that work row by row take the same positions, other digital
-    ones whole rows, with the window's padding.
+    Columns outside the image are padding. Stages that work row by row take the same positions.
     """
-    width = shape_of(stage.sources[0])[1]
     window = head_window(stage)
     if window is None:
-        return (0, width) if is_global_pool(stage) else (p0, p1)
-    if stage.read is None:
-        return -window.pads[1], width + window.pads[3]
+        return (0, shape_of(stage.sources[0])[1]) if is_global_pool(stage) else (p0, p1)
     step, reach = window.strides[1], (window.kernel[1] - 1) * window.dilations[1]
     first = p0 * step - window.pads[1]
     return first, first + (p1 - p0 - 1) * step + reach + 1

@@ -42,6 +42,16 @@ def ring_name(argument: int) -> str:
     return f"in{argument}"
 
 
+def piece_name(name: str, number: int) -> str:
+    """The name of what piece ``number`` of a row has of its own; the first has the plain one."""
+    return name if number == 0 else f"{name}.{number}"
+
+
+def plain_name(name: str) -> str:
+    """A name without the number of its piece."""
+    return name.partition(".")[0]
+
+
 @dataclass(frozen=True)
 class LocalBuffer:
     """A buffer of output rows: ``slots`` rows of ``positions`` (or the context's block of them) x its channels, or of

@@ -54,11 +54,12 @@ def flows(network: Network) -> list[Flow]:
 
 
 def sent_rows(network: Network, spec: ContextSpec, result: int) -> range:
-    """The rows of an image that a context sends: those dealt to its copy."""
+    """The rows of an image that a context sends, whole or a piece of each: those dealt to its copy."""
     node = network.nodes[spec.node]
     if node.spill is not None:
         return range(spec.copy, node.spill.rows, spec.copies)
-    return range(spec.copy, shape_of(node.op.results[result])[0], spec.copies)
+    value = node.op.results[0 if node.stage is not None else result]
+    return range(spec.copy, shape_of(value)[0], spec.copies)
 
 
 def _wanted(rows: range, geometry: Ints, consumers: list[int]) -> list[tuple[tuple[int, ...], int]]:

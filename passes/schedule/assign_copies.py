@@ -18,6 +18,7 @@ from cimc.dialects.context import CimContext
 from cimc.dialects.graph import main_function
 from cimc.dialects.graph_types import IntsAttr
 from cimc.passes.place.network import COLUMNS
+from cimc.passes.place.pieces import divisible
 from cimc.passes.place.place_contexts import frames_of
 from cimc.passes.schedule.copies.bounds import traffic
 from cimc.passes.schedule.copies.choose import Goal, Problem, choose
@@ -63,10 +64,12 @@ class AssignCopiesPass(ModulePass):
         stages = stages_of(op)
         if ctx.mapping.chosen_scheduler != "none":
             _schedule(op, stages, ctx, self.share)
-            return
         for stage in stages:
-            if stage.read is not None:
-                _set(stage, ctx.mapping.for_node(stage.label.data).copies, ctx.arch)
+            named = ctx.mapping.for_node(stage.label.data)
+            if stage.read is not None and ctx.mapping.chosen_scheduler == "none":
+                _set(stage, named.copies, ctx.arch)
+            if named.pieces is not None and divisible(stage):
+                stage.pieces = IntegerAttr(named.pieces, i64)
 
 
 def _set(stage: StageOp, copies: int, arch: Any) -> None:

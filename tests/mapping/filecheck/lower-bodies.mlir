@@ -22,7 +22,7 @@ builtin.module {
 // CHECK-NEXT: isa.loop count <"turns">
 // CHECK-NEXT: isa.recv <"in0"> <"advance_in0">
 // CHECK-NEXT: isa.loop count <"positions">
-// CHECK-NEXT: isa.read <"arrays"> <0> <"wordlines"> by_row source <"in0"[0, "first"] cols [0, 0, 2]> window <"window"> to <"acc"[0, 0] cols [0, 0, 6]> n <6>
+// CHECK-NEXT: isa.read <"arrays"> <0> <"wordlines"> by_row source <"in0"[0, "first_in0"] cols [0, 0, 2]> window <"window"> to <"acc"[0, 0] cols [0, 0, 6]> n <6>
 // CHECK: isa.free <"in0"> <"advance_in0">
 // CHECK-NEXT: isa.alu "requantise"
 // CHECK-SAME: and <-1[0, "n0"]> n <6> m <"positions">
