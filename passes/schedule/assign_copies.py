@@ -23,13 +23,14 @@ from cimc.passes.place.place_contexts import frames_of
 from cimc.passes.schedule.copies.bounds import traffic
 from cimc.passes.schedule.copies.choose import Goal, Problem, choose
 from cimc.passes.schedule.copies.ours import ADDED_CONTEXTS, TIMES_CONTEXTS
-from cimc.passes.schedule.copies.stage_costs import StageCost, cut_costs, stages_of, stride_of
+from cimc.passes.schedule.copies.stage_costs import StageCost, cuts_of, stage_cost, stages_of, stride_of
 from cimc.passes.schedule.copies.ways import Options, Way, Ways
 from cimc.passes.schedule.dealing import possible_copies
 from cimc.passes.schedule.estimate.critical import critical_turns
 from cimc.passes.schedule.estimate.nodes import Timing
 from cimc.passes.schedule.estimate.pipeline import span
 from cimc.passes.schedule.estimate.timings import cut_again, timings
+from cimc.passes.schedule.packing import Table
 from cimc.passes.schedule.partition_stages import partition
 from cimc.passes.schedule.phase_costs import Choices, Work, copies_that_pay
 from cimc.passes.schedule.segment_stages import XBARS, fit_together
@@ -98,16 +99,17 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, shar
     if not together and not ctx.arch.chip.allow_writes:
         return  # does not fit: segment-stages says by how much with one copy each
     cuts = goal.scheduler == "cimc" and together
-    options = [
-        _options(stage, table, ctx.arch, cuts=cuts and i not in pinned)
+    by_cut = [
+        _cut_tables(stage, table, ctx.arch, cuts=cuts and i not in pinned)
         for i, (stage, table) in enumerate(zip(stages, tables, strict=True))
     ]
+    options = [_options(stage, own, ctx.arch) for stage, own in zip(stages, by_cut, strict=True)]
     by_stage = dict(zip(stages, tables, strict=True))
     nodes = timings(list(main_function(module).body.block.ops), ctx.arch, by_stage.__getitem__, ctx.store)
     _check_power([own.base for own in options if own is not None], goal, ctx.arch)
     if together:
         floor = max(traffic(module, ctx.arch).values())
-        known = _Phase(nodes, stages, range(len(nodes)), ctx.arch, rewrites=False)
+        known = _Phase(nodes, stages, by_cut, range(len(nodes)), ctx.arch, rewrites=False)
         strides = tuple(stride_of(stage) for stage in stages)
         _choose(Problem(tuple(options), strides, pinned, floor, known), goal, stages, ctx.arch, share)
         return
@@ -123,7 +125,14 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, shar
             tuple(stride_of(stages[i]) for i in members),
             {number[i]: n for i, n in pinned.items() if i in number},
             Fraction(0),
-            _Phase(nodes, [stages[i] for i in members], here, ctx.arch, rewrites=True),
+            _Phase(
+                nodes,
+                [stages[i] for i in members],
+                [by_cut[i] for i in members],
+                here,
+                ctx.arch,
+                rewrites=True,
+            ),
             _Paying(work, here, number),
         )
         if any(problem.stages):
@@ -150,23 +159,31 @@ def _choices(cost: StageCost) -> Choices:
     return Choices(copies, cycles, cost.tiles, cost.contexts)
 
 
-def _options(stage: StageOp, table: Any, arch: Any, *, cuts: bool) -> Options | None:
-    """What a scheduler may choose from for a stage, other ``cuts`` of its weights included; ``None`` for a digital one.
+def _cut_tables(stage: StageOp, table: Table, arch: Any, *, cuts: bool) -> dict[int, Table]:
+    """The placement of a stage with one copy in every useful cut of its weights, by row tiles; none for digital ones.
 
-    ``table``: its placement with one copy.
+    ``table``: in the cut it has, which comes first; without ``cuts`` it is the only one.
     """
     if stage.write is None:
-        return None
-    base, *others = cut_costs(stage, arch)
-    variants = [replace(base, sizes=_sizes(table))]
-    for cost in others if cuts else ():
-        _cut(stage, cost.row_tiles)
-        variants.append(replace(cost, sizes=_sizes(partition(stage, arch))))
-    _cut(stage, base.row_tiles)
-    return Options(tuple(variants), arch.core.crossbars)
+        return {}
+    base = stage.write.grid.data[0]
+    found = {base: table}
+    for row_tiles in cuts_of(stage, arch) if cuts else ():
+        if row_tiles != base:
+            _cut(stage, row_tiles)
+            found[row_tiles] = partition(stage, arch)
+    _cut(stage, base)
+    return found
 
 
-def _sizes(table: Any) -> tuple[int, ...]:
+def _options(stage: StageOp, tables: Mapping[int, Table], arch: Any) -> Options | None:
+    """What a scheduler may choose from for a stage whose ``tables`` are known; ``None`` for a digital one."""
+    costs = [(stage_cost(stage, arch, row_tiles), table) for row_tiles, table in tables.items()]
+    variants = tuple(replace(cost, sizes=_sizes(table)) for cost, table in costs if cost is not None)
+    return Options(variants, arch.core.crossbars) if variants else None
+
+
+def _sizes(table: Table) -> tuple[int, ...]:
     """Crossbars of the contexts of the first copy."""
     own = (table[:, COPY] == table[0, COPY]) & (table[:, P0] == table[0, P0])
     return tuple(table[own, XBARS].tolist())
@@ -199,14 +216,16 @@ class _Phase:
         self,
         nodes: Sequence[Timing],
         stages: Sequence[StageOp],
+        tables: Sequence[Mapping[int, Table]],
         members: Sequence[int],
         arch: Any,
         *,
         rewrites: bool,
     ):
+        """``tables``: of every stage, its placement with one copy in every cut, by row tiles."""
         numbers = {node.op: i for i, node in enumerate(nodes)}
         self._nodes, self._members, self._rewrites = list(nodes), members, rewrites
-        self._stages, self._arch = stages, arch
+        self._stages, self._tables, self._arch = stages, tables, arch
         self._numbers = [numbers[stage] for stage in stages]
         self._known: dict[tuple[int, tuple[int, int]], Timing] = {}
         self._cuts = {
@@ -252,7 +271,7 @@ class _Phase:
             before = stage.write.grid.data[0], stage.copies.value.data
             _cut(stage, row_tiles)
             _set(stage, 1, self._arch)
-            self._cuts[i, row_tiles] = cut_again(node, stage, partition(stage, self._arch), self._arch)
+            self._cuts[i, row_tiles] = cut_again(node, stage, self._tables[i][row_tiles], self._arch)
             _cut(stage, before[0])
             _set(stage, before[1], self._arch)
         return self._cuts[i, row_tiles]

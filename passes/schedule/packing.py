@@ -15,7 +15,7 @@ from cimc.dialects.cim import StageOp
 from cimc.passes.place.cores import Cores
 from cimc.passes.place.network import COLUMNS
 from cimc.passes.schedule.dealing import dealing_of
-from cimc.passes.schedule.partition_stages import context_bytes
+from cimc.passes.schedule.partition_stages import Footprint
 
 SLACK = 2
 """Extra advances of a ring that the estimate of a context's memory holds: room for the growth found later."""
@@ -30,13 +30,13 @@ _CHUNK, _K0, _K1, _N0, _N1, _XBARS = map(COLUMNS.index, ("chunk", "k0", "k1", "n
 def needs_of(stage: StageOp, table: Table, arch: Any) -> list[Need]:
     """Crossbars and bytes of every context of a stage; an estimate of its memory, within an empty core's."""
     chunks = int(table[:, _CHUNK].max(initial=0)) + 1
-    dealing = dealing_of(stage, arch)
+    footprint = Footprint(stage, dealing_of(stage, arch), chunks, arch)
     sizes: dict[tuple[int, int, int], int] = {}
     needs: list[Need] = []
     for k0, k1, n0, n1, xbars in table[:, (_K0, _K1, _N0, _N1, _XBARS)].tolist():
         key = k0, k1, n1 - n0
         if key not in sizes:
-            full, least = (context_bytes(stage, dealing, chunks, *key, slack, arch) for slack in (SLACK, 0))
+            full, least = (footprint.bytes(*key, slack) for slack in (SLACK, 0))
             sizes[key] = min(full, max(least, arch.core.local_buffer_bytes))
         needs.append((xbars, sizes[key]))
     return needs

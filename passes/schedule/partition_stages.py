@@ -65,35 +65,47 @@ class PartitionStagesPass(ModulePass):
         raise_all(errors)
 
 
-def context_bytes(
-    stage: StageOp, dealing: Dealing, chunks: int, k0: int, k1: int, channels: int, slack: int, arch: Any
-) -> int:
-    """Local memory of a context: rings with ``slack`` extra advances, partial sums, buffers of the tail."""
-    source = stage.sources[0]
-    positions = 1 if stage.frame_product is not None else ceil(shape_of(stage.result)[1] / dealing.columns)
-    first, last = ring_columns(stage, 0, positions, arch)
-    geometry = source_geometry(stage, kernel_rows(stage, k0, k1), 0, dealing.rows)
-    lanes = stage.read.diagonal.channels if stage.read is not None else channels
-    if takes_whole_rows(stage):
-        lanes = shape_of(source)[2]
-    total = (
-        (last - first)
-        * lanes
-        * element_of(source.type).size_bytes
-        * max(geometry.window + slack * geometry.advance, ceil(stage.waiting_rows(0) / dealing.rows))
-    )
-    if stage.read is not None:
-        total += (
-            (chunks - 1) * positions * channels * element_of(stage.read.acc.type).size_bytes * (1 + slack)
-        )
-    for number, other in enumerate(stage.sources[1:], start=1):
-        places = max(1 + slack, ceil(stage.waiting_rows(number) / dealing.rows))
-        if stage.frame_product is not None and number == 1:
-            channels_in, places = shape_of(other)[2], 1 + slack
-        else:
-            channels_in = channels
-        total += positions * channels_in * element_of(other.type).size_bytes * places
-    return total + plan_tail(stage).bytes(channels, positions)
+class Footprint:
+    """Local memory of a stage's contexts: rings, partial sums, buffers of the tail. Read off the stage once."""
+
+    def __init__(self, stage: StageOp, dealing: Dealing, chunks: int, arch: Any):
+        """``chunks``: row chunks of a block of the weights."""
+        self._stage, self._copies = stage, dealing.rows
+        source, *others = stage.sources
+        product, read = stage.frame_product is not None, stage.read
+        self._positions = 1 if product else ceil(shape_of(stage.result)[1] / dealing.columns)
+        first, last = ring_columns(stage, 0, self._positions, arch)
+        self._columns, self._size = last - first, element_of(source.type).size_bytes
+        self._lanes = read.diagonal.channels if read is not None else None
+        if takes_whole_rows(stage):
+            self._lanes = shape_of(source)[2]
+        self._waiting = [ceil(stage.waiting_rows(n) / dealing.rows) for n in range(1 + len(others))]
+        self._sums = (chunks - 1) * element_of(read.acc.type).size_bytes if read is not None else 0
+        self._sides = [
+            (shape_of(other)[2] if product and n == 1 else None, element_of(other.type).size_bytes)
+            for n, other in enumerate(others, start=1)
+        ]
+        self._tail = plan_tail(stage)
+        self._rings: dict[tuple[int, int], tuple[int, int]] = {}
+
+    def bytes(self, k0: int, k1: int, channels: int, slack: int) -> int:
+        """Of a context of weight rows [k0, k1) and so many channels, rings with ``slack`` extra advances."""
+        window, advance = self._ring(k0, k1)
+        lanes = channels if self._lanes is None else self._lanes
+        total = self._columns * lanes * self._size * max(window + slack * advance, self._waiting[0])
+        total += self._sums * self._positions * channels * (1 + slack)
+        for (whole, size), waiting in zip(self._sides, self._waiting[1:], strict=True):
+            places = 1 + slack if whole is not None else max(1 + slack, waiting)
+            total += self._positions * (channels if whole is None else whole) * size * places
+        return total + self._tail.bytes(channels, self._positions)
+
+    def _ring(self, k0: int, k1: int) -> tuple[int, int]:
+        """Rows of a window, and from one to the next."""
+        if (k0, k1) not in self._rings:
+            kernel = kernel_rows(self._stage, k0, k1)
+            geometry = source_geometry(self._stage, kernel, 0, self._copies)
+            self._rings[k0, k1] = geometry.window, geometry.advance
+        return self._rings[k0, k1]
 
 
 def partition(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -115,14 +127,10 @@ def _digital_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[A
     if stage.frame_product is not None:
         return _product_blocks(stage, dealing, arch)
     whole = takes_whole_rows(stage)
-    block = channels
-    while (
-        not whole
-        and block > 1
-        and 2 * context_bytes(stage, dealing, 1, 0, 0, block, 2, arch) > arch.core.local_buffer_bytes
-    ):
+    footprint, block = Footprint(stage, dealing, 1, arch), channels
+    while not whole and block > 1 and 2 * footprint.bytes(0, 0, block, 2) > arch.core.local_buffer_bytes:
         block = ceil(block / 2)
-    _check_memory(stage, context_bytes(stage, dealing, 1, 0, 0, block, 0, arch), arch)
+    _check_memory(stage, footprint.bytes(0, 0, block, 0), arch)
     rows = [
         (0, 0, 0, 0, n, min(n + block, channels), 0, positions, 0, 0, -1, -1)
         for n in range(0, channels, block)
@@ -133,7 +141,7 @@ def _digital_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[A
 def _product_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
     """A context for every copy and position of a product with a whole frame."""
     _, positions, channels = shape_of(stage.result)
-    _check_memory(stage, context_bytes(stage, dealing, 1, 0, 0, channels, 0, arch), arch)
+    _check_memory(stage, Footprint(stage, dealing, 1, arch).bytes(0, 0, channels, 0), arch)
     rows = [
         (copy, 0, 0, 0, 0, channels, p, p + 1, 0, 0, -1, -1)
         for copy in range(dealing.rows)
@@ -155,12 +163,11 @@ def _array_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[Any
     edges = [(i * rows, min((i + height) * rows, k)) for i in range(0, row_tiles, height)]
     edges = [e for e in edges if e[0] < k]
     width = min(col_tiles, max(1, arch.core.crossbars // height))
+    footprint = Footprint(stage, dealing, len(edges), arch)
 
     def need(tiles: int, slack: int) -> int:
         channels = min(tiles * columns, block)
-        return max(
-            context_bytes(stage, dealing, len(edges), k0, k1, channels, slack, arch) for k0, k1 in edges
-        )
+        return max(footprint.bytes(k0, k1, channels, slack) for k0, k1 in edges)
 
     while width > 1 and 2 * need(width, 2) > arch.core.local_buffer_bytes:
         width -= 1

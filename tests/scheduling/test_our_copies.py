@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cimc.passes.schedule.closed_form import copies as closed_form
 from cimc.passes.schedule.closed_form.copies import Product
 from cimc.passes.schedule.copies.choose import Goal, Problem, choose
-from cimc.passes.schedule.copies.marginal import rebalance
+from cimc.passes.schedule.copies.marginal import Menu, rebalance
 from cimc.passes.schedule.copies.ours import climb, even, fewest, least_energy, min_max
 from cimc.passes.schedule.copies.stage_costs import Source, StageCost
 from cimc.passes.schedule.copies.ways import Limits, Options, Way, Ways, power_mw
@@ -134,7 +134,7 @@ def test_min_max_chooses_among_cuts(stages: dict[int, Options], more: int) -> No
     """Against enumeration of copies and cuts: the smallest interval; and the bound of the arrays is not above it."""
     limits = limits_of(sum(own.base.tiles for own in stages.values()) + more)
     ranges = [
-        [Way(cost, n, cost.interval(n)) for cost in own.variants for n in range(1, cost.most + 1)]
+        [Way(cost, cost.dealt(n), cost.interval(n)) for cost in own.variants for n in range(1, cost.most + 1)]
         for own in stages.values()
     ]
     choices = [dict(zip(stages, ways, strict=True)) for ways in product(*ranges)]
@@ -164,7 +164,7 @@ def test_moves_never_lengthen_and_stay_allowed(case: tuple[dict[int, Options], L
     free = climb(stages, start, limits, known.latency, {i: own.one.cycles for i, own in stages.items()}, 5)
     assert limits.allow(free)
     assert known.latency(free) <= known.latency(start)
-    paced = rebalance(stages, start, limits, known, float(slowest(start)))
+    paced = rebalance(Menu(stages, known, float(slowest(start))), start, limits, known)
     assert limits.allow(paced)
     assert known.latency(paced) <= known.latency(start)
     assert slowest(paced) <= slowest(start)
@@ -192,7 +192,7 @@ def test_a_move_is_paid_by_the_stage_that_loses_least() -> None:
     best = min(known.latency(ways) for ways in all_ways(stages, full))
     found = climb(stages, start, full, known.latency, {0: 800, 1: 8}, 5)
     assert known.latency(found) == best
-    assert known.latency(rebalance(stages, start, full, known, 800)) == best
+    assert known.latency(rebalance(Menu(stages, known, 800), start, full, known)) == best
 
 
 def test_the_cap_bounds_what_works_together() -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from cimc.passes.schedule.closed_form.cim_mlc import Layer, assign_layers
 from cimc.passes.schedule.closed_form.copies import Product, polyxb
-from cimc.passes.schedule.copies.marginal import Estimator, rebalance
+from cimc.passes.schedule.copies.marginal import Estimator, Menu, rebalance
 from cimc.passes.schedule.copies.ours import (
     ADDED_CONTEXTS,
     ROUNDS,
@@ -168,14 +168,15 @@ def _quicker(
     held = goal.objective != "latency" and problem.paying is None
     known, filled = problem.known, limits.filled(chosen)
     spare = max(0, limits.cores - filled)
-    pace = max(float(problem.floor), *(known.interval(i, way) for i, way in chosen.items()))
+    menus: list[Menu] = []
+    if problem.paying is None:
+        pace = max(float(problem.floor), *(known.interval(i, way) for i, way in chosen.items()))
+        menus = [Menu(free, known, slowest) for slowest in ((pace,) if held else (pace, inf))]
     for quarters in (4, 3, 2, 1):
         some = replace(limits, cores=filled + spare * quarters // 4)
         begun = chosen
-        if problem.paying is None:
-            begun = rebalance(free, chosen, some, known, pace)
-        if problem.paying is None and not held:
-            begun = rebalance(free, begun, some, known, inf)
+        for menu in menus:
+            begun = rebalance(menu, begun, some, known)
         slowest = {i: (begun[i] if held else own.one).cycles for i, own in free.items()}
         ways = problem.complete(climb(free, begun, some, known.latency, slowest, rounds))
         if goal.objective == "energy" and _energy_pj(problem, ways, arch) > _energy_pj(problem, start, arch):

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cimc.passes.schedule.copies.ways import Limits, Options, Way, Ways
+from cimc.passes.schedule.copies.ways import Limits, Load, Options, Way, Ways
 
 ROUNDS = 24
 """Sums that are looked for at most."""
@@ -28,6 +28,7 @@ FINER = 0.99
 """A way must take less than this share of the cycles of the one that takes less room."""
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.intp]
 
 
 class Estimator(Protocol):
@@ -50,26 +51,60 @@ class Estimator(Protocol):
         ...
 
 
-class _Row:
-    """A stage's ways that keep the interval, cheapest first, with their room and the cycles of a turn."""
+class Menu:
+    """The ways of all stages that keep an interval, as tables: a row a stage, the cheapest way first.
 
-    def __init__(self, number: int, own: Options, known: Estimator, slowest: float):
-        found: list[Way] = []
-        turns: list[int] = []
-        for way in own.all_ways():
-            if known.interval(number, way) > slowest:
-                continue
-            turn = known.turn(number, way)
-            if not turns or turn < FINER * turns[-1]:
+    A way that takes more room than another is there only where its turn is shorter (``FINER``). Rows shorter than the
+    longest are filled with ways that take forever.
+    """
+
+    def __init__(self, stages: Mapping[int, Options], known: Estimator, slowest: float):
+        """The ways with which no stage takes longer than ``slowest`` cycles an image."""
+        self.stages = tuple(stages)
+        self.ways: list[list[Way]] = []
+        turns: list[list[int]] = []
+        for number, own in stages.items():
+            found: list[Way] = []
+            cycles: list[int] = []
+            for way in own.all_ways():
+                turn = known.turn(number, way)
+                if (cycles and turn >= FINER * cycles[-1]) or known.interval(number, way) > slowest:
+                    continue
                 found.append(way)
-                turns.append(turn)
-        self.ways = found
-        self.turns: Floats = np.array(turns, np.float64)
-        self.room: Floats = np.array([w.room(own.size, 1.0) for w in found], np.float64)
+                cycles.append(turn)
+            self.ways.append(found)
+            turns.append(cycles)
+        size = max((own.size for own in stages.values()), default=0)
+        shape = len(self.ways), max(map(len, self.ways), default=0)
+        self.turns, self.room = np.full(shape, np.inf), np.full(shape, np.inf)
+        self._loads = np.zeros((*shape, 2 + size + 1))
+        for i, (own, row) in enumerate(zip(stages.values(), self.ways, strict=True)):
+            self.turns[i, : len(row)] = turns[i]
+            self.room[i, : len(row)] = [way.room(own.size, 1.0) for way in row]
+            for j, way in enumerate(row):
+                self._loads[i, j, :2] = way.contexts, way.power_mw
+                for taken, n in way.cost.counts.items():
+                    self._loads[i, j, 2 + taken] = n * way.copies
 
-    def at(self, turns: float, price: float) -> Way:
-        """The best way at a price of a crossbar."""
-        return self.ways[int((turns * self.turns + price * self.room).argmin())]
+    @property
+    def empty(self) -> bool:
+        """Whether some stage has no way."""
+        return not all(self.ways)
+
+    def at(self, turns: Floats, price: float) -> Ints:
+        """The best way of each stage, by its place in the stage's row, at a price of a crossbar."""
+        cost = turns[:, None] * np.where(np.isinf(self.turns), 0.0, self.turns) + price * self.room
+        return cost.argmin(axis=1)
+
+    def load(self, picked: Ints) -> Load:
+        """What these ways take of what is limited."""
+        contexts, power, *counts = self._loads[np.arange(len(picked)), picked].sum(axis=0).tolist()
+        return Load(round(contexts), power, {size: round(n) for size, n in enumerate(counts) if n})
+
+    def chosen(self, picked: Ints) -> dict[int, Way]:
+        """The ways by the number of the stage."""
+        rows = zip(self.stages, self.ways, picked.tolist(), strict=True)
+        return {i: row[at] for i, row, at in rows}
 
 
 @dataclass(frozen=True)
@@ -80,27 +115,21 @@ class _Sum:
     rest: float
 
 
-def rebalance(
-    stages: Mapping[int, Options], chosen: Ways, limits: Limits, known: Estimator, slowest: float
-) -> dict[int, Way]:
-    """Ways with a shorter latency than ``chosen`` within the limits, or ``chosen``.
-
-    No stage has a longer interval than ``slowest``.
-    """
+def rebalance(menu: Menu, chosen: Ways, limits: Limits, known: Estimator) -> dict[int, Way]:
+    """Ways of the menu with a shorter latency than ``chosen`` within the limits, or ``chosen``."""
     reached, current = known.latency(chosen), dict(chosen)
     best, least = current, reached
-    rows = {i: _Row(i, own, known, slowest) for i, own in stages.items()}
-    if not all(row.ways for row in rows.values()):
+    if menu.empty:
         return best
     sums, fruitless = list[_Sum](), 0
-    total = dict.fromkeys(stages, 0.0)
+    total = np.zeros(len(menu.stages))
     for number in range(1, ROUNDS + 1):
         sums.append(_sum(current, reached, known))
-        weights = _weights(rows, sums, limits)
-        total = {i: total[i] + turns for i, turns in weights.items()}
+        weights = _weights(menu, sums, limits)
+        total += weights
         # The programme's own prices swing to and fro at first; their mean settles.
-        mean = {i: turns / number for i, turns in total.items()}
-        tried = [ways for turns in (weights, mean) if (ways := _fill(rows, turns, limits)) is not None]
+        picked = (_fill(menu, turns, limits) for turns in (weights, total / number))
+        tried = [menu.chosen(found) for found in picked if found is not None]
         if not tried:
             return best
         reached, _, current = min((known.latency(ways), n, ways) for n, ways in enumerate(tried))
@@ -120,42 +149,45 @@ def _sum(ways: Ways, latency: int, known: Estimator) -> _Sum:
     return _Sum(turns, latency - float(turns @ cycles))
 
 
-def _weights(rows: Mapping[int, _Row], sums: Sequence[_Sum], limits: Limits) -> dict[int, float]:
+def _weights(menu: Menu, sums: Sequence[_Sum], limits: Limits) -> Floats:
     """Turns of each stage in the mean of the sums by their prices in the programme."""
     from scipy.optimize import linprog
 
-    owner = np.repeat(np.arange(len(rows)), [len(row.ways) for row in rows.values()])
-    turns = np.concatenate([row.turns for row in rows.values()])
-    room = np.concatenate([row.room for row in rows.values()])
+    owner, place = np.nonzero(np.isfinite(menu.turns))
+    turns, room = menu.turns[owner, place], menu.room[owner, place]
     supply = limits.cores * limits.size - sum(way.room(limits.size, 1.0) for way in limits.taken)
     cuts = np.array([np.append(s.turns[owner] * turns, -1.0) for s in sums])
-    one_each = np.hstack([owner == np.arange(len(rows))[:, None], np.zeros((len(rows), 1))])
+    stages = np.arange(len(menu.stages))
+    one_each = np.hstack([owner == stages[:, None], np.zeros((len(stages), 1))])
     found: Any = linprog(
         np.append(np.zeros(len(owner)), 1.0),
         np.vstack([cuts, np.append(room, 0.0)]),
         np.append([-s.rest for s in sums], supply),
         one_each,
-        np.ones(len(rows)),
+        np.ones(len(stages)),
         method="highs",
     )
     prices = -np.asarray(found.ineqlin.marginals[:-1]) if found.status == 0 else np.zeros(len(sums))
     if not prices.sum():
         prices = np.ones(len(sums))
-    mean = sum(price * s.turns for price, s in zip(prices / prices.sum(), sums, strict=True))
-    return dict(zip(rows, np.asarray(mean).tolist(), strict=True))
+    return sum((p * s.turns for p, s in zip(prices / prices.sum(), sums, strict=True)), np.zeros(len(stages)))
 
 
-def _fill(rows: Mapping[int, _Row], turns: Mapping[int, float], limits: Limits) -> dict[int, Way] | None:
+def _fill(menu: Menu, turns: Floats, limits: Limits) -> Ints | None:
     """The ways at the lowest price at which they are allowed; ``None`` where they are at none."""
-
-    def at(price: float) -> dict[int, Way]:
-        return {i: row.at(turns[i], price) for i, row in rows.items()}
-
-    high = max(float(row.turns[0]) * max(1.0, turns[i]) for i, row in rows.items())
-    if not limits.allow(at(high)):
+    high = float((menu.turns[:, 0] * np.maximum(1.0, turns)).max())
+    allowed, refused = menu.at(turns, high), None
+    if not limits.allow_load(menu.load(allowed)):
         return None
     low = high * 2.0**-HALVINGS
     for _ in range(HALVINGS):
         middle = (low * high) ** 0.5
-        low, high = (low, middle) if limits.allow(at(middle)) else (middle, high)
-    return at(high)
+        picked = menu.at(turns, middle)
+        known = picked.tolist() == allowed.tolist()
+        if known or (
+            (refused is None or picked.tolist() != refused.tolist()) and limits.allow_load(menu.load(picked))
+        ):
+            high, allowed = middle, picked
+        else:
+            low, refused = middle, picked
+    return allowed

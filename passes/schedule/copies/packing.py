@@ -15,10 +15,15 @@ def cores_needed(counts: Mapping[int, int], size: int) -> int:
         raise ValueError(f"a context of {max(counts)} crossbars, cores have {size}")
     with_left = [0] * (size + 1)
     opened = 0
-    for taken in range(size, 0, -1):
-        missing = counts.get(taken, 0)
+    for taken in sorted(counts, reverse=True):
+        missing = counts[taken] if taken else 0
         for left in range(taken, size + 1):
-            missing -= _fill(with_left, left, with_left[left], taken, missing)
+            if not missing:
+                break
+            if with_left[left]:
+                missing -= _fill(with_left, left, with_left[left], taken, missing)
+        if not missing:
+            continue
         new = -(-missing // (size // taken))
         opened += new
         with_left[size] += new

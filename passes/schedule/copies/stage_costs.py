@@ -106,26 +106,27 @@ class StageCost:
         """Cycles of what is dealt at a time: a window, or a row that stays whole."""
         return self.window_cycles * (self.positions if self.dealable == 1 else 1)
 
-    def _dealt(self, copies: int) -> Dealing | None:
-        return deal(self.rows, self.dealable, copies, self.finest)
+    def dealt(self, copies: int) -> Dealing:
+        """How the windows are dealt to ``copies``. Raises ``ValueError`` where some would idle."""
+        dealing = deal(self.rows, self.dealable, copies, self.finest)
+        if dealing is None:
+            raise ValueError(f"{copies} copies share {self.rows} rows of {self.dealable} windows")
+        return dealing
 
     def possible(self, copies: int) -> int:
         """The most copies, up to ``copies``, that can be dealt."""
-        return next(n for n in range(min(copies, self.most), 0, -1) if self._dealt(n) is not None)
+        shape = self.rows, self.dealable
+        return next(
+            n for n in range(min(copies, self.most), 0, -1) if deal(*shape, n, self.finest) is not None
+        )
 
     def interval(self, copies: int) -> int:
         """Cycles between images that the arrays allow with ``copies``. Raises ``ValueError`` where some would idle."""
-        dealing = self._dealt(copies)
-        if dealing is None:
-            raise ValueError(f"{copies} copies share {self.rows} rows of {self.dealable} windows")
-        return dealing.windows(self.rows, self.dealable) * self._turn
+        return self.dealt(copies).windows(self.rows, self.dealable) * self._turn
 
     def arriving_bytes(self, copies: int) -> int:
         """Bytes that all copies' rings take in for an image: columns between two blocks arrive at both."""
-        dealing = self._dealt(copies)
-        if dealing is None:
-            raise ValueError(f"{copies} copies share {self.rows} rows of {self.dealable} windows")
-        source = self.source
+        dealing, source = self.dealt(copies), self.source
         advance = min(source.height, dealing.rows * source.stride)
         rows = dealing.rows * ((math.ceil(self.rows / dealing.rows) - 1) * advance + source.height)
         halo = max(0, source.width - source.step) * (dealing.columns - 1)
@@ -196,12 +197,18 @@ def stage_cost(stage: StageOp, arch: Any, row_tiles: int | None = None) -> Stage
 def cut_costs(stage: StageOp, arch: Any) -> list[StageCost]:
     """The costs of an array stage with its weights as they are, then in every other useful cut of their rows."""
     base = stage_cost(stage, arch)
-    if base is None or stage.write is None:
+    if base is None:
+        return []
+    others = (stage_cost(stage, arch, tiles) for tiles in cuts_of(stage, arch) if tiles != base.row_tiles)
+    return [base, *(cost for cost in others if cost is not None)]
+
+
+def cuts_of(stage: StageOp, arch: Any) -> list[int]:
+    """Row tiles of every useful cut of an array stage's weights; none for a digital stage."""
+    if stage.write is None:
         return []
     rows, coding = stage.write.arrays.type.shape.data[0], coding_of(stage.write.coding)
-    cuts = useful_row_tiles(rows, coding, arch.crossbar.rows, arch.core.crossbars)
-    others = (stage_cost(stage, arch, tiles) for tiles in cuts if tiles != base.row_tiles)
-    return [base, *(cost for cost in others if cost is not None)]
+    return useful_row_tiles(rows, coding, arch.crossbar.rows, arch.core.crossbars)
 
 
 def _window_energy_pj(coding: Coding, k: int, height: int, stage: StageOp, arch: Any) -> float:

@@ -10,9 +10,11 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from cimc.passes.schedule.copies.packing import cores_needed
 from cimc.passes.schedule.copies.stage_costs import StageCost
+from cimc.passes.schedule.dealing import Dealing
 
 UNFILLED = (1.0, 0.5, 0.0)
 """Shares of what contexts leave of their cores that are charged to them, tried in turn: others may use it, or not."""
@@ -23,9 +25,14 @@ class Way:
     """Copies of a stage on one cut of its weights."""
 
     cost: StageCost
-    copies: int
+    dealing: Dealing
     cycles: int
     """Cycles between images that the arrays allow."""
+
+    @cached_property
+    def copies(self) -> int:
+        """Copies of the weights."""
+        return self.dealing.copies
 
     @property
     def contexts(self) -> int:
@@ -76,7 +83,7 @@ class Options:
 
     def way(self, copies: int) -> Way:
         """So many copies of the weights as given. Raises ``ValueError`` where some would idle."""
-        return Way(self.base, copies, self.base.interval(copies))
+        return Way(self.base, self.base.dealt(copies), self.base.interval(copies))
 
     @property
     def one(self) -> Way:
@@ -85,7 +92,8 @@ class Options:
 
     @cached_property
     def _all(self) -> tuple[Way, ...]:
-        return tuple(Way(cost, n, cycles) for cost in self.variants for n, cycles in cost.ways)
+        dealings = {n: self.base.dealt(n) for n, _ in self.base.ways}
+        return tuple(Way(cost, dealings[n], cycles) for cost in self.variants for n, cycles in cost.ways)
 
     @cached_property
     def cycles(self) -> frozenset[int]:
@@ -120,6 +128,29 @@ class Options:
         return ways[at] if at < len(ways) else None
 
 
+class Load(NamedTuple):
+    """What ways take of what is limited."""
+
+    contexts: int
+    """Beyond those of one copy each."""
+    power_mw: float
+    """Of all copies' arrays while they work."""
+    counts: Mapping[int, int]
+    """Contexts by their crossbars."""
+
+
+def load_of(ways: Iterable[Way]) -> Load:
+    """The sum over ways."""
+    contexts, power = 0, 0.0
+    counts = dict[int, int]()
+    for way in ways:
+        contexts += way.contexts
+        power += way.power_mw
+        for size, n in way.cost.counts.items():
+            counts[size] = counts.get(size, 0) + n * way.copies
+    return Load(contexts, power, counts)
+
+
 @dataclass(frozen=True)
 class Limits:
     """What ways may take, ``contexts`` beyond those of one copy each; ``power_mw`` with ``static_mw``, if capped."""
@@ -135,19 +166,29 @@ class Limits:
 
     def allow(self, ways: Ways) -> bool:
         """Whether the ways stay below all limits; one copy each never has too many contexts."""
-        if sum(way.contexts for way in ways.values()) > self.contexts:
+        return self.allow_load(load_of(ways.values()))
+
+    def allow_load(self, load: Load) -> bool:
+        """The same of what ways take together."""
+        if load.contexts > self.contexts:
             return False
-        if self.power_mw is not None and power_mw(ways.values(), self.static_mw) > self.power_mw:
+        if self.power_mw is not None and self.static_mw + load.power_mw > self.power_mw:
             return False
-        return self.filled(ways) <= self.cores
+        return self._cores(load) <= self.cores
 
     def filled(self, ways: Ways) -> int:
         """Cores that the ways fill, packed by size."""
-        counts = dict[int, int]()
-        for way in (*self.taken, *ways.values()):
-            for size, n in way.cost.counts.items():
-                counts[size] = counts.get(size, 0) + n * way.copies
+        return self._cores(load_of(ways.values()))
+
+    def _cores(self, load: Load) -> int:
+        counts = dict(load.counts)
+        for size, n in self._taken.items():
+            counts[size] = counts.get(size, 0) + n
         return cores_needed(counts, self.size)
+
+    @cached_property
+    def _taken(self) -> Mapping[int, int]:
+        return load_of(self.taken).counts
 
 
 def power_mw(ways: Iterable[Way], static_mw: float) -> float:
