@@ -247,7 +247,7 @@ class _Phase:
         node = self._node(stage, way)
         return -(-node.rows // node.copies) * node.turn
 
-    def critical_turns(self, ways: Ways) -> dict[int, int]:
+    def critical_turns(self, ways: Ways) -> dict[int, float]:
         """Turns of each of the stages in ``ways`` on the way that decides the latency."""
         found = critical_turns(self._with(ways), self._members)
         return {i: found[self._numbers[i]] for i in ways}

@@ -16,7 +16,8 @@ from cimc import models
 from cimc.backends.registry import resolve_backend
 from cimc.estimation import estimate_artifact
 from cimc.mapping_options import MappingOptions
-from cimc.passes.schedule.estimate.nodes import Edge, Timing
+from cimc.passes.place.pieces import cut
+from cimc.passes.schedule.estimate.nodes import Across, Edge, Step, Timing, last_pieces
 from cimc.passes.schedule.estimate.pipeline import latency, pipeline
 from tools import sensitivity
 
@@ -42,61 +43,116 @@ def test_the_estimate_is_near_the_engine(digits: Path, machine: str, scheduler: 
     assert abs(off["interval"]) <= 0.3, off
 
 
-def node(rows: int, head: int, *edges: Edge, copies: int = 1, tail: int = 0, between: int = 0) -> Timing:
-    """A node without IR."""
-    return Timing("n", ModuleOp([]), rows, head, tail, between, copies, edges=edges)
+def node(
+    rows: int, head: int, *edges: Edge, copies: int = 1, tail: int = 0, between: int = 0, pieces: int = 1
+) -> Timing:
+    """A node without IR; its pieces take one cycle more each."""
+    steps = tuple(Step(head + piece, tail) for piece in range(pieces))
+    return Timing("n", ModuleOp([]), rows, steps, between, copies, edges=edges)
 
 
 def by_hand(nodes: list[Timing]) -> list[list[int]]:
-    """The recurrence row by row: a context takes its rows in order, a window waits for its last source row."""
+    """The recurrence piece by piece: a context takes its pieces in order, a window waits for all before its last."""
     sent: list[list[int]] = []
     for one in nodes:
         mine: list[int] = []
+        pieces = len(one.steps)
         for row in range(one.rows):
-            ready = 0
-            for edge in one.edges:
-                last = min(max(row * edge.stride + edge.kernel - 1 - edge.pad, 0), edge.rows - 1)
-                ready = max(ready, *(sent[edge.source][i] + edge.delay for i in range(last + 1)))
-            end = ready + one.head + one.tail
-            if row >= one.copies:
-                end = max(end, mine[row - one.copies] + one.turn)
-            mine.append(end)
+            for piece, step in enumerate(one.steps):
+                ready = 0
+                for edge in one.edges:
+                    source = nodes[edge.source]
+                    last = min(max(row * edge.stride + edge.kernel - 1 - edge.pad, 0), edge.rows - 1)
+                    number = last * len(source.steps) + edge.pieces(source, one)[piece]
+                    delay = edge.delay // len(source.steps)
+                    ready = max(ready, *(sent[edge.source][i] + delay for i in range(number + 1)))
+                end = ready + step.head + step.tail
+                before = len(mine) - (1 if piece else 1 + (one.copies - 1) * pieces)
+                mine.append(max(end, mine[before] + step.turn) if before >= 0 else end)
         for row in range(1, one.rows):
             mine[row] = max(mine[row], mine[row - 1] + one.between) if one.between else mine[row]
         sent.append(mine)
     return sent
 
 
-def test_the_recurrence_is_the_one_by_rows() -> None:
-    """Unrolled over copies and windows it equals the recurrence evaluated row by row, on random chains and a branch."""
+@pytest.mark.parametrize("most", [1, 4])
+def test_the_recurrence_is_the_one_by_rows(most: int) -> None:
+    """Unrolled over copies, windows and pieces it equals the recurrence evaluated one by one, on random chains and a
+    branch."""
     rng = np.random.default_rng(5)
     for _ in range(60):
         rows = [int(n) for n in rng.integers(1, 20, 4)]
         copies = [int(n) for n in rng.integers(1, 6, 4)]
         heads = [int(n) for n in rng.integers(1, 30, 4)]
+        pieces = [1, *(int(n) for n in rng.integers(1, most + 1, 3))]
         between = int(rng.integers(0, 9))
 
         def edge(source: int, rows: list[int] = rows) -> Edge:
             kernel = int(rng.integers(1, 4))
+            across = Across(12, 12, kernel, 1, int(rng.integers(0, kernel)))
             return Edge(
-                source, rows[source], kernel, int(rng.integers(1, 3)), int(rng.integers(0, kernel)), delay=3
+                source,
+                rows[source],
+                kernel,
+                int(rng.integers(1, 3)),
+                int(rng.integers(0, kernel)),
+                delay=3,
+                across=across if rng.integers(0, 3) else None,
             )
 
         nodes = [node(rows[0], heads[0], copies=copies[0], between=between)]
-        nodes.append(node(rows[1], heads[1], edge(0), copies=copies[1], tail=2))
-        nodes.append(node(rows[2], heads[2], edge(0), copies=copies[2]))
-        nodes.append(node(rows[3], heads[3], edge(1), edge(2), copies=copies[3]))
+        nodes.append(node(rows[1], heads[1], edge(0), copies=copies[1], tail=2, pieces=pieces[1]))
+        nodes.append(node(rows[2], heads[2], edge(0), copies=copies[2], pieces=pieces[2]))
+        nodes.append(node(rows[3], heads[3], edge(1), edge(2), copies=copies[3], pieces=pieces[3]))
         expected = by_hand(nodes)
         assert [found.sent.tolist() for found in pipeline(nodes)] == expected
         assert latency(nodes) == max(mine[-1] for mine in expected)
 
 
+def test_a_piece_waits_for_the_columns_of_its_windows() -> None:
+    """The piece of a source that a consumer's piece waits for is the last one with a column of its windows, in every
+    block of a row, each looked up by itself."""
+    rng = np.random.default_rng(2)
+    for _ in range(200):
+        kernel, stride = int(rng.integers(1, 5)), int(rng.integers(1, 3))
+        pad = int(rng.integers(0, kernel))
+        width = int(rng.integers(kernel, 30))
+        positions = (width + 2 * pad - kernel) // stride + 1
+        given = int(rng.integers(1, width // 4 + 2)), int(rng.integers(1, 5))
+        taken = int(rng.integers(1, positions // 4 + 2)), int(rng.integers(1, 5))
+        made = np.full(width, -1)
+        for j in range(given[0]):
+            for piece, (a, b) in enumerate(cut(j * width // given[0], (j + 1) * width // given[0], given[1])):
+                made[a:b] = piece
+        needed = [0] * taken[1]
+        for j in range(taken[0]):
+            block = j * positions // taken[0], (j + 1) * positions // taken[0]
+            for piece, (a, b) in enumerate(cut(*block, taken[1])):
+                seen = {c * stride - pad + k for c in range(a, b) for k in range(kernel)}
+                needed[piece] = max([needed[piece], *(made[c] for c in seen if 0 <= c < width)])
+        assert last_pieces(Across(width, positions, kernel, stride, pad), given, taken) == tuple(needed)
+
+
+def test_a_chain_of_points_holds_the_last_row_back_by_a_piece_a_stage() -> None:
+    """n stages of 1 x 1 windows, one copy each with equal turns: rows R behind each other take R turns of the first
+    stage and, for every other, a turn with whole rows, one piece of it with pieces (closed form)."""
+    for pieces in (1, 2, 3, 6):
+        nodes: list[Timing] = []
+        for number in range(5):
+            steps = (Step(120 // pieces - 1, 0),) * pieces
+            edges = (Edge(number - 1, 7, across=Across(12, 12)),) if number else ()
+            nodes.append(Timing("n", ModuleOp([]), 7, steps, edges=edges))
+        step = nodes[0].steps[0]
+        last = 7 * pieces * step.turn - 1
+        assert latency(nodes) == last + 4 * step.head
+
+
 def test_rows_of_the_tail_and_of_gathers_wait() -> None:
     """A row that enters behind the products costs the tail only; a node that gathers starts behind the last row."""
     source = node(4, 10)
-    products = Timing("n", ModuleOp([]), 4, 5, 2, edges=(Edge(0, 4, side=True, delay=1),), copies=4)
+    products = Timing("n", ModuleOp([]), 4, (Step(5, 2),), edges=(Edge(0, 4, side=True, delay=1),), copies=4)
     assert pipeline([source, products])[1].sent.tolist() == [13, 24, 35, 46]
-    whole = Timing("n", ModuleOp([]), 1, 7, 0, wait=100, edges=(Edge(0, 4, gather=2),))
+    whole = Timing("n", ModuleOp([]), 1, (Step(7, 0),), wait=100, edges=(Edge(0, 4, gather=2),))
     assert latency([source, whole]) == 10 + 3 * 11 + 2 + 100 + 7
 
 

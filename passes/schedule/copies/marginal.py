@@ -46,7 +46,7 @@ class Estimator(Protocol):
         """Cycles between images that the stage's contexts allow."""
         ...
 
-    def critical_turns(self, ways: Ways) -> Mapping[int, int]:
+    def critical_turns(self, ways: Ways) -> Mapping[int, float]:
         """Turns of each stage on the way that decides the latency."""
         ...
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from math import ceil
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
+import numpy as np
+import numpy.typing as npt
 from xdsl.ir import Operation
 
+from cimc.passes.place.pieces import cut
 from cimc.passes.schedule.dealing import Dealing, deal
 from cimc.passes.schedule.estimate.units import Units
+
+Ints = npt.NDArray[np.int64]
 
 ISSUE = 1
 """Cycles of an instruction that only keeps the order: ``recv``, ``free``."""
@@ -32,6 +39,50 @@ class Edge:
     """Whether the row enters behind the products of its turn."""
     delay: int = 0
     """From the source's send to the row in this node's ring."""
+    across: Across | None = None
+    """Columns of a window; ``None`` where every position takes whole rows."""
+
+    def pieces(self, source: Timing, node: Timing) -> tuple[int, ...]:
+        """The piece of the source that each piece of ``node`` waits for, and all before it."""
+        if len(source.steps) == 1:
+            return (0,) * len(node.steps)
+        if self.across is None:
+            return (len(source.steps) - 1,) * len(node.steps)
+        given, taken = (source.columns, len(source.steps)), (node.columns, len(node.steps))
+        return last_pieces(self.across, given, taken)
+
+
+class Across(NamedTuple):
+    """Columns of a row of ``width`` that the positions of a row of ``positions`` take."""
+
+    width: int
+    positions: int
+    kernel: int = 1
+    """Columns of a window, dilation included."""
+    stride: int = 1
+    pad: int = 0
+
+
+@lru_cache(maxsize=1 << 14)
+def last_pieces(across: Across, given: tuple[int, int], taken: tuple[int, int]) -> tuple[int, ...]:
+    """The last piece of a source that each piece of its consumer needs, in any block of a row.
+
+    ``given``, ``taken``: blocks of a row and pieces of a block at source and consumer.
+    """
+    width, positions, kernel, stride, pad = across
+    bounds = [(j * width // given[0], (j + 1) * width // given[0]) for j in range(given[0])]
+    number = np.zeros(width, np.int64)
+    for a, b in bounds:
+        for piece, (first, last) in enumerate(cut(a, b, given[1])):
+            number[first:last] = piece
+    needed = [0] * taken[1]
+    for j in range(taken[0]):
+        block = j * positions // taken[0], (j + 1) * positions // taken[0]
+        for piece, (first, last) in enumerate(cut(*block, taken[1])):
+            low = min(max(first * stride - pad, 0), width - 1)
+            high = min(max((last - 1) * stride - pad + kernel, low + 1), width)
+            needed[piece] = max(needed[piece], int(number[low:high].max()))
+    return tuple(needed)
 
 
 @dataclass(frozen=True)
@@ -63,18 +114,44 @@ class Arrays:
     finest: int | None = None
     """Blocks of a row at most, if that can be (``dealing.finest_blocks``)."""
 
-    def turn(self, dealing: Dealing) -> Turn:
-        """Cycles of a block of a row."""
-        windows = ceil(self.width / dealing.columns)
+    def turn(self, dealing: Dealing, pieces: int = 1) -> list[Turn]:
+        """Cycles of the pieces of a block of a row."""
+        widths = [last - first for first, last in cut(0, ceil(self.width / dealing.columns), pieces)]
+        return [self._piece(dealing, windows) for windows in widths]
+
+    def _piece(self, dealing: Dealing, windows: int) -> Turn:
         vector = sum(self.units.vector(name, elements * windows) for name, elements in self.functions)
-        port = windows * self.read_port + self.units.port(self.moved // dealing.columns)
+        port = windows * self.read_port + self.units.port(self.moved * windows // self.width)
         # Contexts of a core take turns at its memory; where that takes longer than the products, it sets the pace.
         head = ISSUE + max(windows * self.window, min(self.sharing, dealing.copies) * port) + self.behind
         return Turn(head, vector + self.fixed, vector, port)
 
 
+@dataclass(frozen=True)
+class Digital:
+    """A digital stage as a function of the pieces of its rows."""
+
+    units: Units
+    width: int
+    """Positions of a row."""
+    functions: tuple[tuple[str, int], ...]
+    """Functions of a row, with their elements a position."""
+    fixed: int
+    """Cycles of a piece that its width does not change."""
+
+    def turn(self, pieces: int) -> list[Turn]:
+        """Cycles of the pieces of a row."""
+        found: list[Turn] = []
+        for first, last in cut(0, self.width, pieces):
+            works = (self.units.vector(name, elements * (last - first)) for name, elements in self.functions)
+            cycles = sum(works) + self.fixed
+            found.append(Turn(ISSUE, cycles, cycles, 0))
+        return found
+
+
 class Turn(NamedTuple):
-    """Cycles of a row on one context: its products, what is behind them, and of that on digital unit and memory."""
+    """Cycles of a piece of a row on one context: its products, what is behind them, and of that on digital unit and
+    memory."""
 
     head: int
     tail: int
@@ -82,17 +159,43 @@ class Turn(NamedTuple):
     port: int
 
 
+class Step(NamedTuple):
+    """Cycles of a piece of a row on one context."""
+
+    head: int
+    """From its rows being there to the end of the products."""
+    tail: int
+    """Behind that, to the send."""
+
+    @property
+    def turn(self) -> int:
+        """From a piece of a context to its next."""
+        return self.head + self.tail + ISSUE
+
+
+class Busy(TypedDict):
+    """What the pieces of a row take of a context and its core."""
+
+    steps: tuple[Step, ...]
+    vector: int
+    port: int
+
+
+def busy(turns: Sequence[Turn]) -> Busy:
+    """Fields of a node whose rows take ``turns``."""
+    steps = tuple(Step(turn.head, turn.tail) for turn in turns)
+    return {"steps": steps, "vector": sum(t.vector for t in turns), "port": sum(t.port for t in turns)}
+
+
 @dataclass(frozen=True)
 class Timing:
-    """A node of the network. Cycles of one row on one context."""
+    """A node of the network."""
 
     label: str
     op: Operation
     rows: int
-    head: int
-    """From the rows being there to the end of the products."""
-    tail: int
-    """Behind that, to the send."""
+    steps: tuple[Step, ...]
+    """Of the pieces of a row, in turn."""
     between: int = 0
     """Least cycles between two rows of the node, whatever its copies: a unit that they share."""
     copies: int = 1
@@ -105,6 +208,8 @@ class Timing:
     """Cycles of the core's memory for the products of a row of a context."""
     arrays: Arrays | None = None
     """What copies change; ``None`` for what has none."""
+    digital: Digital | None = None
+    """What pieces change of a digital stage."""
     wait: int = 0
     """Cycles of work between the last row gathered and the first row made."""
     edges: tuple[Edge, ...] = ()
@@ -116,17 +221,25 @@ class Timing:
     row: int = 0
     """Cycles of the global buffer for a row of the result that waits for a later phase."""
 
+    @cached_property
+    def ramp(self) -> Ints:
+        """Cycles from the begin of a row on a context to the end of each of its pieces, one behind the other."""
+        return np.cumsum([step.turn for step in self.steps], dtype=np.int64)
+
     @property
     def turn(self) -> int:
         """Cycles from a row of a context to its next."""
-        return self.head + self.tail + ISSUE
+        return int(self.ramp[-1])
 
-    def dealt(self, copies: int) -> Timing:
-        """The node with so many copies. Raises ``ValueError`` for one without arrays, or for copies that would idle."""
+    def dealt(self, copies: int, pieces: int = 1) -> Timing:
+        """The node with so many copies that cut their rows into so many pieces.
+
+        Raises ``ValueError`` for one without arrays, or for copies that would idle.
+        """
         own = self.arrays
         dealing = deal(own.rows, own.positions, copies, own.finest) if own is not None else None
         if own is None or dealing is None:
             raise ValueError(f"{self.label} cannot have {copies} copies")
-        turn = own.turn(dealing)
         load = self.load * copies // (self.copies * self.columns)
-        return replace(self, **turn._asdict(), copies=dealing.rows, columns=dealing.columns, load=load)
+        turns = own.turn(dealing, pieces)
+        return replace(self, **busy(turns), copies=dealing.rows, columns=dealing.columns, load=load)

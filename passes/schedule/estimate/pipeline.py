@@ -22,7 +22,8 @@ Cycles = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Rows:
-    """Cycles at which the rows of a node are sent, and at which those of its sources are there for them."""
+    """Cycles at which the pieces of a node's rows are sent, row by row, and at which those of its sources are there for
+    them."""
 
     sent: Cycles
     ready: Cycles
@@ -69,8 +70,9 @@ def latency(nodes: Sequence[Timing]) -> int:
 def pipeline(nodes: Sequence[Timing]) -> list[Rows]:
     """Rows of every node of one image, with rings that always have room.
 
-    A context sends its row j at ``F_j = max(F_{j-1} + turn, b_j)``, where b_j is when its rows are there plus its own
-    work. With d copies that is d recurrences; each unrolls to ``F_j = turn*j + max over i <= j of (b_i - turn*i)``.
+    A context sends its piece j at ``F_j = max(F_{j-1} + t_j, b_j)``, where t_j is what the piece takes and b_j when its
+    rows are there plus its own work. With d copies that is d recurrences; each unrolls to
+    ``F_j = T_j + max over i <= j of (b_i - T_i)`` with ``T_j = t_0 + ... + t_j``.
     """
     done: dict[int, Rows] = {}
     begin = lead = 0
@@ -141,43 +143,54 @@ def _phase(
             loaded += node.load
             programmed = max(begin, loaded + node.write)
         there = [_arrived(nodes[e.source], done.get(e.source), e, begin) for e in node.edges]
-        done[number] = _node(node, there, programmed)
+        needs = [e.pieces(nodes[e.source], node) for e in node.edges]
+        done[number] = _node(node, there, needs, programmed)
     return done
 
 
 def _arrived(source: Timing, rows: Rows | None, edge: Edge, begin: int) -> Cycles:
-    """When the rows of an edge are there; those of an earlier phase are sent again when this one begins."""
+    """When the rows of an edge are there, a line a row with its pieces; those of an earlier phase are sent again when
+    this one begins."""
     if rows is not None:
-        return rows.sent + edge.delay // source.columns
-    return begin + edge.delay + source.row * np.arange(1, source.rows + 1)
+        pieces = len(source.steps)
+        return (rows.sent + edge.delay // (source.columns * pieces)).reshape(-1, pieces)
+    times = begin + edge.delay + source.row * np.arange(1, source.rows + 1)
+    return np.repeat(times[:, None], len(source.steps), axis=1)
 
 
-def _node(node: Timing, arrived: Sequence[Cycles], begin: int) -> Rows:
-    start = np.full(node.rows, begin, np.int64)
+def _node(node: Timing, arrived: Sequence[Cycles], needs: Sequence[tuple[int, ...]], begin: int) -> Rows:
+    """``needs``: of every edge the last piece of a source's row that each piece of the node's takes."""
+    start = np.full((node.rows, len(node.steps)), begin, np.int64)
     side = None
     gathered = 0
-    for edge, there in zip(node.edges, arrived, strict=True):
+    for edge, there, last in zip(node.edges, arrived, needs, strict=True):
         if edge.gather is not None:
-            gathered = max(gathered, int(_paced(there, edge.gather)[-1]) + edge.gather)
+            gathered = max(gathered, int(_paced(there[:, -1], edge.gather)[-1]) + edge.gather)
         elif edge.side:
-            rows = np.maximum.accumulate(there)[: node.rows]
+            rows = _all_before(there)[: node.rows, last]
             side = rows if side is None else np.maximum(side, rows)
         else:
-            np.maximum(start, _windows(there, edge, node.rows), out=start)
+            np.maximum(start, _windows(there, edge, node.rows)[:, last], out=start)
     np.maximum(start, gathered + node.wait, out=start)
-    ended = start + (node.head + node.tail)
+    head, tail = np.array(node.steps, np.int64).T
+    ended = start + (head + tail)
     if side is not None:
-        np.maximum(ended, side + node.tail, out=ended)
-    sent = _dealt(ended, node.turn, node.copies)
+        np.maximum(ended, side + tail, out=ended)
+    sent = _dealt(ended, node.ramp, node.copies)
     if node.between:
         sent = _paced(sent, node.between)
-    return Rows(sent, start)
+    return Rows(sent, start.reshape(-1))
+
+
+def _all_before(there: Cycles) -> Cycles:
+    """When every piece is there, and all before it."""
+    return np.maximum.accumulate(there.reshape(-1)).reshape(there.shape)
 
 
 def _windows(there: Cycles, edge: Edge, rows: int) -> Cycles:
-    """When the last source row of each row's window is there, and all before it."""
+    """When each piece of the last source row of each row's window is there, and all before it."""
     last = np.arange(rows) * edge.stride + (edge.kernel - 1 - edge.pad)
-    return np.maximum.accumulate(there)[np.clip(last, 0, len(there) - 1)]
+    return _all_before(there)[np.clip(last, 0, len(there) - 1)]
 
 
 def _paced(times: Cycles, step: int) -> Cycles:
@@ -186,13 +199,15 @@ def _paced(times: Cycles, step: int) -> Cycles:
     return np.maximum.accumulate(times - ramp) + ramp
 
 
-def _dealt(ended: Cycles, turn: int, copies: int) -> Cycles:
-    """Rows dealt to ``copies`` contexts in turn, each of which takes ``turn`` cycles from one to the next."""
-    if copies >= len(ended):
-        return ended
-    turns = -(-len(ended) // copies)
-    padded: Any = np.zeros(turns * copies, np.int64)
-    padded[: len(ended)] = ended
-    ramp = (np.arange(turns) * turn)[:, None]
-    table = np.maximum.accumulate(padded.reshape(turns, copies) - ramp, axis=0) + ramp
-    return table.reshape(-1)[: len(ended)]
+def _dealt(ended: Cycles, ramp: Cycles, copies: int) -> Cycles:
+    """Rows dealt to ``copies`` contexts in turn; ``ramp``: cycles of a context to the end of each piece of a row."""
+    rows, pieces = ended.shape
+    if pieces == 1 and copies >= rows:
+        return ended[:, 0]
+    turns = -(-rows // copies)
+    padded: Any = np.zeros((turns * copies, pieces), np.int64)
+    padded[:rows] = ended
+    steps = (np.arange(turns) * ramp[-1])[:, None] + ramp
+    lines = padded.reshape(turns, copies, pieces).transpose(1, 0, 2) - steps
+    table = np.maximum.accumulate(lines.reshape(copies, -1), axis=1).reshape(lines.shape) + steps
+    return table.transpose(1, 0, 2).reshape(-1)[: rows * pieces]

@@ -27,7 +27,7 @@ from cimc.passes.place.tail_plan import element_of
 from cimc.passes.schedule.array_product import coding_of
 from cimc.passes.schedule.copies.stage_costs import conversion_cycles, exact, window_cycles
 from cimc.passes.schedule.dealing import dealing_of, extents, finest_blocks
-from cimc.passes.schedule.estimate.nodes import ISSUE, Arrays, Edge, Timing
+from cimc.passes.schedule.estimate.nodes import ISSUE, Across, Arrays, Digital, Edge, Step, Timing, busy
 from cimc.passes.schedule.estimate.units import Units
 from cimc.passes.schedule.row_tiles import stage_tile_height
 from cimc.runtime.program import Element
@@ -101,8 +101,12 @@ class _Reader:
         gather: int | None = None,
         side: bool = False,
         chip: bool = False,
+        across: Across | None = None,
     ) -> list[Edge]:
-        """Edges from the makers of ``value``; ``window`` is kernel rows, stride and padding above."""
+        """Edges from the makers of ``value``; ``window`` is kernel rows, stride and padding above, ``across`` the
+        columns."""
+        if isinstance(value.owner, ViewOp):
+            across = None
         rows, positions, _ = shape_of(value)
         size = positions * element_of(value.type).size_bytes
         found: list[Edge] = []
@@ -114,7 +118,7 @@ class _Reader:
             delay = out + self._distance() + self._port(widest, chip)
             if not (chip and from_chip):
                 delay += self.units.link(widest)
-            found.append(Edge(maker, rows, *window, gather=gather, side=side, delay=delay))
+            found.append(Edge(maker, rows, *window, gather=gather, side=side, delay=delay, across=across))
         return found
 
     def _distance(self) -> int:
@@ -139,18 +143,18 @@ class _Reader:
         out = self.units.buffer(prod(shape_of(stage.result)[1:]) * element_of(stage.result.type).size_bytes)
         row = out + self.units.buffer_latency + ISSUE
         if stage.read is None:
-            tail = self._tail(stage, channels)
+            digital = self._digital(stage, channels)
+            turns = digital.turn(stage.pieces.value.data)
             streaming = is_global_pool(stage) and quant_of(stage.sources[0]) is not None
-            wait = self._function("fill", channels) + tail if streaming else 0
+            wait = self._function("fill", channels) + turns[0].tail if streaming else 0
             return Timing(
                 stage.label.data,
                 stage,
                 rows,
-                ISSUE,
-                tail,
-                vector=tail,
+                **busy(turns),
                 wait=wait,
                 copies=stage.copies.value.data,
+                digital=digital,
                 edges=tuple(edges),
                 phase=phase,
                 row=row,
@@ -158,15 +162,11 @@ class _Reader:
         load, write = self._writes(stage, table)
         arrays = self.arrays(stage, one, channels)
         dealing = dealing_of(stage, self.arch)
-        turn = arrays.turn(dealing)
         return Timing(
             stage.label.data,
             stage,
             rows,
-            turn.head,
-            turn.tail,
-            vector=turn.vector,
-            port=turn.port,
+            **busy(arrays.turn(dealing, stage.pieces.value.data)),
             copies=dealing.rows,
             columns=dealing.columns,
             arrays=arrays,
@@ -245,15 +245,17 @@ class _Reader:
     def _sources(self, stage: StageOp) -> list[Edge]:
         first, *others = stage.sources
         window = head_window(stage)
+        _, positions, _ = shape_of(stage.result)
         if window is not None:
-            rows = (window.kernel[0] - 1) * window.dilations[0] + 1
-            edges = self._edges(first, window=(rows, window.strides[0], window.pads[0]))
+            high, wide = ((k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True))
+            across = Across(shape_of(first)[1], positions, wide, window.strides[1], window.pads[1])
+            edges = self._edges(first, window=(high, window.strides[0], window.pads[0]), across=across)
         elif is_global_pool(stage):
             _, positions, channels = shape_of(first)
             step = self._function("sum_positions", positions * channels) + 2 * ISSUE
             edges = self._edges(first, gather=step)
         else:
-            edges = self._edges(first)
+            edges = self._edges(first, across=self._same(first, positions))
         if stage.frame_product is not None:
             row = (
                 shape_of(stage.frame_product.frame)[2] * element_of(stage.frame_product.frame.type).size_bytes
@@ -261,8 +263,13 @@ class _Reader:
             frame, *others = others
             edges += self._edges(frame, gather=2 * ISSUE + 2 * self.units.port(row))
         for other in others:
-            edges += self._edges(other, side=stage.read is not None or window is not None)
+            side, across = stage.read is not None or window is not None, self._same(other, positions)
+            edges += self._edges(other, side=side, across=across)
         return edges
+
+    def _same(self, source: SSAValue, positions: int) -> Across | None:
+        """The columns of a stage that works position by position."""
+        return Across(positions, positions) if shape_of(source)[1] == positions else None
 
     def _functions(self, stage: StageOp, channels: int) -> tuple[tuple[str, int], ...]:
         """Digital functions of a row of ``channels`` channels, with their elements a position of the result."""
@@ -273,12 +280,11 @@ class _Reader:
             if isinstance(op, RequantiseOp | DcomOp | RealOp | FrameProductOp)
         )
 
-    def _tail(self, stage: StageOp, channels: int) -> int:
-        """Cycles of a digital stage's row, with the frees of what it reads; a product's context has one position."""
+    def _digital(self, stage: StageOp, channels: int) -> Digital:
+        """A digital stage; a product's context has one position."""
         width = 1 if stage.frame_product is not None else shape_of(stage.result)[1]
-        works = self._functions(stage, channels)
-        cycles = sum(self._function(name, elements * width) for name, elements in works)
-        return cycles + 2 * ISSUE * len(stage.sources) + ISSUE
+        fixed = 2 * ISSUE * len(stage.sources) + ISSUE
+        return Digital(self.units, width, self._functions(stage, channels), fixed)
 
     def _function(self, name: str, elements: int) -> int:
         return self.units.vector(name, elements)
@@ -298,7 +304,13 @@ class _Reader:
         steps = min(INPUT_STEPS, rows)
         between = max(link, store + out, quantise)
         return Timing(
-            op.port.data, op, rows, head, out, between=between, copies=steps, row=out + u.buffer_latency
+            op.port.data,
+            op,
+            rows,
+            (Step(head, out),),
+            between=between,
+            copies=steps,
+            row=out + u.buffer_latency,
         )
 
     def _output(self, op: OutputOp) -> Timing:
@@ -311,8 +323,7 @@ class _Reader:
             op.port.data,
             op,
             rows,
-            ISSUE,
-            tail,
+            (Step(ISSUE, tail),),
             between=max(u.buffer(size), u.host(size)),
             edges=tuple(edges),
             phase=max(self.nodes[edge.source].phase for edge in edges),
@@ -345,8 +356,7 @@ class _Reader:
             op.name.removeprefix("mem."),
             op,
             rows,
-            head,
-            ISSUE,
+            (Step(head, ISSUE),),
             between=out,
             wait=wait,
             edges=tuple(edges),
