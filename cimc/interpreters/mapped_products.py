@@ -6,7 +6,7 @@ block, as its write meta-operator would program them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
@@ -35,6 +35,9 @@ Array = npt.NDArray[Any]
 
 CHUNK_ELEMENTS = 4 << 20
 """Elements of windows that are held at once."""
+
+BATCH_WEIGHTS = 8 << 20
+"""Weights whose cells are held at once, give or take a product: 40 bytes each with eight converted bit slices."""
 
 EXACT_FLOAT64 = 1 << 53
 """Below it float64 sums of integers are exact in any order."""
@@ -173,29 +176,39 @@ def read_arrays(
     matrix = store.array(write.weight.key.data)
     rows, positions, columns = shape_of(read.acc)
     limits = np.iinfo(np.int32 if str(read.acc.type).endswith("i32>") else np.int64)
-    acc = np.empty((len(source), rows, positions, columns), limits.dtype)
+    total = np.zeros((len(source), rows, positions, columns), np.int64)
     windows = _Windows.of(source, read.window, given)
     copies = 1 + max(b.copy for b in blocks)
     lossless = needless = True
     height = stage_tile_height(write, arch, coding)
     plan = _Plan(stage.label.data, matrix, read.diagonal, coding, np.asarray(steps), height)
-    prepared: dict[tuple[tuple[int, int, int, int], ...], list[Product]] = {}
-    for copy, p0, p1 in sorted({(b.copy, b.p0, b.p1) for b in blocks}):
-        mine = [b for b in blocks if (b.copy, b.p0) == (copy, p0)]
-        key = tuple((b.k0, b.k1, b.n0, b.n1) for b in mine)
-        if key not in prepared or arrays.copies_differ:
-            prepared[key] = plan.products(mine, arrays)
-        lossless &= all(p.cells.lossless for p in prepared[key])
-        needless &= lossless or plan.fits_step_one(mine)
-        dealt = _Windows(windows.view[:, :, p0:p1])
-        for picked in dealt.chunks(range(copy, rows, copies), matrix.shape[0]):
-            total = _sums(dealt, picked, prepared[key], columns)
-            if total.min() < limits.min or total.max() > limits.max:
-                raise UnsupportedError(
-                    located(read, f"sums of {total.min()} … {total.max()} do not fit {limits.dtype}")
-                )
-            acc[:, picked, p0:p1] = total.reshape(len(source), len(picked), p1 - p0, columns)
-    return ReadResult(acc, lossless, needless and not lossless)
+    for members in _alike(blocks, apart=arrays.copies_differ):
+        for products in plan.batches(members[0], arrays):
+            lossless &= all(p.cells.lossless for p in products)
+            for mine in members:
+                p0, p1 = mine[0].p0, mine[0].p1
+                dealt = _Windows(windows.view[:, :, p0:p1])
+                for picked in dealt.chunks(range(mine[0].copy, rows, copies), matrix.shape[0]):
+                    sums = _sums(dealt, picked, products, columns)
+                    total[:, picked, p0:p1] += sums.reshape(len(source), len(picked), p1 - p0, columns)
+        needless &= lossless or plan.fits_step_one(members[0])
+    if total.min() < limits.min or total.max() > limits.max:
+        raise UnsupportedError(
+            located(read, f"sums of {total.min()} … {total.max()} do not fit {limits.dtype}")
+        )
+    return ReadResult(total.astype(limits.dtype, copy=False), lossless, needless and not lossless)
+
+
+def _alike(blocks: Sequence[Block], *, apart: bool) -> list[list[list[Block]]]:
+    """The blocks of each copy, those of copies with equal cells together; every copy alone if ``apart``."""
+    copies: dict[tuple[int, int, int], list[Block]] = {}
+    for block in blocks:
+        copies.setdefault((block.copy, block.p0, block.p1), []).append(block)
+    found: dict[tuple[Any, ...], list[list[Block]]] = {}
+    for copy, mine in sorted(copies.items()):
+        cells = tuple((b.k0, b.k1, b.n0, b.n1) for b in mine)
+        found.setdefault((*copy, cells) if apart else cells, []).append(mine)
+    return list(found.values())
 
 
 def _sums(
@@ -222,9 +235,21 @@ class _Plan:
     rows: int
     """Weight rows of a row tile."""
 
-    def products(self, blocks: Sequence[Block], arrays: Programmer) -> list[Product]:
+    def batches(self, blocks: Sequence[Block], arrays: Programmer) -> Iterator[list[Product]]:
+        """The products of one copy, so many at a time that their cells fit in memory."""
+        held: list[Product] = []
+        size = 0
+        for product in self.products(blocks, arrays):
+            held.append(product)
+            size += (product.rows.stop - product.rows.start) * len(product.columns)
+            if size >= BATCH_WEIGHTS:
+                yield held
+                held, size = [], 0
+        if held:
+            yield held
+
+    def products(self, blocks: Sequence[Block], arrays: Programmer) -> Iterator[Product]:
         """Cells of the blocks of one copy; those with the same weight rows and channels become one product."""
-        found: list[Product] = []
         alike: dict[tuple[tuple[int, int], int, int], list[tuple[int, int]]] = {}
         for b in blocks:
             for n0, n1 in _within_blocks(b.n0, b.n1, self.diagonal):
@@ -235,8 +260,7 @@ class _Plan:
             weights = np.concatenate([self.matrix[k0:k1, n0:n1] for n0, n1 in beside], axis=1)
             mine, first = blocks[0], int(columns[0])
             made = Written(self.stage, mine.copy, mine.p0, k0, first, weights, self.coding, tiles, self.steps)
-            found.append(Product(channels, slice(k0, k1), columns, arrays.program(made)))
-        return found
+            yield Product(channels, slice(k0, k1), columns, arrays.program(made))
 
     def fits_step_one(self, blocks: Sequence[Block]) -> bool:
         """Whether the converters cover every sum of the blocks at step 1."""

@@ -10,6 +10,7 @@ import pytest
 from cimc.diagnostics import CimError, MismatchError, UsageError
 from cimc.dialects.cim import StageOp
 from cimc.dialects.weights import WeightRefAttr
+from cimc.interpreters import mapped_products
 from cimc.interpreters.mapped import execute_mapped, mapped_tensors
 from cimc.interpreters.mapped_rows import from_rows, to_rows
 from cimc.passes.place.network import COLUMNS
@@ -102,6 +103,15 @@ def test_rows_are_computed_by_the_copy_they_are_dealt_to(made: Get) -> None:
     it = made("residual", "odd tiles, row chunks", 3)
     plain = run(it, it.compiled.modules["mapped"])
     np.testing.assert_array_equal(run(it, with_table(it, "c2", lambda table: table[::-1])), plain)
+
+
+def test_products_in_batches_give_the_same_sums(made: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells that do not fit in memory together are made and used a few at a time: the same sums."""
+    it = made("residual", "odd tiles, row chunks", 3)
+    whole = run(it, it.compiled.modules["mapped"])
+    monkeypatch.setattr(mapped_products, "BATCH_WEIGHTS", 1)
+    assert np.array_equal(run(it, it.compiled.modules["mapped"]), whole)
+    assert len(np.unique(whole)) > 10
 
 
 def test_images_and_tokens_return_to_onnx_order() -> None:
