@@ -9,14 +9,11 @@ from math import ceil
 from typing import NamedTuple, TypedDict
 
 import numpy as np
-import numpy.typing as npt
 from xdsl.ir import Operation
 
 from cimc.passes.place.pieces import cut
 from cimc.passes.schedule.dealing import Dealing, deal
 from cimc.passes.schedule.estimate.units import Units
-
-Ints = npt.NDArray[np.int64]
 
 ISSUE = 1
 """Cycles of an instruction that only keeps the order: ``recv``, ``free``."""
@@ -222,14 +219,9 @@ class Timing:
     """Cycles of the global buffer for a row of the result that waits for a later phase."""
 
     @cached_property
-    def ramp(self) -> Ints:
-        """Cycles from the begin of a row on a context to the end of each of its pieces, one behind the other."""
-        return np.cumsum([step.turn for step in self.steps], dtype=np.int64)
-
-    @property
     def turn(self) -> int:
         """Cycles from a row of a context to its next."""
-        return int(self.ramp[-1])
+        return sum(step.turn for step in self.steps)
 
     def dealt(self, copies: int, pieces: int = 1) -> Timing:
         """The node with so many copies that cut their rows into so many pieces.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cimc.passes.schedule.estimate.nodes import Edge, Timing
+from cimc.passes.schedule.estimate.nodes import ISSUE, Timing
+from cimc.passes.schedule.estimate.recurrence import EDGE, rows_through
 
 BARRIER = 3
 """Cycles from the end of a phase to the begin of the next: a signal, the barrier, a signal."""
@@ -71,8 +71,7 @@ def pipeline(nodes: Sequence[Timing]) -> list[Rows]:
     """Rows of every node of one image, with rings that always have room.
 
     A context sends its piece j at ``F_j = max(F_{j-1} + t_j, b_j)``, where t_j is what the piece takes and b_j when its
-    rows are there plus its own work. With d copies that is d recurrences; each unrolls to
-    ``F_j = T_j + max over i <= j of (b_i - T_i)`` with ``T_j = t_0 + ... + t_j``.
+    rows are there plus its own work. With d copies that is d recurrences (``recurrence.py``).
     """
     done: dict[int, Rows] = {}
     begin = lead = 0
@@ -134,7 +133,10 @@ def _phase(
     nodes: Sequence[Timing], members: Sequence[int], begin: int, lead: int, *, rewrites: bool
 ) -> dict[int, Rows]:
     """``lead``: cycles before ``begin`` in which weights begin to leave the global buffer."""
-    done: dict[int, Rows] = {}
+    place = {number: at for at, number in enumerate(members)}
+    table: list[tuple[int, ...]] = []
+    edges: list[tuple[int, ...]] = []
+    needs = [0] * max((len(nodes[number].steps) for number in members), default=0)
     loaded = begin - lead
     for number in members:
         node = nodes[number]
@@ -142,72 +144,30 @@ def _phase(
         if rewrites and node.arrays is not None:
             loaded += node.load
             programmed = max(begin, loaded + node.write)
-        there = [_arrived(nodes[e.source], done.get(e.source), e, begin) for e in node.edges]
-        needs = [e.pieces(nodes[e.source], node) for e in node.edges]
-        done[number] = _node(node, there, needs, programmed)
-    return done
-
-
-def _arrived(source: Timing, rows: Rows | None, edge: Edge, begin: int) -> Cycles:
-    """When the rows of an edge are there, a line a row with its pieces; those of an earlier phase are sent again when
-    this one begins."""
-    if rows is not None:
-        pieces = len(source.steps)
-        return (rows.sent + edge.delay // (source.columns * pieces)).reshape(-1, pieces)
-    times = begin + edge.delay + source.row * np.arange(1, source.rows + 1)
-    return np.repeat(times[:, None], len(source.steps), axis=1)
-
-
-def _node(node: Timing, arrived: Sequence[Cycles], needs: Sequence[tuple[int, ...]], begin: int) -> Rows:
-    """``needs``: of every edge the last piece of a source's row that each piece of the node's takes."""
-    start = np.full((node.rows, len(node.steps)), begin, np.int64)
-    side = None
-    gathered = 0
-    for edge, there, last in zip(node.edges, arrived, needs, strict=True):
-        if edge.gather is not None:
-            gathered = max(gathered, int(_paced(there[:, -1], edge.gather)[-1]) + edge.gather)
-        elif edge.side:
-            rows = _all_before(there)[: node.rows, last]
-            side = rows if side is None else np.maximum(side, rows)
-        else:
-            np.maximum(start, _windows(there, edge, node.rows)[:, last], out=start)
-    np.maximum(start, gathered + node.wait, out=start)
-    head, tail = np.array(node.steps, np.int64).T
-    ended = start + (head + tail)
-    if side is not None:
-        np.maximum(ended, side + tail, out=ended)
-    sent = _dealt(ended, node.ramp, node.copies)
-    if node.between:
-        sent = _paced(sent, node.between)
-    return Rows(sent, start.reshape(-1))
-
-
-def _all_before(there: Cycles) -> Cycles:
-    """When every piece is there, and all before it."""
-    return np.maximum.accumulate(there.reshape(-1)).reshape(there.shape)
-
-
-def _windows(there: Cycles, edge: Edge, rows: int) -> Cycles:
-    """When each piece of the last source row of each row's window is there, and all before it."""
-    last = np.arange(rows) * edge.stride + (edge.kernel - 1 - edge.pad)
-    return _all_before(there)[np.clip(last, 0, len(there) - 1)]
-
-
-def _paced(times: Cycles, step: int) -> Cycles:
-    """``times`` with at least ``step`` cycles from one to the next."""
-    ramp = np.arange(len(times)) * step
-    return np.maximum.accumulate(times - ramp) + ramp
-
-
-def _dealt(ended: Cycles, ramp: Cycles, copies: int) -> Cycles:
-    """Rows dealt to ``copies`` contexts in turn; ``ramp``: cycles of a context to the end of each piece of a row."""
-    rows, pieces = ended.shape
-    if pieces == 1 and copies >= rows:
-        return ended[:, 0]
-    turns = -(-rows // copies)
-    padded: Any = np.zeros((turns * copies, pieces), np.int64)
-    padded[:rows] = ended
-    steps = (np.arange(turns) * ramp[-1])[:, None] + ramp
-    lines = padded.reshape(turns, copies, pieces).transpose(1, 0, 2) - steps
-    table = np.maximum.accumulate(lines.reshape(copies, -1), axis=1).reshape(lines.shape) + steps
-    return table.transpose(1, 0, 2).reshape(-1)[: rows * pieces]
+        pieces = len(node.steps)
+        table.append((node.rows, pieces, node.copies, node.between, node.wait, programmed, len(node.edges)))
+        for edge in node.edges:
+            source = nodes[edge.source]
+            of_row, at = len(source.steps), place.get(edge.source, -1)
+            # Rows of an earlier phase are sent again when this one begins.
+            delay = edge.delay // (source.columns * of_row) if at >= 0 else begin + edge.delay
+            need = 0
+            if of_row > 1:
+                need = len(needs)
+                needs += edge.pieces(source, node)
+            gather = -1 if edge.gather is None else edge.gather
+            geometry = source.rows, of_row, edge.kernel, edge.stride, edge.pad
+            edges.append((at, *geometry, gather, edge.side, delay, source.row, need))
+    steps = [step for number in members for step in nodes[number].steps]
+    sent, ready = rows_through(
+        np.array(table, np.int64),
+        np.array(edges, np.int64).reshape(-1, len(EDGE)),
+        np.array(needs, np.int64),
+        np.array(steps, np.int64),
+        ISSUE,
+    )
+    ends = np.cumsum([rows * pieces for rows, pieces, *_ in table]).tolist()
+    return {
+        number: Rows(sent[first:end], ready[first:end])
+        for number, first, end in zip(members, [0, *ends], ends, strict=False)
+    }
