@@ -34,8 +34,8 @@ from cimc.dialects.graph_types import shape_of
 from cimc.dialects.locations import short_name
 from cimc.frontend.onnx import import_onnx
 from cimc.mapping_options import MappingOptions
+from cimc.passes.graph.choose_products import cost_of, frame_tiles_of, obstacle
 from cimc.passes.schedule.array_product import block_diagonal, stored_weights
-from cimc.passes.schedule.dynamic_products import DynamicProduct, dynamic_cost
 from cimc.pipeline import pipeline
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _row(op: GraphOperation, backend: Backend, ctx: CimContext, options: Mapping
         return Row(op.op_type.data, node, "host", op.reason.data)
     kind = "".join(part.capitalize() for part in op.name.removeprefix("graph.").split("_"))
     if isinstance(op, MatmulOp):
-        return Row(kind, node, "digital", _dynamic(op, backend.architecture(), options))
+        return _dynamic(op, kind, node, backend.architecture(), options)
     if not isinstance(op, ProductOperation):
         return Row(kind, node, "digital", backend.legal_on_arrays(op) or "computes with no stored weights")
     arch, bits = backend.architecture(), _weight_bits(op, node, ctx, options)
@@ -162,12 +162,15 @@ def _row(op: GraphOperation, backend: Backend, ctx: CimContext, options: Mapping
     return Row(kind, node, "array", tiles.describe(arch, bits, copies), tiles.crossbars * copies)
 
 
-def _dynamic(op: MatmulOp, arch: Architecture, options: MappingOptions) -> str:
-    """Why a product of two activations runs where it does: both sides in cycles."""
-    *batch, rows, depth = shape_of(op.lhs)
-    product = DynamicProduct(prod(batch), rows, depth, shape_of(op.rhs)[-1])
-    bits = {"weight_bits": options.weight_bits, "input_bits": options.activation_bits}
-    return dynamic_cost(product, arch, **bits).describe()
+def _dynamic(op: MatmulOp, kind: str, node: str, arch: Architecture, options: MappingOptions) -> Row:
+    """Where a product of two activations runs and why: all sides in cycles, or what keeps it off the arrays."""
+    sides = cost_of(op, arch, options).describe()
+    if op.on_arrays is not None:
+        heads, tiles = prod(shape_of(op.lhs)[:-2]), frame_tiles_of(op, arch, options)
+        return Row(kind, node, "array", f"{sides}; on arrays, products: {options.products}", heads * tiles)
+    reason = obstacle(op, arch, options)
+    why = f"off arrays: {reason}" if reason is not None else f"products: {options.products}"
+    return Row(kind, node, "digital", f"{sides}; {why}")
 
 
 def _weight_bits(op: ProductOperation, node: str, ctx: CimContext, options: MappingOptions) -> int:

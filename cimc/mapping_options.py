@@ -21,6 +21,7 @@ Bits = Annotated[int, Field(ge=2, le=16)]
 Copies = Annotated[int, Field(ge=1, le=2**20)]
 Pieces = Annotated[int, Field(ge=1, le=256)]
 Scheduler = Literal["none", "polyxb", "cim-mlc", "cim-mlc-matmul", "cimc"]
+Products = Literal["auto", "digital", "arrays"]
 Objective = Literal["throughput", "latency", "energy", "peak-power"]
 
 
@@ -113,6 +114,8 @@ class MappingOptions(Section):
     """pieces in which rows are computed and sent; absent: as many as shorten the latency, with scheduler: cimc"""
     converter: Literal["full", "calibrated"] = "calibrated"
     """steps of converters that can lose information: the full range of sums, or calibrated"""
+    products: Products = "auto"
+    """who multiplies two activations: digital units, arrays written for every image, or the quicker by closed form"""
     network: Literal["mesh", "bus"] | None = None
     """kind of network to compile for; absent: the machine's own"""
     # A list in Python is as good as the tuple that a file gives; the items stay strict.

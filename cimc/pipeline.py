@@ -16,6 +16,7 @@ from xdsl.passes import ModulePass
 from cimc.backends.protocol import STAGES, Stage
 from cimc.mapping_options import MappingOptions
 from cimc.passes.graph.canonicalise import Canonicalise
+from cimc.passes.graph.choose_products import ChooseProducts
 from cimc.passes.graph.compose_moves import ComposeMoves
 from cimc.passes.graph.fold_batch_norm import FoldBatchNorm
 from cimc.passes.graph.hoist_pointwise import HoistPointwise
@@ -53,7 +54,14 @@ def pipeline(
 ) -> tuple[PipelineStep, ...]:
     """The passes from an imported module to a placed one. ``extra``: the backend's own."""
     passes: dict[Stage, list[ModulePass]] = {
-        "graph": [HoistPointwise(), FoldBatchNorm(), Canonicalise(), ComposeMoves(), KeepOffArrays()],
+        "graph": [
+            HoistPointwise(),
+            FoldBatchNorm(),
+            Canonicalise(),
+            ComposeMoves(),
+            KeepOffArrays(),
+            ChooseProducts(),
+        ],
         "quantise": [*quantise_passes(mapping)],
         "schedule": [
             MapStagesPass(),

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cimc.backends.schema import Architecture
 from cimc.runtime.crossbar.coding import Coding
-from cimc.runtime.program import Program
+from cimc.runtime.program import NONE, Program
 
 Ints = npt.NDArray[np.int64]
 
@@ -47,14 +47,26 @@ def writes(program: Program, arch: Architecture) -> dict[str, Any]:
 
     A program of one phase programs its weights once, before the first inference. One of several phases programs them in
     every call of the model, which is ``frames`` inferences; a crossbar that holds the same weights in all calls alone
-    is written again all the same.
+    is written again all the same. Sets that hold activations are programmed in every inference.
     """
     sets = program["array_sets"]
     owner = _owners(program)
-    places = Counter(zip(sets["core"][owner].tolist(), program["tiles"]["xbar"].tolist(), strict=True))
-    most = max(places.values(), default=0)
+    places = list(zip(sets["core"][owner].tolist(), program["tiles"]["xbar"].tolist(), strict=True))
+    live = (sets["tensor"][owner] == NONE).tolist()
+    weights = Counter(place for place, own in zip(places, live, strict=True) if not own)
+    activations = Counter(place for place, own in zip(places, live, strict=True) if own)
+    most = max(
+        (weights[place] + program.frames * activations[place] for place in {*weights, *activations}),
+        default=0,
+    )
     rewrites = int(program["contexts"]["phase"].max(initial=0)) > 0
-    per_inference = most / program.frames if rewrites else 0.0
+    per_inference = max(
+        (
+            activations[p] + (weights[p] / program.frames if rewrites else 0.0)
+            for p in {*weights, *activations}
+        ),
+        default=0.0,
+    )
     endurance = arch.crossbar.endurance_writes
     lifetime = endurance / per_inference if endurance is not None and per_inference else None
     return {

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xdsl.dialects.builtin import ArrayAttr, Float64Type, FloatAttr, IntegerType, StringAttr, TensorType, f32
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    Float64Type,
+    FloatAttr,
+    IntegerType,
+    StringAttr,
+    TensorType,
+    UnitAttr,
+    f32,
+)
 from xdsl.ir import SSAValue
 from xdsl.irdl import irdl_op_definition, operand_def, opt_prop_def, prop_def, result_def
 from xdsl.utils.exceptions import VerifyException
 
 from cimc.dialects.graph_base import GraphOperation, names, ref
 from cimc.dialects.graph_elementwise import float_list
-from cimc.dialects.graph_types import is_float, shape_of, tensor
+from cimc.dialects.graph_types import is_float, quant_of, shape_of, tensor
 from cimc.dialects.weights import WeightRefAttr
 
 NORMS = {"layer_norm": 1, "rms_norm": 1, "local_response_norm": 4}
@@ -154,6 +163,9 @@ class LookupOp(GraphOperation):
 class MatmulOp(GraphOperation):
     """Product of two activations: ``(..., M, K)`` by ``(..., K, N)`` with equal leading axes.
 
+    ``on_arrays``: the second one is written into arrays for every image. Both then hold codes at level 2, the second
+    with zero point 0, and the result is ``f32(sum) * (sa * sb)`` (docs/numerics.md section 0 rule 13).
+
     ```mlir
     %y = graph.matmul %a, %b tensors ["y"]
         : (tensor<1x2x8x4xf32>, tensor<1x2x4x8xf32>) -> tensor<1x2x8x8xf32>
@@ -164,19 +176,34 @@ class MatmulOp(GraphOperation):
 
     lhs = operand_def(TensorType)
     rhs = operand_def(TensorType)
+    on_arrays = opt_prop_def(UnitAttr)
     result = result_def(TensorType)
-    assembly_format = "$lhs `,` $rhs `tensors` $tensors attr-dict `:` functional-type(operands, results)"
+    assembly_format = (
+        "$lhs `,` $rhs (`on_arrays` $on_arrays^)? `tensors` $tensors attr-dict "
+        "`:` functional-type(operands, results)"
+    )
 
-    def __init__(self, lhs: SSAValue, rhs: SSAValue, *, tensors: Sequence[str]):
+    def __init__(self, lhs: SSAValue, rhs: SSAValue, *, tensors: Sequence[str], on_arrays: bool = False):
         super().__init__(
             operands=[lhs, rhs],
             result_types=[TensorType(f32, [*shape_of(lhs)[:-1], shape_of(rhs)[-1]])],
-            properties={"tensors": names(tensors)},
+            properties={"tensors": names(tensors), "on_arrays": UnitAttr() if on_arrays else None},
         )
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether the operands hold codes, for arrays."""
+        return quant_of(self.lhs) is not None
 
     def verify_operator(self) -> None:
         a, b, y = shape_of(self.lhs), shape_of(self.rhs), shape_of(self.result)
-        if not all(is_float(v) for v in (self.lhs, self.rhs, self.result)):
+        left, right = quant_of(self.lhs), quant_of(self.rhs)
+        if left is not None and right is not None and self.on_arrays is not None:
+            if right.zero_point or not right.signed:
+                raise VerifyException("arrays hold signed codes with zero point 0")
+        elif not all(is_float(v) for v in (self.lhs, self.rhs)):
             raise VerifyException("is computed in f32; dequantise codes first")
+        if not is_float(self.result):
+            raise VerifyException("gives f32")
         if min(len(a), len(b)) < 2 or a[:-2] != b[:-2] or a[-1] != b[-2] or y != (*a[:-1], b[-1]):
             raise VerifyException(f"{a} times {b} is not {y}")

@@ -170,6 +170,35 @@ class WriteOp(_ArrayOp):
 
 
 @irdl_op_definition
+class WriteLocalOp(IsaOperation):
+    """Program ``n`` rows of an array set, from ``row`` on, with codes in local memory.
+
+    ```mlir
+    isa.write_local #isa.value<"arrays"> row #isa.at<-1[0, 0] rows [0, 1]> n #isa.value<1>
+      source #isa.at<"in1"[0, 0]>
+    ```
+    """
+
+    name = "isa.write_local"
+
+    arrays = prop_def(ValueAttr)
+    row = prop_def(AddressAttr)
+    n = prop_def(ValueAttr)
+    source = prop_def(AddressAttr)
+    assembly_format = "$arrays `row` $row `n` $n `source` $source attr-dict"
+
+    def __init__(self, arrays: Value, row: Address, source: Address, *, n: Value = 1):
+        super().__init__(
+            properties={
+                "arrays": ValueAttr(arrays),
+                "row": AddressAttr(row),
+                "n": ValueAttr(n),
+                "source": AddressAttr(source),
+            }
+        )
+
+
+@irdl_op_definition
 class ReadOp(_ArrayOp):
     """One window through an array set: ``n`` sums to ``dst``. ``by_core`` (CM): ``m`` windows, a whole row.
 
@@ -299,6 +328,7 @@ Isa = Dialect(
         BodyOp,
         LoopOp,
         WriteOp,
+        WriteLocalOp,
         ReadOp,
         AluOp,
         CopyOp,

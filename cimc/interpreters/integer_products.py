@@ -57,6 +57,15 @@ def accumulate_gemm(shifted: npt.NDArray[Any], weights: ProductWeights, reach: i
     return acc
 
 
+def accumulate_frames(
+    a: npt.NDArray[Any], b: npt.NDArray[Any], reach: tuple[int, int]
+) -> npt.NDArray[np.int64]:
+    """``acc[..., m, n] = sum_k a[..., m, k] * b[..., k, n]``, exact, for integers of magnitude at most ``reach``."""
+    bound = a.shape[-1] * reach[0] * reach[1]
+    kind = next((kind for limit, kind in _EXACT if bound < limit), np.int64)
+    return (a.astype(kind) @ b.astype(kind)).astype(np.int64)
+
+
 def accumulate_conv(
     op: ConvOp, shifted: npt.NDArray[Any], weights: ProductWeights, reach: int
 ) -> npt.NDArray[np.int64]:

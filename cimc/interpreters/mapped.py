@@ -42,7 +42,8 @@ from cimc.dialects.weights import WeightStore
 from cimc.interpreters.graph import numpy_type
 from cimc.interpreters.host import HostRunner
 from cimc.interpreters.mapped_blocks import check_placement, stage_blocks
-from cimc.interpreters.mapped_digital import apply_function, apply_real, frame_product, requantise
+from cimc.interpreters.mapped_digital import apply_function, apply_real, requantise
+from cimc.interpreters.mapped_frames import frame_product
 from cimc.interpreters.mapped_products import EXACT_CELLS, Programmer, read_arrays
 from cimc.interpreters.mapped_rows import from_rows, to_rows
 from cimc.interpreters.real_operators import take_elements
@@ -301,7 +302,7 @@ class _Machine:
                 case RealOp():
                     inside[step.result] = apply_real(step, [inside[v] for v in step.args], self.store)
                 case FrameProductOp():
-                    inside[step.result] = frame_product(step, inside[step.lhs], inside[step.frame])
+                    inside[step.result] = frame_product(step, inside[step.lhs], inside[step.frame], self.arch)
                 case DcomOp():
                     inside[step.result] = apply_function(step, [inside[v] for v in step.args])
                 case YieldOp():

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cimc.dialects.cim import DcomOp, RequantiseOp
-from cimc.dialects.cim_products import FrameProductOp
 from cimc.dialects.cim_real import LOOKUP, RealOp
 from cimc.dialects.cim_types import Function
 from cimc.dialects.graph_elementwise import UNARY
@@ -62,12 +61,6 @@ def apply_real(op: RealOp, args: Sequence[Array], store: WeightStore) -> Array:
         return digital.lookup(constant, args[0][..., 0])
     pair = (args[0], constant)
     return digital.binary(op.kind, *(pair if op.swapped is None else pair[::-1]))
-
-
-def frame_product(op: FrameProductOp, rows: Array, frame: Array) -> Array:
-    """Rows (F, H, W, K) by the matrices of ``frame``, one a position."""
-    matrices = frame.transpose(0, 2, 3, 1) if op.by_columns is not None else frame.transpose(0, 2, 1, 3)
-    return digital.matmul_float(rows.transpose(0, 2, 1, 3), matrices).transpose(0, 2, 1, 3)
 
 
 def _codes(op: DcomOp, index: int) -> QuantType:

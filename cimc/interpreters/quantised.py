@@ -30,6 +30,7 @@ from cimc.dialects.graph import (
     GemmOp,
     GlobalAveragePoolOp,
     HostOp,
+    MatmulOp,
     MaxPoolOp,
     QuantizeOp,
     QuantType,
@@ -46,7 +47,12 @@ from cimc.dialects.locations import describe
 from cimc.dialects.weights import WeightStore
 from cimc.interpreters.graph import check_inputs
 from cimc.interpreters.host import HostRunner
-from cimc.interpreters.integer_products import accumulate_conv, accumulate_gemm, product_weights
+from cimc.interpreters.integer_products import (
+    accumulate_conv,
+    accumulate_frames,
+    accumulate_gemm,
+    product_weights,
+)
 from cimc.interpreters.real_operators import REAL_OPERATORS, Kernel
 from cimc.runtime.numerics import digital
 
@@ -292,6 +298,17 @@ def _real(kernel: Kernel) -> Callable[[Operation, _Frame], list[Array]]:
     return lambda op, frame: [np.asarray(kernel(op, frame.store, [frame[v] for v in op.operands]))]
 
 
+def _matmul(op: MatmulOp, frame: _Frame) -> list[Array]:
+    """In float32, or of codes by rule 13."""
+    if not op.is_quantised:
+        return [digital.matmul_float(frame[op.lhs], frame[op.rhs])]
+    a, b = _quant(op.lhs), _quant(op.rhs)
+    codes = frame[op.lhs].astype(np.int32) - np.int32(a.zero_point)
+    reach = max(a.qmax - a.zero_point, a.zero_point - a.qmin), -b.qmin
+    acc = accumulate_frames(codes, frame[op.rhs], reach)
+    return [digital.acc_to_float(acc, digital.product_scale(a.scale, np.asarray(b.scale)))]
+
+
 def _host(op: HostOp, frame: _Frame) -> list[Array]:
     return frame.host.run(op, [frame[value] for value in op.inputs])
 
@@ -312,5 +329,6 @@ _EVALUATE: Mapping[type[Operation], Callable[[Any, _Frame], list[Array]]] = {
     ReshapeOp: _reshape,
     SoftmaxOp: _softmax,
     **{op: _real(kernel) for op, kernel in REAL_OPERATORS.items()},
+    MatmulOp: _matmul,
     HostOp: _host,
 }

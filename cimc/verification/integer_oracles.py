@@ -40,11 +40,11 @@ def _constants(op: ProductOperation, store: WeightStore) -> tuple[Array, Array, 
 
 
 def _by_onnxruntime(op: ProductOperation, codes: Array, store: WeightStore) -> Array | None:
-    """The codes of QLinearConv or QGemm; ``None`` where there is no such operator for these types."""
+    """The codes of QLinearConv or QGemm; ``None`` where there is no such operator, as for results of another sign."""
     x, y = quant_of(op.input), quant_of(op.result)
     assert x is not None
     weight, scale, zero, bias = _constants(op, store)
-    narrow = codes.dtype.itemsize == 1 and weight.dtype == np.int8 and (y is None or y.bits <= 8)
+    narrow = codes.dtype.itemsize == 1 and weight.dtype == np.int8 and (y is None or y.dtype == codes.dtype)
     assert op.acc_bits is not None
     if not narrow or op.acc_bits.value.data != 32 or (y is None and isinstance(op, ConvOp)) or zero.any():
         return None

@@ -22,6 +22,7 @@ from cimc.dialects.graph import (
     ConvOp,
     GemmOp,
     GlobalAveragePoolOp,
+    MatmulOp,
     ProductOperation,
     QuantizeOp,
     main_function,
@@ -140,7 +141,7 @@ def _real(code: Any, kind: QuantType) -> Any:
 
 @dataclass(frozen=True)
 class _WeightJudge:
-    """Judges products by the codes of their weights, everything else by equality."""
+    """Judges products by the codes of their weights, those of two activations as sums, everything else by equality."""
 
     layers: Layers
     store: WeightStore
@@ -149,6 +150,8 @@ class _WeightJudge:
         self, op: Operation, number: int, found: Array, wanted: Array | None, fed: list[Array]
     ) -> float:
         """1 is the largest error that rounding explains."""
+        if isinstance(op, MatmulOp) and op.is_quantised and wanted is not None:
+            return scaled_error(found, wanted) / FLOAT_TOLERANCE
         if not isinstance(op, ProductOperation) or not op.is_quantised:
             return judge_equal(op, number, found, wanted, fed)
         name = tensor_names(op)[0]

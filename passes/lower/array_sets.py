@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 
 from cimc.dialects.cim import ReadCoreOp, StageOp
+from cimc.dialects.cim_products import FrameProductOp
 from cimc.dialects.context import CimContext
+from cimc.dialects.graph_types import shape_of
 from cimc.passes.place.network import ContextSpec
+from cimc.passes.schedule.array_frames import frame_tiles
 from cimc.passes.schedule.array_product import coding_of
 from cimc.passes.schedule.row_tiles import stage_tile_height
+from cimc.runtime.program import NONE
 from cimc.runtime.program.builder import ProgramBuilder, Tile
 
 
@@ -70,3 +74,24 @@ def add_arrays(
         phase=spec.phase,
         groups=read.diagonal.groups,
     )
+
+
+def add_frame_arrays(
+    builder: ProgramBuilder, ctx: CimContext, number: int, spec: ContextSpec, product: FrameProductOp
+) -> dict[str, int]:
+    """Array set, window and wordlines of context ``number``, whose cells hold a frame of each image in turn."""
+    assert product.coding is not None
+    coding = coding_of(product.coding)
+    tiles = frame_tiles(product, ctx.arch)
+    arrays = builder.add_array_set(
+        number,
+        spec.core,
+        builder.add_coding(coding.to_row().tolist()),
+        NONE,
+        (0, product.depth, 0, shape_of(product.result)[2]),
+        [Tile(spec.xbar + i, *tile) for i, tile in enumerate(tiles)],
+        step_first=builder.add_steps([1] * coding.step_count),
+        phase=spec.phase,
+    )
+    wordlines = max(k1 - k0 for k0, k1, _, _ in tiles)
+    return {"arrays": arrays, "window": builder.add_window(c=product.depth), "wordlines": wordlines}

@@ -23,6 +23,7 @@ from cimc.dialects.isa import (
     RecvOp,
     SendOp,
     Value,
+    WriteLocalOp,
     WriteOp,
     parameters_of,
 )
@@ -165,11 +166,15 @@ class BodyMaker:
         return [LoopOp(None, images)]
 
     def _frame(self) -> list[Operation]:
-        """Collect the frame of a product, the one position that the context takes."""
+        """Collect the frame of a product, the one position that the context takes, in memory or in cells."""
         product = self.stage.frame_product
         if product is None:
             return []
         rows, _, depth = shape_of(product.frame)
+        if product.coding is not None:
+            number = Address(NO_BUFFER, 0, 0, (0, 1))
+            write = WriteLocalOp("arrays", number, Address("in1"))
+            return [LoopOp(rows, [RecvOp("in1", 1), write, FreeOp("in1", 1)])]
         pattern = self.builder.add_copy(1, 0, 0, depth, 1, 1)
         to = Address(FRAME, 0, 0, (), (0, depth))
         return [LoopOp(rows, [RecvOp("in1", 1), CopyOp(to, Address("in1"), pattern), FreeOp("in1", 1)])]
@@ -243,8 +248,10 @@ class BodyMaker:
             for r in step.reads
         ]
         to = self._local(step.writes, piece, level)
-        alu: AluOp
-        if isinstance(step.op, RequantiseOp):
+        alu: Operation
+        if isinstance(step.op, FrameProductOp) and step.op.coding is not None:
+            alu = self._read_frame(reads[0], to, n)
+        elif isinstance(step.op, RequantiseOp):
             function, record = requantise_record(step.op, self.ctx, self.builder)
             column = Address(NO_BUFFER, 0, "n0")
             alu = AluOp(function, to, reads[0], column, n=n, m=m, record=record)
@@ -262,6 +269,23 @@ class BodyMaker:
         taken = [self._taking(spec, piece, ring) for ring in rings]
         before = [op for received, _ in taken for op in received]
         return [*before, alu, *(op for _, freed in taken for op in freed)]
+
+    def _read_frame(self, source: Address, to: Address, n: int) -> ReadOp:
+        """A row through the cells that hold a frame: one window, in the machine's mode."""
+        assert self.ctx.arch is not None
+        mode = self.ctx.arch.mode
+        span: Value = "wordlines" if mode == "wordline" else "tiles"
+        return ReadOp(
+            "arrays",
+            0,
+            span,
+            source,
+            "window",
+            to,
+            n,
+            by_row=mode == "wordline",
+            positions=1 if mode == "core" else None,
+        )
 
     def _real(
         self,

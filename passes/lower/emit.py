@@ -9,7 +9,7 @@ from xdsl.ir import Operation
 from cimc.dialects import isa
 from cimc.runtime.program import NONE, AluFunction, Opcode, parameter
 from cimc.runtime.program.builder import ProgramBuilder
-from cimc.runtime.program.rows import At, Row, end, halt, loop, loop_images
+from cimc.runtime.program.rows import At, Row, end, halt, loop, loop_images, write_local
 
 
 def body_rows(body: isa.BodyOp, builder: ProgramBuilder) -> list[Row]:
@@ -53,6 +53,16 @@ class _Emitter:
                 return [head, *(row for inner in op.body.block.ops for row in self.rows(inner)), end()]
             case isa.WriteOp():
                 return [self._write(op)]
+            case isa.WriteLocalOp():
+                return [
+                    write_local(
+                        self.at(op.source),
+                        self.value(op.arrays),
+                        self.at(op.row),
+                        self.value(op.n),
+                        self.node,
+                    )
+                ]
             case isa.ReadOp():
                 return [self._read(op)]
             case isa.AluOp():

@@ -18,7 +18,7 @@ from cimc.dialects.graph_types import shape_of
 from cimc.dialects.isa import BodyOp
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
 from cimc.dialects.mem_real import IndexMapOp, MatmulOp
-from cimc.passes.lower.array_sets import add_arrays, add_read_window, wordlines
+from cimc.passes.lower.array_sets import add_arrays, add_frame_arrays, add_read_window, wordlines
 from cimc.passes.lower.bodies import BodyMaker, is_whole, used_parameters
 from cimc.passes.lower.chip_bodies import (
     ChipBody,
@@ -290,6 +290,8 @@ class _Linker:
                 continue
             pitch = buffer.pitch(n, positions)
             values[buffer.name] = self._buffer(number, buffer.element, buffer.slots, pitch, n)
+        if stage.frame_product is not None and stage.frame_product.coding is not None:
+            values |= add_frame_arrays(self.builder, self.ctx, number, spec, stage.frame_product)
         if stage.read is not None:
             values["window"] = add_read_window(self.builder, spec, stage)
             values["arrays"] = add_arrays(self.builder, self.ctx, number, spec, stage)

@@ -91,7 +91,7 @@ def _continue(
             chosen = free[0]
         order = orders[number]
         order.stream = chosen.stream
-        order.early = phase > 0 and contexts[number].xbars > 0 and (not held[number] or bool(own))
+        order.early = phase > 0 and contexts[number].k1 > 0 and (not held[number] or bool(own))
         order.waits = order.early and chosen.phase < phase - 1 and phase > 1
         chosen.context, chosen.phase = number, phase
     for number in members:

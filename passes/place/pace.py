@@ -20,6 +20,7 @@ from cimc.dialects.cim_products import FrameProductOp
 from cimc.dialects.graph_types import shape_of
 from cimc.passes.place.network import MAIN, RELOAD, SPILL, ContextSpec, Network, Node, Ring
 from cimc.passes.place.tail_plan import ring_name
+from cimc.passes.schedule.array_frames import frame_window_cycles
 from cimc.passes.schedule.copies.stage_costs import exact, stage_cost
 from cimc.runtime.program.geometry import RingGeometry
 
@@ -261,7 +262,11 @@ def _tail_cycles(node: Node, positions: int, channels: int, arch: Any) -> float:
     for step in node.tail.steps:
         window = getattr(step.op, "window", None)
         cells = int(np.prod(window.kernel)) if window is not None else 1
-        cells *= step.op.depth if isinstance(step.op, FrameProductOp) else 1
+        if isinstance(step.op, FrameProductOp):
+            if step.op.coding is not None:
+                total += frame_window_cycles(step.op, arch)
+                continue
+            cells *= step.op.depth
         elements = exact(unit.cycles_per_element["default"]) * cells * positions * channels
         total += unit.startup_cycles + ceil(elements / unit.lanes)
     return float(total)

@@ -113,11 +113,14 @@ def plan_tail(stage: StageOp) -> TailPlan:
     for op in stage.body.block.ops:
         if not isinstance(op, RequantiseOp | DcomOp | RealOp | FrameProductOp):
             continue
-        if isinstance(op, FrameProductOp):
+        taken = op.operands
+        if isinstance(op, FrameProductOp) and op.coding is not None:
+            taken = (op.lhs,)  # the frame goes from its ring into cells
+        elif isinstance(op, FrameProductOp):
             rows, positions, depth = shape_of(op.frame)
             buffers[FRAME] = LocalBuffer(FRAME, element_of(op.frame.type), positions, 1, rows * depth)
             where[op.frame] = FRAME
-        reads = tuple(where[v] for v in op.operands)
+        reads = tuple(where[v] for v in taken)
         if isinstance(op, DcomOp) and _accumulates(op):
             buffers[SUM] = LocalBuffer(SUM, Element.I64, 1, 1)
         writes = _in_place(op, reads, buffers) or new_buffer(f"t{len(steps)}", op.result)

@@ -125,7 +125,9 @@ class QuantiseActivations(ModulePass):
 
     def _plan(self, op: ModuleOp, edges: _Edges) -> _Plan:
         if self.activations == "arrays" or (self.activations == "auto" and _multiplies_activations(op)):
-            return edges.plan_array_inputs([o for o in operations(op) if isinstance(o, ProductOperation)])
+            layers = [o for o in operations(op) if isinstance(o, ProductOperation)]
+            frames = [o for o in operations(op) if isinstance(o, MatmulOp) and o.on_arrays is not None]
+            return edges.plan_array_inputs(layers, frames)
         return edges.plan_everything()
 
 
@@ -180,14 +182,18 @@ class _Edges:
         self.overrides = overrides
         self.store = store
 
-    def plan_array_inputs(self, layers: Sequence[ProductOperation]) -> _Plan:
-        """A pair per (input of a layer, encoding wished for)."""
+    def plan_array_inputs(self, layers: Sequence[ProductOperation], frames: Sequence[MatmulOp]) -> _Plan:
+        """A pair per (input of a layer, encoding wished for), and one for each operand of a product on arrays."""
         uses: dict[_Group, list[Use]] = {}
         for layer in layers:
             if isinstance(layer.input.owner, DequantizeOp):
                 continue
             use = next(u for u in layer.input.uses if u.operation is layer)
             uses.setdefault((layer.input, self.wish(layer)), []).append(use)
+        for product in frames:
+            for use in (u for v in dict.fromkeys(product.operands) for u in v.uses if u.operation is product):
+                value = product.operands[use.index]
+                uses.setdefault((value, self.frame_encoding(use.index)), []).append(use)
         groups = {group: _Range((group[0],), _brought(group[0])) for group in uses}
         return _Plan(groups, [_Pair(group[0], group, tuple(wanted)) for group, wanted in uses.items()])
 
@@ -249,6 +255,11 @@ class _Edges:
     def wish(self, layer: ProductOperation) -> Encoding:
         """How ``layer`` takes its input."""
         return activation_encoding(layer, self.default, self.overrides)
+
+    def frame_encoding(self, operand: int) -> Encoding:
+        """How a product on arrays takes its operands: the first behind a softmax, never below 0; the second as weights
+        are stored."""
+        return Encoding(self.default.bits, symmetric=operand == 1)
 
     def wish_of_use(self, use: Use) -> Encoding | None:
         """The encoding a consumer asks for; ``None`` for consumers that take any."""

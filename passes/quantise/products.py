@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 
 from cimc.diagnostics import CimError, UnsupportedError, raise_all
@@ -18,6 +19,7 @@ from cimc.dialects.graph import (
     ConvOp,
     DequantizeOp,
     GemmOp,
+    MatmulOp,
     ProductCodes,
     ProductOperation,
     QuantizeOp,
@@ -44,8 +46,9 @@ from cimc.passes.quantise.weights import QuantisedWeights, keep_weights, quantis
 class QuantiseProducts(ModulePass):
     """Make each Conv and Gemm behind a dequantize integer: weights, bias, accumulator width, output codes.
 
-    Weights are symmetric, per output channel unless ``per_channel=false``; integers that the model brings
-    stay as they are, with their scales and zero points. The result is codes when every use is a quantize of
+    Products of two activations on arrays take codes as well (rule 13). Weights are symmetric, per output channel
+    unless ``per_channel=false``; integers that the model brings stay as they are, with their scales and zero points.
+    The result is codes when every use is a quantize of
     one type (docs/numerics.md section 0 rule 5), otherwise float32 (rule 6).
 
     ```mlir
@@ -72,7 +75,22 @@ class QuantiseProducts(ModulePass):
         for layer in layers:
             bits = weight_width(layer, self.weight_bits, overrides)
             _make_integer(layer, ctx.store, bits, self.per_channel)
+        for product in operations(op):
+            if isinstance(product, MatmulOp) and product.on_arrays is not None and not product.is_quantised:
+                _take_codes(product)
         erase_unused_conversions(op)
+
+
+def _take_codes(product: MatmulOp) -> None:
+    """Let a product on arrays take the codes of its operands. Raises UnsupportedError where one has none."""
+    codes: list[SSAValue] = []
+    for value in product.operands:
+        if not isinstance(value.owner, DequantizeOp):
+            raise UnsupportedError(
+                located(product, "an operand has no codes; run quantise-activations first")
+            )
+        codes.append(value.owner.input)
+    replace(product, MatmulOp(*codes, tensors=tensor_names(product), on_arrays=True))
 
 
 def _obstacle(layer: ConvOp | GemmOp) -> CimError | None:

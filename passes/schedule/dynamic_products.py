@@ -1,10 +1,10 @@
 """Products of two activations (Q by K, P by V): on units of cores, the chip's, or arrays rewritten for every image.
 
 Cores take a matrix each, or a share of the rows of one: the second operand is collected in local memory, then the unit
-computes row by row. The chip's unit is one for all products, and its operands pass the global buffer. Arrays would have
-to hold the second operand, which is new for every image: its codes cross the global buffer, are written row by row,
-and only then the rows of the first one are read through it. Cores and arrays are bounds from below, at the best number
-of copies with all of the chip free; the array side leaves out conversions to codes and the network.
+computes row by row. The chip's unit is one for all products, and its operands pass the global buffer. Arrays hold the
+second operand, which is new for every image: its codes are written row by row by the context that receives them, and
+only then the rows of the first one, made codes, are read through it and their sums made reals. Cores and arrays are
+bounds from below, at the best number of copies with all of the chip free; the network is left out.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from math import ceil
 from typing import Any
 
 from cimc.dialects.graph_types import QuantType
+from cimc.passes.schedule.array_frames import write_cycles
 from cimc.passes.schedule.array_product import machine_coding
-from cimc.passes.schedule.copies.stage_costs import exact, window_cycles
+from cimc.passes.schedule.copies.stage_costs import conversion_cycles, exact, window_cycles
 from cimc.runtime.program import Element
 
-MATMUL = "matmul"
-"""The digital unit's name of the function."""
-
+MATMUL, TO_CODES, TO_FLOAT = "matmul", "quantise", "acc_to_float"
+"""The digital unit's names of the product, and of what makes codes of an array's rows and reals of its sums."""
 
 COLLECT = 3
-"""Cycles in which a row of the second operand issues its ``recv``, ``copy`` and ``free``."""
+"""Cycles in which a row of the second operand issues its ``recv``, ``copy`` or ``write_local``, and ``free``."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,7 @@ class DynamicCost:
         if self.arrays is None:
             return f"{units}; arrays cannot take it: too few, or not rewritten at run time"
         sides = f"{units}, at least {self.arrays} on rewritten arrays ({self.written} of them writing)"
-        if not self.arrays_are_quicker:
-            return sides
-        return f"{sides}: arrays would be quicker, but the instruction set writes weights of the model only"
+        return f"{sides}: arrays are quicker" if self.arrays_are_quicker else sides
 
 
 def dynamic_cost(product: DynamicProduct, arch: Any, *, weight_bits: int, input_bits: int) -> DynamicCost:
@@ -96,20 +94,25 @@ def _digital(product: DynamicProduct, arch: Any) -> int | None:
 
 def _row(product: DynamicProduct, unit: Any) -> int:
     """Cycles of a row of the first operand on a digital unit."""
+    return _function(unit, MATMUL, product.columns * product.depth)
+
+
+def _function(unit: Any, name: str, elements: int) -> int:
+    """Cycles of a function on a digital unit."""
     each = unit.cycles_per_element
-    cycles = exact(each.get(MATMUL, each["default"]))
-    return unit.startup_cycles + ceil(product.columns * product.depth * cycles / unit.lanes)
+    return unit.startup_cycles + ceil(elements * exact(each.get(name, each["default"])) / unit.lanes)
 
 
 def _cores(product: DynamicProduct, arch: Any) -> int | None:
-    """Every matrix on as many cores as there are for it: collected by each, rows in turn."""
+    """Every matrix on as many cores as there are for it, collected by each, rows in turn. Matrices of one core share
+    its unit, not the time in which they are collected."""
     unit = arch.core.digital_unit
     if unit is None:
         return None
     collect = _collect(product, arch.core.local_buffer_bytes_per_cycle)
     copies = max(1, min(product.rows, arch.chip.cores // product.batch))
     turns = ceil(product.batch / arch.chip.cores)
-    return turns * (collect + ceil(product.rows / copies) * _row(product, unit))
+    return collect + turns * ceil(product.rows / copies) * _row(product, unit)
 
 
 def _collect(product: DynamicProduct, bytes_per_cycle: float) -> int:
@@ -123,27 +126,28 @@ def _arrays(
     product: DynamicProduct, arch: Any, weight_bits: int, input_bits: int
 ) -> tuple[int | None, int, int]:
     """Least cycles over the numbers of copies, those of its writes, and the copies."""
-    columns = arch.crossbar.weight_columns(weight_bits)
-    if not arch.chip.allow_writes or not columns:
+    columns, unit = arch.crossbar.weight_columns(weight_bits), arch.core.digital_unit
+    if not arch.chip.allow_writes or not columns or unit is None:
         return None, 0, 0
     codes = QuantType.of(input_bits, signed=False, scale=1.0, zero_point=0)
-    coding = machine_coding(arch, weight_bits, codes, (1 << (weight_bits - 1)) - 1)
+    coding = machine_coding(arch, weight_bits, codes, 0)
     height, width = min(product.depth, arch.crossbar.rows), min(product.columns, columns)
     tiles = ceil(product.depth / arch.crossbar.rows) * ceil(product.columns / columns)
-    window = window_cycles(coding, height, width, arch)
-    clock = exact(arch.clock_ghz)
-    write = height * ceil(exact(arch.crossbar.write_latency_ns) * clock)
-    size = ceil(product.depth * product.columns * weight_bits / 8)
-    carry = ceil(size / exact(arch.chip.global_buffer_bytes_per_cycle))
-    supply = arch.chip.cores * arch.core.crossbars
+    codes_and_reals = _function(unit, TO_CODES, product.depth) + _function(unit, TO_FLOAT, product.columns)
+    turn = (
+        window_cycles(coding, height, width, arch) + conversion_cycles(coding, width, arch) + codes_and_reals
+    )
+    port = ceil(product.columns * ceil(weight_bits / 8) / exact(arch.core.local_buffer_bytes_per_cycle))
+    written = product.depth * max(COLLECT, port, write_cycles(arch))
+    heads = arch.chip.cores * (arch.core.crossbars // tiles)
+    units = ceil(product.batch * product.rows / arch.chip.cores) * codes_and_reals
     best: tuple[int, int, int] | None = None
     for copies in range(1, product.rows + 1):
-        together = supply // (tiles * copies)
+        together = heads // copies
         if together == 0:
             break
         turns = ceil(product.batch / together)
-        written = product.batch * copies * carry + turns * write
-        total = written + turns * ceil(product.rows / copies) * window
+        total = max(turns * (written + ceil(product.rows / copies) * turn), written + units)
         if best is None or total < best[0]:
-            best = (total, written, copies)
+            best = (total, turns * written, copies)
     return best if best is not None else (None, 0, 0)

@@ -39,15 +39,23 @@ def products_on_cores(ops: Sequence[Operation], arch: Any) -> set[graph.MatmulOp
     for op in ops:
         if not isinstance(op, graph.MatmulOp):
             continue
+        if op.is_quantised:  # chosen for arrays of cores before there were codes
+            found.add(op)
+            continue
         *heads, rows, _ = frame_shape(shape_of(op.lhs))
         *others, depth, columns = frame_shape(shape_of(op.rhs))
-        waiting = LINES if _follows_a_product(op.lhs) else rows + LINES
+        waiting = waiting_lines(op)
         size = (depth * (waiting + columns) + LINES * columns) * Element.F32.size_bytes
         product = DynamicProduct(prod(heads), rows, depth, columns)
         fits = prod(heads) == prod(others) and size <= arch.core.local_buffer_bytes
         if fits and cores_are_quicker(product, arch):
             found.add(op)
     return found
+
+
+def waiting_lines(op: graph.MatmulOp) -> int:
+    """Rows of the first operand that a context holds: all of them, where they come with those of the frame."""
+    return LINES if _follows_a_product(op.lhs) else shape_of(op.lhs)[-2] + LINES
 
 
 def _follows_a_product(value: SSAValue) -> bool:

@@ -354,7 +354,7 @@ class _Mapper:
             return scalar_layout(frame)
         if isinstance(head, graph.MatmulOp):
             columns = columns_layout(frame)
-            by_columns = value is head.rhs and self.layouts[value] == columns
+            by_columns = value is head.rhs and self.layouts[value] == columns and not head.is_quantised
             return columns if by_columns else heads_layout(frame)
         if isinstance(head, ELEMENTWISE):  # as its first operand lies
             first, given = frame_shape(shape_of(head.operands[0])), self.layouts[head.operands[0]]

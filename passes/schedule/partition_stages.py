@@ -22,6 +22,7 @@ from cimc.dialects.weights import WeightRefAttr
 from cimc.passes.place.network import COLUMNS
 from cimc.passes.place.source_rows import is_global_pool, kernel_rows, ring_columns, source_geometry
 from cimc.passes.place.tail_plan import element_of, plan_tail
+from cimc.passes.schedule.array_frames import frame_crossbars
 from cimc.passes.schedule.array_product import coding_of
 from cimc.passes.schedule.dealing import Dealing, dealing_of
 from cimc.passes.schedule.row_tiles import stage_tile_height
@@ -143,7 +144,7 @@ def _product_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[A
     _, positions, channels = shape_of(stage.result)
     _check_memory(stage, Footprint(stage, dealing, 1, arch).bytes(0, 0, channels, 0), arch)
     rows = [
-        (copy, 0, 0, 0, 0, channels, p, p + 1, 0, 0, -1, -1)
+        (copy, 0, 0, 0, 0, channels, p, p + 1, frame_crossbars(stage, arch), 0, -1, -1)
         for copy in range(dealing.rows)
         for p in range(positions)
     ]

@@ -243,13 +243,13 @@ class _Search:
         work, table, node = self.work, self.work.tables[stage], self.work.numbers[stage]
         offsets, room = _cut(state.room, work.needs[stage], table, work.stages[stage])
         weights = (table[:, _K1] - table[:, _K0]) * (table[:, _N1] - table[:, _N0])
-        shares = np.bincount(offsets, weights) / weights.sum()
-        loads = [
-            ceil(work.nodes[node].load * share) for share in shares.tolist()
-        ]  # 0: no context of that phase
+        if not weights.any():  # contexts that hold nothing of the model
+            weights = np.ones_like(weights)
+        shares: list[float] = (np.bincount(offsets, weights) / weights.sum()).tolist()
+        loads = [ceil(work.nodes[node].load * share) for share in shares]
         closed, members, given = state.closed, state.members, state.given
-        for load in loads[:-1]:
-            members = (*members, Member(node, load)) if load else members
+        for share, load in zip(shares[:-1], loads[:-1], strict=True):
+            members = (*members, Member(node, load)) if share else members
             cycles, given = self.cycles(members, given)
             closed += cycles + BARRIER
             members = ()

@@ -20,6 +20,7 @@ from cimc.dialects.context import CimContext
 from cimc.dialects.graph_base import BoundedOperation
 from cimc.dialects.graph_types import quant_of, shape_of, tensor
 from cimc.dialects.row_layout import RowLayout, columns_layout, frame_shape, heads_layout
+from cimc.passes.schedule.array_frames import add_array_frames
 from cimc.passes.schedule.array_product import ArrayProduct, add_product
 from cimc.passes.schedule.real_tails import real_step
 from cimc.passes.schedule.stages import Group
@@ -46,6 +47,9 @@ def add_tail(
             inside[op.result] = add_product(block, product, operands[0], result, ctx)
             continue
         if isinstance(op, graph.MatmulOp):
+            if op.is_quantised:
+                inside[op.result] = add_array_frames(block, op, operands, result, ctx)
+                continue
             frame = frame_shape(shape_of(op.rhs))
             by_columns = layout(op.rhs) == columns_layout(frame) != heads_layout(frame)
             step = FrameProductOp(operands[0], operands[1], result, by_columns=by_columns)

@@ -73,6 +73,8 @@ class ArrayCosts:
             (coding, tuple(blocks[first : first + count]))
             for coding, first, count in zip(sets["coding"].tolist(), firsts, counts, strict=True)
         ]
+        self.columns: list[int] = (sets["n1"] - sets["n0"]).tolist()
+        """Logical columns of every set."""
         self._known: dict[tuple[bool, int, tuple[Part, ...]], ArrayCost] = {}
         self._parts: dict[tuple[tuple[Block, ...], bool, int, int], tuple[Part, ...]] = {}
 
@@ -83,6 +85,11 @@ class ArrayCosts:
     def write(self, array_set: int, by_row: bool, first: int, count: int) -> ArrayCost:
         """One ``write_xb``, ``write_row`` or ``write_core``."""
         return self._cost(False, array_set, by_row, first, count)
+
+    def write_local(self, array_set: int, rows: int) -> ArrayCost:
+        """One ``write_local`` of so many rows of the set: one behind the other, all columns of a row at once."""
+        coding, _ = self._sets[array_set]
+        return self._write_cost(self._codings[coding], (Part(0, rows, self.columns[array_set]),))
 
     def _cost(self, reads: bool, array_set: int, by_row: bool, first: int, count: int) -> ArrayCost:
         coding, blocks = self._sets[array_set]

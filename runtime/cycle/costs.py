@@ -7,7 +7,7 @@ kernel; everything else stands here once and is multiplied by the kernel's count
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import product
 from typing import NamedTuple
@@ -106,12 +106,13 @@ class CostBuilder:
     def build(self) -> Costs:
         """All costs. Raises :class:`UnsupportedError` for a unit the machine lacks."""
         self._arrays()
+        self._local_writes()
         self._vector_units()
         self._copies()
         self._sends()
         self._dma()
         self._hosts()
-        arrays = np.isin(self._rows[:, y.OP], (y.READ, y.WRITE))
+        arrays = np.isin(self._rows[:, y.OP], (y.READ, y.WRITE, y.WRITE_LOCAL))
         self._rows[~arrays, y.ENERGY] += _attojoules(self._energy[~arrays])
         count = len(self._records)
         variants = np.zeros((count, y.VARIANT_WIDTH), np.int64)
@@ -178,17 +179,34 @@ class CostBuilder:
                 self._records.append(record)
                 self._record_rows.append(row)
 
-    def _array_record(self, cost: ArrayCost, moved: int, is_read: bool) -> Record:
+    def _local_writes(self) -> None:
+        """Rows written at run time: read from the core's memory by its port, then written one behind the other."""
+        at = self._where(y.WRITE_LOCAL)
+        if not len(at):
+            return
+        costs = ArrayCosts(self._program, self._machine)
+        fields = self._resolved.fields
+        for row in at.tolist():
+            own, count = int(self._rows[row, y.SET]), int(fields["n"][row])
+            cost = replace(costs.write_local(own, count), size=0)
+            moved = int(self._bytes("a", np.array([row]), np.array([count * costs.columns[own]]))[0])
+            record = self._array_record(cost, moved, local=True)
+            self._rows[row, y.UNIT] = self._rows[row, y.CORE]
+            self._rows[row, _ARRAY_COLUMNS] = record.cycles
+            self._energy[row], self._busy[row] = record.energy_pj, record.busy
+
+    def _array_record(self, cost: ArrayCost, moved: int, local: bool) -> Record:
+        """``local``: what it takes lies in the core's memory, as for reads; weights come from the global buffer."""
         m = self._machine
-        if self._resident and not is_read:
+        if self._resident and not local:
             cost = ArrayCost(0, 0)
         energy, busy = [0.0] * len(COMPONENTS), [0] * len(UNIT_KINDS)
         energy[_ARRAY], energy[_DAC], energy[_ADC] = cost.array_pj, cost.dac_pj, cost.adc_pj
         energy[_WRITE], energy[_GLOBAL] = cost.write_pj, cost.size * m.global_pj
         energy[_LOCAL] = moved * m.local_pj
-        port = ceil_div(moved, m.local_width) if is_read else ceil_div(cost.size, m.global_width)
+        port = ceil_div(moved, m.local_width) if local else ceil_div(cost.size, m.global_width)
         busy[_ARRAYS_BUSY] = cost.occupancy
-        busy[_PORT_BUSY if is_read else _GLOBAL_BUSY] = port
+        busy[_PORT_BUSY if local else _GLOBAL_BUSY] = port
         own = attojoules(sum(energy))
         if m.vector is not None and m.shift_add_in_unit and cost.conversions:
             busy[_VECTOR_BUSY] = m.vector.duration(AluFunction.ADD_INT, cost.conversions)

@@ -46,7 +46,7 @@ def issued(w: Memory, ctx: int, row: int, t: int, operands: int, start: int) -> 
 
 @jit
 def compute(w: Memory, ctx: int, row: int, t: int, limit: int) -> int:
-    """``read_*``, ``alu``, ``copy``: operands, own array set, then the port or vector unit in its turn."""
+    """``read_*``, ``write_local``, ``alu``, ``copy``: operands, own array set, then port or vector unit in turn."""
     time = ready(w, ctx, row + y.A_MODE, row + y.A_COLD)
     if time < 0:
         return park_on_slot(w, ctx, row, t, -time)

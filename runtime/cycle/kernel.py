@@ -88,7 +88,7 @@ def issue(w: Memory, ctx: int, row: int, t: int, limit: int) -> int:
 @jit
 def _computes(op: int) -> bool:
     """Instructions that wake nobody, and plan nothing without a second request."""
-    return op == y.READ or op == y.ALU or op == y.COPY
+    return op == y.READ or op == y.ALU or op == y.COPY or op == y.WRITE_LOCAL
 
 
 @jit

@@ -29,6 +29,7 @@ class Memory(Protocol):
 # Plain ints of the opcodes: the compiler of the kernel wants constants, not enumerations.
 HALT, LOOP, END = int(Opcode.HALT), int(Opcode.LOOP), int(Opcode.END)
 WRITE, READ = int(Opcode.WRITE_XB), int(Opcode.READ_XB)
+WRITE_LOCAL = int(Opcode.WRITE_LOCAL)
 ALU, COPY, SEND = int(Opcode.ALU), int(Opcode.COPY), int(Opcode.SEND)
 RECV, FREE = int(Opcode.RECV), int(Opcode.FREE)
 DMA_IN, DMA_OUT = int(Opcode.DMA_IN), int(Opcode.DMA_OUT)

@@ -13,12 +13,12 @@ import numpy as np
 from cimc.runtime.cycle import layout as y
 from cimc.runtime.cycle.layout import Int
 from cimc.runtime.program import IMAGES, NONE, AluFunction, BufferKind, Opcode, Program
-from cimc.runtime.program.opcodes import READS, WRITES
+from cimc.runtime.program.opcodes import IMAGE_WRITES, READS
 
 OPERANDS = (("a", y.A_MODE, y.A_COLD), ("dst", y.D_MODE, y.D_COLD), ("b", y.B_MODE, y.B_COLD))
 WINDOWED = (AluFunction.MAX_POOL, AluFunction.AVERAGE_POOL, AluFunction.AVERAGE_POOL_FLOAT)
 _IMMEDIATE = ("opcode", "func", "node", "dst_st", "a_st", "b_st")
-_SAME = {int(opcode): y.READ for opcode in READS} | {int(opcode): y.WRITE for opcode in WRITES}
+_SAME = {int(opcode): y.READ for opcode in READS} | {int(opcode): y.WRITE for opcode in IMAGE_WRITES}
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def place_control(program: Program, resolved: Resolved, rows: Int, images: int) 
     rows[:, y.ROW_ST] = fields["b_st"]
     rows[:, y.CORE] = resolved.core
     rows[:, y.ADDS] = (op == y.ALU) & (fields["func"] == AluFunction.SUM_POSITIONS)
-    rows[:, y.SET] = np.where((op == y.READ) | (op == y.WRITE), fields["xb"], -1)
+    rows[:, y.SET] = np.where(np.isin(op, (y.READ, y.WRITE, y.WRITE_LOCAL)), fields["xb"], -1)
     rows[:, y.VARIANT] = -1
 
 

@@ -250,6 +250,7 @@ def _counts(rows: Int, windows: Int) -> dict[str, int]:
     names = {
         y.WRITE: "write_xb",
         y.READ: "read_xb",
+        y.WRITE_LOCAL: "write_local",
         y.ALU: "alu",
         y.COPY: "copy",
         y.SEND: "send",

@@ -1,6 +1,7 @@
 """The crossbars of the machine and what reads of an array set see of them.
 
-Cells change through ``write_*`` only, which turns the weight image into digits; a read multiplies by what
+Cells change through ``write_*`` only, which turns the weight image, or rows of codes in local memory, into
+digits; a read multiplies by what
 the cells hold at that time. What is derived from cells (decoded weights, joined tiles) is kept until one
 of the crossbars is written again.
 """
@@ -25,7 +26,7 @@ from cimc.runtime.crossbar.tile import CellArray, Stored, join
 from cimc.runtime.functional.converters import ConverterCount, count_conversions
 from cimc.runtime.functional.problems import BoundsError, ExecutionError, UnwrittenError
 from cimc.runtime.program.builder import Tile
-from cimc.runtime.program.tables import Program
+from cimc.runtime.program.tables import NONE, Program
 
 Integers = npt.NDArray[Any]
 
@@ -126,8 +127,9 @@ class Arrays:
         if not 0 <= number < program.count("array_sets"):
             raise BoundsError(f"array set {number} is named, the program has {program.count('array_sets')}")
         f: dict[str, int] = {name: column[number] for name, column in self._tables["array_sets"].items()}
-        for field, count in (("coding", program.count("codings")), ("tensor", len(program.weights))):
-            if not 0 <= f[field] < count:
+        limits = (("coding", 0, program.count("codings")), ("tensor", NONE, len(program.weights)))
+        for field, least, count in limits:
+            if not least <= f[field] < count:
                 raise BoundsError(f"array set {number} names {field} {f[field]}, the program has {count}")
         if f["groups"] < 1:
             raise BoundsError(f"array set {number} has {f['groups']} groups; a dense block has 1")
@@ -183,6 +185,8 @@ class Arrays:
         BoundsError if a block leaves the weight or the crossbar, ExecutionError for weights that the coding
         cannot hold.
         """
+        if array_set.tensor == NONE:
+            raise BoundsError(f"array set {array_set.number} holds no weights; write_local programs it")
         name = self._program.weights[array_set.tensor]
         image = self._weights[name]
         if image.ndim != 2 or array_set.k1 > image.shape[0] or array_set.n1 > image.shape[1]:
@@ -193,6 +197,40 @@ class Arrays:
         block = image[array_set.k0 : array_set.k1, array_set.n0 : array_set.n1]
         for piece in pieces:
             self._write_piece(array_set, block, piece)
+        self.writes += 1
+
+    def write_rows(self, array_set: ArraySet, first: int, codes: Integers) -> None:
+        """Program rows [first, first + K) of the set's block with ``codes`` (K, N), at run time.
+
+        BoundsError for rows outside the block, ExecutionError for codes that the coding cannot hold and for cells
+        whose flip bits depend on rows that are not there yet.
+        """
+        coding = array_set.coding
+        if coding.column_flip:
+            raise ExecutionError("rows of arrays with flipped columns cannot be written one by one")
+        if first < 0 or first + len(codes) > array_set.rows:
+            raise BoundsError(
+                f"rows {first} … {first + len(codes) - 1} of array set {array_set.number} are written, it has "
+                f"{array_set.rows}"
+            )
+        for tile in array_set.tiles:
+            low, high = max(first, tile.k0), min(first + len(codes), tile.k1)
+            if low >= high:
+                continue
+            block = codes[low - first : high - first, tile.n0 : tile.n1]
+            bounds = group_bounds([(high - low, low - tile.k0)], coding.parallel_rows)
+            try:
+                cells, flips = store(block, coding, bounds)
+            except ValueError as error:
+                raise ExecutionError(str(error)) from error
+            array = self._array(array_set.core, tile.xbar, coding)
+            try:
+                array.write(cells, flips, low - tile.k0)
+            except UsageError as error:
+                raise BoundsError(
+                    f"crossbar {tile.xbar} of core {array_set.core}: {error.message}"
+                ) from error
+            self._last.pop((array_set.core, tile.xbar), None)  # it holds nothing of the weight image any more
         self.writes += 1
 
     def _write_piece(self, array_set: ArraySet, block: Integers, piece: Piece) -> None:
@@ -303,8 +341,10 @@ class SetReader:
         self._blocks: list[_Block] = []
         self._count = count
         self.converters = ConverterCount()
-        self.macs = sum((p.last - p.first) * (p.tile.n1 - p.tile.n0) for p in pieces) // array_set.groups
-        """Multiply-accumulates of one window: rows used times columns used, of their own group only."""
+        weights = sum((p.last - p.first) * (p.tile.n1 - p.tile.n0) for p in pieces) // array_set.groups
+        self.macs = weights if array_set.tensor != NONE else 0
+        """Multiply-accumulates by weights of the model in one window: rows used times columns used, of their own group
+        only."""
 
     def current(self) -> list[_Block]:
         """The products with the cells as they are now; one object for equal cells."""

@@ -154,6 +154,8 @@ def _bind_action(opcode: Opcode, frame: Frame, row: Row, shared: Machinery) -> C
         return bind_dma(frame, row, shared.tensors, inward=opcode is Opcode.DMA_IN)
     if opcode is Opcode.HOST:
         return shared.hosts.bind(frame, row)
+    if opcode is Opcode.WRITE_LOCAL:
+        return shared.reads.write_local(frame, row)
     return shared.reads.write(row)
 
 

@@ -310,7 +310,9 @@ def _groups(program: Program, memory: Memory, rows: Int, fields: Int, strides: A
         inner == steps, np.where(several, fields[inner, _F["m"]], 1), rows[steps, y.COUNT]
     )[window]
     window &= rows[steps, y.COUNT] > 0
-    reads = np.concatenate([read_fields, of_loop, block, a[:, None], d[:, None]], axis=1)
+    # What is written at run time is equal in no two sets.
+    own = np.where(window & (block[:, 1] == NONE), xb, NONE)
+    reads = np.concatenate([read_fields, of_loop, block, own[:, None], a[:, None], d[:, None]], axis=1)
     alu_fields = fields[steps][:, [_F[k] for k in ("opcode", "func", "imm", "n")]]
     plain_numbers = np.where(plain[:, None], rows[steps][:, [y.B_ROW, y.B_COL]], 0)
     alus = np.concatenate([alu_fields, plain_numbers, np.stack([a, b, d], 1)], axis=1)

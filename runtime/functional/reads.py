@@ -20,6 +20,7 @@ from cimc.runtime.functional.gather import WindowShape, gather_windows, walk_win
 from cimc.runtime.functional.problems import BoundsError, OverflowingError
 from cimc.runtime.program.opcodes import BY_WORDLINE, Opcode
 from cimc.runtime.program.rows import Row
+from cimc.runtime.program.tables import NONE
 
 Action = Callable[[], None]
 
@@ -53,6 +54,29 @@ class ReadBinder:
         array_set = arrays.array_set(row.xb)
         pieces = self._pieces(array_set, row)
         return lambda: arrays.write(array_set, pieces)
+
+    def write_local(self, frame: Frame, row: Row) -> Action:
+        """``write_local``: rows of the set from codes in local memory. BoundsError for no set without a tensor."""
+        arrays = self.arrays
+        array_set = arrays.array_set(row.xb)
+        if array_set.tensor != NONE:
+            raise BoundsError(
+                f"array set {row.xb} holds weights of the model; write_local does not change them"
+            )
+        if row.n < 1:
+            raise BoundsError(f"write_local programs {row.n} rows; give at least 1")
+        source, first, columns = frame.a(row), frame.b_row(row), array_set.columns
+        if source.buffer.data.dtype.kind not in "iu":
+            raise BoundsError(
+                f"write_local takes codes, {source.buffer.label} holds {source.buffer.data.dtype}"
+            )
+        at_row, at_col = source.row.bind(frame.counters), source.col.bind(frame.counters)
+
+        def action() -> None:
+            codes = source.buffer.read(at_row(), at_col(), row.n * columns)
+            arrays.write_rows(array_set, first(), codes.reshape(row.n, columns))
+
+        return action
 
     def read(self, frame: Frame, row: Row) -> BoundRead:
         """``read_xb``, ``read_row`` or ``read_core``. BoundsError when window, set and ``n`` do not fit together."""

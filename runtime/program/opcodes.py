@@ -33,14 +33,17 @@ class Opcode(IntEnum):
     HOST = 16
     WRITE_CORE = 17
     READ_CORE = 18
+    WRITE_LOCAL = 19
 
 
 READS = frozenset((Opcode.READ_XB, Opcode.READ_ROW, Opcode.READ_CORE))
 """Operations that multiply by the cells of an array set."""
-WRITES = frozenset((Opcode.WRITE_XB, Opcode.WRITE_ROW, Opcode.WRITE_CORE))
+IMAGE_WRITES = frozenset((Opcode.WRITE_XB, Opcode.WRITE_ROW, Opcode.WRITE_CORE))
+"""Operations that program the cells of an array set from the weight image."""
+WRITES = IMAGE_WRITES | {Opcode.WRITE_LOCAL}
 """Operations that program the cells of an array set."""
 BY_WORDLINE = frozenset((Opcode.READ_ROW, Opcode.WRITE_ROW))
-"""Of these, the ones that take a range of wordlines; the others take a range of tiles."""
+"""Of these, the ones that take a range of wordlines; ``write_local`` takes rows of the set, the others tiles."""
 
 
 class AluFunction(IntEnum):

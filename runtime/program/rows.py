@@ -97,6 +97,11 @@ def write_core(xb: int, first: int, count: int, node: int = NONE) -> Row:
     return Row(Opcode.WRITE_CORE, node=node, b_row=first, b_col=count, xb=xb)
 
 
+def write_local(a: At, xb: int, row: At, n: int, node: int = NONE) -> Row:
+    """Program ``n`` rows of array set ``xb``, from ``row`` on (no buffer), with the codes at ``a``."""
+    return Row(Opcode.WRITE_LOCAL, 0, node, *NOWHERE, *a, *row, n=n, xb=xb)
+
+
 def read_core(
     dst: At,
     a: At,

@@ -46,6 +46,7 @@ SYNTAX: MappingProxyType[Opcode, Syntax] = MappingProxyType(
         Opcode.READ_ROW: _READ,
         Opcode.WRITE_CORE: _WRITE,
         Opcode.READ_CORE: _READ_CORE,
+        Opcode.WRITE_LOCAL: Syntax(("a",), (("xb", "xb"), ("row", "b"), ("n", "n"))),
         Opcode.ALU: Syntax(("dst", "a", "b"), (("n", "n"), ("m", "m"), ("record", "imm"))),
         Opcode.COPY: Syntax(("dst", "a"), (("pattern", "imm"),)),
         Opcode.SEND: Syntax(

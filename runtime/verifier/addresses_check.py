@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from cimc.runtime.program.opcodes import BY_WORDLINE, READS, WRITES, BufferKind, Opcode
+from cimc.runtime.program.opcodes import BY_WORDLINE, IMAGE_WRITES, READS, BufferKind, Opcode
 from cimc.runtime.verifier.code import Decoded, Step
 from cimc.runtime.verifier.held import held_places, left_at_end, net_of_loops
 from cimc.runtime.verifier.operands import Access, Affine, Tables, accesses
 from cimc.runtime.verifier.tables_check import Machine
 
-_ARRAYS = READS | WRITES
+_ARRAYS = READS | IMAGE_WRITES
 _BY_TILE = _ARRAYS - BY_WORDLINE
 
 
@@ -26,6 +26,8 @@ def check_addresses(decoded: Decoded, tables: Tables, machine: Machine) -> None:
                 _check_flow(decoded, tables, step, held.get(step.row.a))
             elif step.row.opcode in (Opcode.DMA_IN, Opcode.DMA_OUT):
                 _check_io(decoded, tables, step)
+            elif step.row.opcode == Opcode.WRITE_LOCAL:
+                _check_rows(decoded, tables, step)
             elif step.row.opcode in _ARRAYS:
                 _check_range(decoded, tables, step, wordlines[step.row.xb], machine)
         _check_left(decoded, running)
@@ -125,6 +127,18 @@ def _check_io(decoded: Decoded, tables: Tables, step: Step) -> None:
             f" {tensor.positions} x {tensor.channels}",
             step,
         )
+
+
+def _check_rows(decoded: Decoded, tables: Tables, step: Step) -> None:
+    """Rows that are written at run time lie inside the set, the same ones in every image."""
+    xb, first = step.row.xb, tables.row_address(step, "b")
+    sets = decoded.program["array_sets"]
+    rows = int(sets["k1"][xb] - sets["k0"][xb])
+    low, high = first.low(step.trips), first.high(step.trips) + step.row.n
+    if step.images and first.steps[0]:
+        decoded.report("P043", f"the rows of array set {xb} that are written move with the image", step)
+    elif low < 0 or high > rows:
+        decoded.report("P043", f"writes rows {low} … {high - 1} of array set {xb}, which has {rows}", step)
 
 
 def _check_range(decoded: Decoded, tables: Tables, step: Step, wordlines: int, machine: Machine) -> None:

@@ -13,6 +13,7 @@ from cimc.diagnostics import CimError
 from cimc.runtime.crossbar.coding import Coding, converter_range
 from cimc.runtime.crossbar.converter import MAX_STEP
 from cimc.runtime.program.opcodes import READS
+from cimc.runtime.program.tables import NONE
 from cimc.runtime.verifier.code import Decoded
 from cimc.runtime.verifier.tables_check import Machine
 
@@ -82,16 +83,17 @@ def check_arrays(
                     node=node,
                 )
         groups = sets["groups"][number]
+        stored = weights if sets["tensor"][number] != NONE else None
         if groups < 1 or rows % groups or columns % groups:
             decoded.report(
                 "P067",
                 f"array set {number} of {rows} x {columns} weights cannot be the diagonal of {groups} groups",
                 node=node,
             )
-        elif groups > 1 and weights is not None:
-            _check_diagonal(decoded, number, groups, weights)
-        if coding is not None and coding.max_abs_weight and weights is not None:
-            _check_range(decoded, number, coding.max_abs_weight, weights)
+        elif groups > 1 and stored is not None:
+            _check_diagonal(decoded, number, groups, stored)
+        if coding is not None and coding.max_abs_weight and stored is not None:
+            _check_range(decoded, number, coding.max_abs_weight, stored)
         tiling = ((0, rows, 0, columns), *blocks)
         if tiling not in tilings:
             tilings[tiling] = rows >= 1 and columns >= 1 and _tiled(blocks, rows, columns)
@@ -111,8 +113,14 @@ def check_arrays(
                     f" {steps.tolist()}",
                     node=node,
                 )
-        if coding is not None and weights is not None:
-            _check_weights(decoded, coding, number, weights)
+        if coding is not None and stored is not None:
+            _check_weights(decoded, coding, number, stored)
+        if coding is not None and coding.column_flip and sets["tensor"][number] == NONE:
+            decoded.report(
+                "P069",
+                f"array set {number} flips columns; rows written at run time know no others",
+                node=node,
+            )
     _check_image(decoded, sets, weights_shapes)
 
 

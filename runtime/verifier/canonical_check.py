@@ -31,6 +31,7 @@ _USED: Mapping[int, frozenset[str]] = MappingProxyType(
         Opcode.WRITE_XB: _RANGE,
         Opcode.WRITE_ROW: _RANGE,
         Opcode.WRITE_CORE: _RANGE,
+        Opcode.WRITE_LOCAL: _A | _ROW | {"n", "xb"},
         Opcode.READ_XB: _READ,
         Opcode.READ_ROW: _READ,
         Opcode.READ_CORE: _READ | {"m"},

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cimc.runtime.program.opcodes import READS, WRITES, AluFunction, BufferKind, Element, Opcode
+from cimc.runtime.program.opcodes import IMAGE_WRITES, READS, WRITES, AluFunction, BufferKind, Element, Opcode
+from cimc.runtime.program.rows import Row
 from cimc.runtime.program.tables import NONE, Program
 from cimc.runtime.verifier.code import Decoded, Step
 from cimc.runtime.verifier.functions import CODES, FLOAT, FUNCTIONS, SUMS, Function
@@ -27,7 +28,9 @@ _TABLE_OF_IMM = {
     Opcode.WAIT: "events",
 }
 
-_EXTENTS = READS | {Opcode.ALU, Opcode.SEND, Opcode.DMA_IN, Opcode.DMA_OUT}
+_EXTENTS = READS | {Opcode.ALU, Opcode.SEND, Opcode.DMA_IN, Opcode.DMA_OUT, Opcode.WRITE_LOCAL}
+_ROWS = frozenset((Opcode.READ_XB, Opcode.READ_ROW, Opcode.WRITE_LOCAL))
+"""Instructions without positions."""
 _COUNTS = frozenset((Opcode.RECV, Opcode.FREE, Opcode.SIGNAL, Opcode.WAIT))
 _ARRAYS = READS | WRITES
 
@@ -61,6 +64,8 @@ class _Checker:
             yield from self._function(step)
         elif row.opcode in READS:
             yield from self._read(step)
+        elif row.opcode in WRITES:
+            yield from self._write(row)
 
     def _strides(self, step: Step) -> Iterator[Problem]:
         row, strides = step.row, self._counts["strides"]
@@ -110,7 +115,7 @@ class _Checker:
         row = step.row
         if row.opcode in _COUNTS and row.n < 0:
             yield "P012", f"count n is {row.n}; give at least 0"
-        takes_m = row.opcode not in (Opcode.READ_XB, Opcode.READ_ROW)
+        takes_m = row.opcode not in _ROWS
         if row.opcode in _EXTENTS and (row.n < 1 or (takes_m and row.m < 1)):
             yield "P012", f"{row.n} channels x {row.m} positions; extents are at least 1"
         if row.opcode == Opcode.COPY:
@@ -127,6 +132,15 @@ class _Checker:
                 yield "P011", f"buffer {buffer} is {given.name}, '{name}' is {wanted.name}"
         if row.opcode == Opcode.COPY and self._element(row.dst) != self._element(row.a):
             yield "P011", f"copies {self._element(row.a).name} to {self._element(row.dst).name}"
+
+    def _write(self, row: Row) -> Iterator[Problem]:
+        """The weight image fills sets of a tensor, local memory the others, whole rows of codes at a time."""
+        named = self._sets["tensor"][row.xb] != NONE
+        if named != (row.opcode in IMAGE_WRITES):
+            holds = "weights of the model" if named else "no tensor of the weight image"
+            yield "P069", f"{Opcode(row.opcode).name.lower()} of array set {row.xb}, which holds {holds}"
+        elif not named and self._element(row.a) not in CODES:
+            yield "P011", f"write_local takes codes; buffer {row.a} is {self._element(row.a).name}"
 
     def _read(self, step: Step) -> Iterator[Problem]:
         row = step.row

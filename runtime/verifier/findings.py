@@ -53,6 +53,7 @@ RULES = MappingProxyType(
         "P066": "codings and converter steps are valid, and the cells can hold the weights",
         "P067": "a set of several groups holds, in every row, weights of one group only",
         "P068": "a coding is the machine's",
+        "P069": "weights of the model come from the weight image, sets without a tensor from local memory",
         "P070": "a route's rectangle lies inside the row that is sent",
         "P071": "a route's rectangle lies inside the slot's channels and pitch",
         "P072": "parts of a ring's row do not overlap, and none arrives twice",

@@ -65,6 +65,8 @@ class Tables:
     buffers: dict[str, list[int]]
     records: list[tuple[int, int, int, int]]
     const_i: list[int]
+    set_columns: list[int]
+    """Logical columns of every array set."""
 
     @staticmethod
     def of(program: Program) -> Tables:
@@ -82,6 +84,7 @@ class Tables:
             {name: column.tolist() for name, column in program["buffers"].items()},
             [(r[0], r[1], r[2], r[3]) for r in rows("records")],
             program["const_i"]["value"].tolist(),
+            (program["array_sets"]["n1"] - program["array_sets"]["n0"]).tolist(),
         )
 
     def ints(self, record: int) -> list[int]:
@@ -146,6 +149,8 @@ def accesses(tables: Tables, step: Step) -> list[Access]:
             at("a", *gathered, reads=True, writes=False),
             at("dst", plain, (0, row.n * positions), reads=row.func == 1, writes=True),
         ]
+    if row.opcode == Opcode.WRITE_LOCAL:
+        return [at("a", plain, (0, row.n * tables.set_columns[row.xb]), reads=True, writes=False)]
     if row.opcode == Opcode.ALU:
         return _alu(tables, row, at)
     if row.opcode == Opcode.COPY:
@@ -213,7 +218,7 @@ def buffers_of(step: Step) -> list[tuple[str, int]]:
         named = [("dst", row.dst), ("a", row.a), ("b", row.b)]
         types = (function.dst, function.a, function.b)
         return [pair for pair, legal in zip(named, types, strict=True) if legal]
-    if row.opcode in (Opcode.SEND, Opcode.RECV, Opcode.FREE, Opcode.DMA_OUT):
+    if row.opcode in (Opcode.SEND, Opcode.RECV, Opcode.FREE, Opcode.DMA_OUT, Opcode.WRITE_LOCAL):
         return [("a", row.a)]
     if row.opcode == Opcode.DMA_IN:
         return [("dst", row.dst)]

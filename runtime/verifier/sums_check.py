@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from cimc.runtime.crossbar.coding import Coding
 from cimc.runtime.program.opcodes import BY_WORDLINE, READS, AluFunction, BufferKind, Element, Opcode
+from cimc.runtime.program.tables import NONE
 from cimc.runtime.verifier.code import Decoded, Step
 from cimc.runtime.verifier.functions import SUMS
 from cimc.runtime.verifier.operands import Tables
@@ -177,8 +178,9 @@ def _read_bound(
     n0, n1 = int(sets["n0"][number]), int(sets["n1"][number])
     drive = max(abs(coding.input_min - coding.input_offset), abs(coding.input_max - coding.input_offset))
     peak = max(abs(value) for value in coding.weight_range) * (k1 - k0)
-    name = decoded.program.weights[int(sets["tensor"][number])]
-    if weights is not None and name in weights:
+    tensor = int(sets["tensor"][number])
+    name = decoded.program.weights[tensor] if tensor != NONE else None
+    if weights is not None and name is not None and name in weights:
         block = weights[name][k0:k1, n0:n1]
         peak = int(np.abs(block.astype(np.int64)).sum(axis=0).max(initial=0))
     ideal = drive * peak * (1 << coding.frac_bits)

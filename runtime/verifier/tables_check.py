@@ -100,7 +100,7 @@ def _references(program: Program) -> list[Finding]:
     need("routes", "ring", count("buffers"), kind="buffers")
     need("array_sets", "context", count("contexts"), kind="contexts")
     need("array_sets", "coding", count("codings"), kind="codings")
-    need("array_sets", "tensor", len(program.weights), kind="tensors of weights")
+    need("array_sets", "tensor", len(program.weights), none=True, kind="tensors of weights")
     spans("array_sets", "tile_first", "tile_count", count("tiles"), "tiles", least=1)
     need("array_sets", "step_first", count("steps") + 1, kind="steps")
     need("tiles", "set", count("array_sets"), kind="array sets")

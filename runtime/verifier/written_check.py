@@ -15,6 +15,7 @@ from math import prod
 from typing import NamedTuple
 
 from cimc.runtime.program.opcodes import BY_WORDLINE, READS, WRITES, BufferKind, Opcode
+from cimc.runtime.program.tables import NONE
 from cimc.runtime.verifier.addresses_check import set_wordlines
 from cimc.runtime.verifier.code import Decoded, Step
 from cimc.runtime.verifier.operands import Affine, Tables, accesses
@@ -92,15 +93,24 @@ def _check_stream(
 
 
 def _cell_region(decoded: Decoded, tables: Tables, step: Step, wordlines: list[int]) -> _Region:
-    """Tiles as rows, wordlines as columns."""
+    """Tiles as rows, wordlines as columns; of a set that is written at run time one row, and its own rows as columns.
+
+    Reads of such a set are taken to see all of it.
+    """
     zero = Affine(0, (0,) * len(step.trips))
+    sets = decoded.program["array_sets"]
+    if sets["tensor"][step.row.xb] == NONE:
+        rows = int(sets["k1"][step.row.xb] - sets["k0"][step.row.xb])
+        if step.row.opcode == Opcode.WRITE_LOCAL:
+            return _Region(step, zero, (0, 0), tables.row_address(step, "b"), (0, step.row.n), rows)
+        return _Region(step, zero, (0, 0), zero, (0, rows), rows)
     first = tables.row_address(step, "b")
     count = step.row.b_col
     set_number = step.row.xb
     if step.row.opcode not in BY_WORDLINE:
         height = wordlines[set_number]
         return _Region(step, first, (0, count - 1), zero, (0, height), height)
-    tiles = int(decoded.program["array_sets"]["tile_count"][set_number])
+    tiles = int(sets["tile_count"][set_number])
     return _Region(step, zero, (0, tiles - 1), first, (0, count), wordlines[set_number])
 
 

@@ -248,6 +248,7 @@ FAULTS = (
     Fault("weights of one column negated", "graph-canonicalise", "fc1", _FC1_COLUMN),
     Fault("kernel transposed", "graph-compose-moves", "conv4", weights_of("graph.conv", "conv4", transposed_kernel)),
     Fault("kernel transposed", "graph-keep-off-arrays", "conv2", weights_of("graph.conv", "conv2", transposed_kernel)),
+    Fault("bias negated", "graph-choose-products", "conv3", bias_of("graph.conv", "conv3", lambda b: -b)),
     Fault("scale a quarter", "quantise-activations", "conv3", narrow_scale),
     Fault("pool clamps its codes", "quantise-pass-through", "pool1", clamp("graph.max_pool", "pool1", 60, 255)),
     Fault("one weight two steps off", "quantise-products", "conv4", _ONE_WEIGHT),

@@ -24,6 +24,7 @@ from cimc.passes.place.build_network import INPUT_STEPS
 from cimc.passes.place.network import COLUMNS
 from cimc.passes.place.source_rows import head_window, is_global_pool
 from cimc.passes.place.tail_plan import element_of
+from cimc.passes.schedule.array_frames import frame_window_cycles, write_cycles
 from cimc.passes.schedule.array_product import coding_of
 from cimc.passes.schedule.copies.stage_costs import conversion_cycles, exact, window_cycles
 from cimc.passes.schedule.dealing import dealing_of, extents, finest_blocks
@@ -261,7 +262,10 @@ class _Reader:
                 shape_of(stage.frame_product.frame)[2] * element_of(stage.frame_product.frame.type).size_bytes
             )
             frame, *others = others
-            edges += self._edges(frame, gather=2 * ISSUE + 2 * self.units.port(row))
+            step = 2 * ISSUE + 2 * self.units.port(row)
+            if stage.frame_product.coding is not None:
+                step = max(2 * ISSUE + self.units.port(row), write_cycles(self.arch))
+            edges += self._edges(frame, gather=step)
         for other in others:
             side, across = stage.read is not None or window is not None, self._same(other, positions)
             edges += self._edges(other, side=side, across=across)
@@ -278,12 +282,15 @@ class _Reader:
             _work(op, channels, whole)
             for op in stage.body.block.ops
             if isinstance(op, RequantiseOp | DcomOp | RealOp | FrameProductOp)
+            and not (isinstance(op, FrameProductOp) and op.coding is not None)
         )
 
     def _digital(self, stage: StageOp, channels: int) -> Digital:
         """A digital stage; a product's context has one position."""
         width = 1 if stage.frame_product is not None else shape_of(stage.result)[1]
         fixed = 2 * ISSUE * len(stage.sources) + ISSUE
+        if stage.frame_product is not None:
+            fixed += frame_window_cycles(stage.frame_product, self.arch)
         return Digital(self.units, width, self._functions(stage, channels), fixed)
 
     def _function(self, name: str, elements: int) -> int:
