@@ -46,8 +46,8 @@ def report(network: str, machine: str, images: int, program: Program, found: Sta
     limit = "none" if found.limit_mw is None else f"{found.limit_mw:.0f}"
     said = "met" if reached >= goal else "missed" if possible >= goal else "beyond"
     return (
-        f"{network:12} {machine:8} {images:6} {peak:8.0f} {lower:9.0f} {mean:7.0f} {limit:>7} {reached:8.1%} "
-        f"{permitted:9.1%} {goal:7.1%} {bound:7.0f} {possible:8.1%} {said:7} {longer:+7.2%} {later:+7.2%}"
+        f"{network:12} {machine:8} {images:6} {peak:8.0f} {lower:9.0f} {mean:7.0f} {limit:>7} {found.tilt:5.2f} "
+        f"{reached:8.1%} {permitted:9.1%} {goal:7.1%} {bound:7.0f} {possible:8.1%} {said:7} {longer:+7.2%} {later:+7.2%}"
     )
 
 
@@ -61,7 +61,8 @@ def main(arguments: list[str]) -> int:
     counts = tuple(map(int, arguments[2:])) or IMAGES
     print(
         f"{'network':12} {'machine':8} {'images':>6} {'peak mW':>8} {'staggered':>9} {'mean':>7} {'limit':>7} "
-        f"{'lower by':>8} {'permitted':>9} {'goal':>7} {'bound':>7} {'possible':>8} {'':7} {'time':>7} {'latency':>7}"
+        f"{'tilt':>5} {'lower by':>8} {'permitted':>9} {'goal':>7} {'bound':>7} {'possible':>8} {'':7} "
+        f"{'time':>7} {'latency':>7}"
     )
     broken = 0
     with tempfile.TemporaryDirectory() as folder:

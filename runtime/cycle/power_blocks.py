@@ -9,6 +9,10 @@ order instructions only.
 A block gives back when its last sum is there, not when its last read was issued: in front of the signal stands a copy
 of one sum to itself, which an in-order context issues when that sum is ready. The digital functions and sends behind
 it hold nothing, so nobody waits for them with power in hand.
+
+``tilt`` makes blocks take more than they draw, the first stages most (below 0: the last ones). An image that enters
+then leaves less to those before it, while the last rows of an image that is alone find the whole limit: one limit does
+for the latency of an image and for a stream of them.
 """
 
 from __future__ import annotations
@@ -34,12 +38,14 @@ UNIT_MW = 0.001
 class Blocks:
     """A program with its blocks of reads between waits and signals of one event.
 
-    ``draws``: counts each context takes, 0 for those without reads.
+    ``draws``: counts that the arrays of each context draw, 0 for those without reads. ``takes``: what its blocks take,
+    never less.
     """
 
     program: Program
     event: int
     draws: Ints
+    takes: Ints
 
     def limited(self, limit_mw: float) -> Program:
         """The program with at most ``limit_mw`` drawn by arrays at once.
@@ -51,26 +57,51 @@ class Blocks:
         return replace(self.program, tables={**self.program.tables, "events": {"initial": initial}})
 
     def counts(self, limit_mw: float) -> int:
-        """The event's count for a limit. Raises :class:`UsageError` where one block draws more."""
-        least = int(self.draws.max(initial=0))
+        """The event's count for a limit. Raises :class:`UsageError` where one block takes more."""
         count = round(limit_mw / UNIT_MW)
-        if count < least:
+        if count < self.takes.max(initial=0):
             raise UsageError(
-                f"arrays may draw {limit_mw} mW at once, the largest block of reads draws {least * UNIT_MW}; "
+                f"arrays may draw {limit_mw} mW at once, the largest block of reads draws {self.least_mw}; "
                 "raise the limit",
                 where="stagger",
             )
         return count
 
+    @property
+    def least_mw(self) -> float:
+        """The least limit: what the largest block takes."""
+        return int(self.takes.max(initial=0)) * UNIT_MW
 
-def with_blocks(program: Program) -> Blocks:
-    """Put every block of reads between ``wait`` and ``signal`` of a new event; at first nobody waits."""
+
+def with_blocks(program: Program, tilt: float = 0.0) -> Blocks:
+    """Put every block of reads between ``wait`` and ``signal`` of a new event; at first nobody waits.
+
+    A block of the first stage takes ``1 + tilt`` times what it draws, one of the last just that; with ``tilt`` below
+    0 one of the last stage takes ``1 - tilt`` times what it draws, one of the first just that.
+    """
     draws = _draws(program)
+    depths = _depths(program, draws > 0)
+    takes = np.ceil(draws * (1 + max(tilt, 0.0) * (1 - depths) + max(-tilt, 0.0) * depths)).astype(np.int64)
     event = program.count("events")
-    made = _with_params(_Writer(program).run(), event, draws, _first_parameter(program))
+    made = _with_params(_Writer(program).run(), event, takes, _first_parameter(program))
     initial = program["events"]["initial"]
-    events = {"initial": np.append(initial, draws.sum()).astype(initial.dtype)}
-    return Blocks(replace(made, tables={**made.tables, "events": events}), event, draws)
+    events = {"initial": np.append(initial, takes.sum()).astype(initial.dtype)}
+    return Blocks(replace(made, tables={**made.tables, "events": events}), event, draws, takes)
+
+
+def _depths(program: Program, reads: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Where the stage of every context that reads comes among them: 0 the first, 1 the last; contexts stand in the
+    order of the network, and those of a stage have their layer in common."""
+    rows, bodies = program["instructions"], program["bodies"]
+    reading = np.flatnonzero(np.isin(rows["opcode"], list(READS)))
+    body = np.searchsorted(bodies["first"], reading, side="right") - 1
+    layers = np.full(program.count("bodies"), -1, np.int64)
+    layers[body] = rows["node"][reading]
+    stages: dict[int, int] = {}
+    found = [stages.setdefault(n, len(stages)) for n in layers[program["contexts"]["body"]][reads].tolist()]
+    depths = np.zeros(len(reads))
+    depths[reads] = np.array(found) / max(1, len(stages) - 1)
+    return depths
 
 
 def _draws(program: Program) -> Ints:
@@ -204,7 +235,7 @@ def _like(column: npt.NDArray[np.generic], values: object) -> npt.NDArray[np.gen
     return np.asarray(values).astype(column.dtype)
 
 
-def _with_params(program: Program, event: int, draws: Ints, longest: Ints) -> Program:
+def _with_params(program: Program, event: int, takes: Ints, longest: Ints) -> Program:
     """Two more parameters for every context that reads: the event and what its block takes."""
     contexts, values = program["contexts"], program["params"]["value"]
     firsts: list[int] = []
@@ -215,9 +246,9 @@ def _with_params(program: Program, event: int, draws: Ints, longest: Ints) -> Pr
     ):
         firsts.append(len(params))
         params += values[first : first + count].tolist()
-        if draws[number] > 0:
+        if takes[number] > 0:
             params += [0] * int(longest[body] - count)
-            params += [event, int(draws[number])]
+            params += [event, int(takes[number])]
         counts.append(len(params) - firsts[-1])
     placed = {
         **contexts,

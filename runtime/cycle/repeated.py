@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from cimc.runtime.cycle import layout as y
 from cimc.runtime.cycle.engine import run_prepared, warm_up
 from cimc.runtime.cycle.prepare import Options, prepare
@@ -29,6 +31,13 @@ class RepeatedRun:
         self._fresh = self._prepared.world.memory.copy()
         self._event = event
         self._window_cycles = window_cycles
+
+    def array_cycles(self) -> y.Int:
+        """Cycles of the last run in which the arrays of each context were busy: of its array sets, the busiest."""
+        sets = self._prepared.program["array_sets"]["context"]
+        cycles = np.zeros(self._prepared.program.count("contexts"), np.int64)
+        np.maximum.at(cycles, sets, self._prepared.world.table("sets")[:, y.BUSY])
+        return cycles
 
     def run(self, count: int) -> tuple[int, float]:
         """Cycles, and the highest mean mW of a window without static power, when the event starts with ``count``.

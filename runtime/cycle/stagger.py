@@ -7,22 +7,28 @@ cycle engine.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cimc.runtime.cycle.engine import simulate
-from cimc.runtime.cycle.power_blocks import UNIT_MW, Blocks, with_blocks
+from cimc.runtime.cycle.power_blocks import UNIT_MW, with_blocks
 from cimc.runtime.cycle.repeated import RepeatedRun, weights_stay
 from cimc.runtime.cycle.timing import Timing
 from cimc.runtime.program import Program
 
 STEP, STEPS = 0.97, 45
-"""Limits that are tried first: each this share of the one before, from the peak down to a quarter of it."""
+"""Limits that are tried: each this share of the one before, from the peak down to a quarter of it."""
 
 MISSES = 4
 """Limits in a row that cost too much time before the search ends: time does not grow evenly."""
 
+TILTS = (0.0, 0.25, 0.5, 0.75, -0.1)
+"""How much more than they draw the blocks of the first stages take, or of the last ones."""
+
+FITS = 3
+"""Limits that keep the time of the run, from the lowest on, before the search ends: peaks do not grow evenly."""
+
 FINE_STEP, FINE_STEPS = 0.995, 5
-"""Limits that are tried below the best of these, down to the next."""
+"""Limits that are tried around the best of these, up and down to the next."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Staggered:
     program: Program
     limit_mw: float | None
     """``None`` where no limit lowers the peak in the time allowed: the program is then the one given."""
+    tilt: float
+    """How much more than they draw the blocks of the first stages take (below 0: of the last ones)."""
     before: Timing
     after: Timing
 
@@ -39,6 +47,7 @@ class Staggered:
         """Peaks, limit and times for ``report.json``; powers in mW, static power included in peaks and means."""
         return {
             "limit_mw": self.limit_mw,
+            "tilt": self.tilt,
             "images": self.before.images,
             "window_cycles": self.before.window_cycles,
             **{
@@ -64,14 +73,20 @@ def stagger(program: Program, *, slack: float = 0.02, images: int = 1) -> Stagge
     Weights that stay are in the arrays. With one image the run is its latency.
     """
     before = simulate(program, images=images, resident_weights=weights_stay(program))
-    blocks = with_blocks(program)
-    if not blocks.draws.any():
-        return Staggered(program, None, before, before)
-    for _, limit_mw in sorted(_lower_peaks(blocks, before, slack)):
-        found = _timed(blocks, limit_mw, before)
-        if found.after.latency_cycles <= (1 + slack) * before.latency_cycles:
-            return found
-    return Staggered(program, None, before, before)
+    if not with_blocks(program).draws.any():
+        return Staggered(program, None, 0.0, before, before)
+    alone = before if images == 1 else simulate(program, images=1, resident_weights=weights_stay(program))
+    searches = [_Search(program, tilt, before, alone.cycles, slack) for tilt in TILTS]
+    tried = [trial for search in searches for trial in search.coarse()]
+    if tried:
+        best = min(tried)
+        tried += searches[TILTS.index(best.tilt)].fine(best.limit_mw)
+    for trial in sorted(tried):
+        found = _timed(program, trial.tilt, trial.limit_mw, before)
+        if found.after.cycles <= (1 + slack) * before.cycles:
+            if found.after.latency_cycles <= (1 + slack) * before.latency_cycles:
+                return found
+    return Staggered(program, None, 0.0, before, before)
 
 
 def stagger_to(program: Program, limit_mw: float, *, images: int = 1) -> Staggered:
@@ -80,43 +95,83 @@ def stagger_to(program: Program, limit_mw: float, *, images: int = 1) -> Stagger
     Raises :class:`~cimc.diagnostics.UsageError` where one block of reads draws more.
     """
     before = simulate(program, images=images, resident_weights=weights_stay(program))
-    return _timed(with_blocks(program), limit_mw, before)
+    return _timed(program, 0.0, limit_mw, before)
 
 
-def _timed(blocks: Blocks, limit_mw: float, before: Timing) -> Staggered:
-    limited = blocks.limited(limit_mw)
+def _timed(program: Program, tilt: float, limit_mw: float, before: Timing) -> Staggered:
+    limited = with_blocks(program, tilt).limited(limit_mw)
     window = before.window_cycles
     resident = weights_stay(limited)
     after = simulate(limited, images=before.images, window_cycles=window, resident_weights=resident)
-    return Staggered(limited, limit_mw, before, after)
+    return Staggered(limited, limit_mw, tilt, before, after)
 
 
-def _lower_peaks(blocks: Blocks, before: Timing, slack: float) -> list[tuple[float, float]]:
-    """Peaks below the present one and their limits, of those tried that keep the time of the run."""
-    present = before.peak_power_mw - static_mw(blocks.program)
-    window, cycles = before.window_cycles, before.cycles
-    trial = RepeatedRun(
-        blocks.program, blocks.event, images=before.images, window_cycles=window, expected_cycles=cycles
-    )
-    found: list[tuple[float, float]] = []
+class _Trial(NamedTuple):
+    """A limit that keeps the time of the run and lowers its peak; the lowest peak comes first."""
 
-    def fits(limit_mw: float) -> bool:
-        taken, peak = trial.run(blocks.counts(limit_mw))
-        in_time = taken <= (1 + slack) * cycles
-        if in_time and peak < present:
-            found.append((peak, limit_mw))
-        return in_time
+    peak_mw: float
+    limit_mw: float
+    tilt: float
 
-    least = blocks.draws.max() * UNIT_MW
-    misses = 0
-    for step in range(1, STEPS):
-        limit_mw = present * STEP**step
-        if misses == MISSES or limit_mw < least:
-            break
-        misses = 0 if fits(limit_mw) else misses + 1
-    if found:
-        best = min(found)[1]
-        for step in range(1, FINE_STEPS + 1):
-            if best * FINE_STEP**step >= least:
-                fits(best * FINE_STEP**step)
-    return found
+
+class _Search:
+    """Limits for one tilt: those that keep the latency of an image, and of these the ones that keep the run's time.
+
+    An image alone is timed quickly, so it is asked first, from high limits to low ones; runs of more images begin with
+    the lowest limit that is left and end where limits that are higher bring higher peaks only. Below the floor, what
+    the arrays take over the time allowed, none can do.
+    """
+
+    def __init__(self, program: Program, tilt: float, before: Timing, alone_cycles: int, slack: float):
+        self._blocks = with_blocks(program, tilt)
+        self._tilt, self._before, self._slack = tilt, before, slack
+        self._present = before.peak_power_mw - static_mw(program)
+        self._alone = self._repeated(1, before.latency_cycles)
+        self._run = self._alone if before.images == 1 else self._repeated(before.images, before.cycles)
+        self._alone_cycles = alone_cycles
+        self._floor_mw = 0.0
+        if weights_stay(program):  # else arrays are busy with writes, too
+            self._alone.run(int(self._blocks.takes.sum()))
+            taken = int((self._blocks.takes * self._alone.array_cycles()).sum()) * before.images
+            self._floor_mw = taken * UNIT_MW / ((1 + slack) * before.cycles)
+
+    def coarse(self) -> list[_Trial]:
+        """Limits from the peak downwards."""
+        return self._among([self._present * STEP**step for step in range(1, STEPS)])
+
+    def fine(self, limit_mw: float) -> list[_Trial]:
+        """Limits around one."""
+        steps = range(1, FINE_STEPS + 1)
+        above = [limit_mw / FINE_STEP**step for step in reversed(steps)]
+        return self._among([*above, *(limit_mw * FINE_STEP**step for step in steps)])
+
+    def _among(self, limits_mw: list[float]) -> list[_Trial]:
+        """What fits of limits that fall."""
+        left: list[float] = []
+        misses = 0
+        for limit_mw in limits_mw:
+            if misses == MISSES or limit_mw < max(self._floor_mw, self._blocks.least_mw):
+                break
+            cycles, _ = self._alone.run(self._blocks.counts(limit_mw))
+            if cycles <= (1 + self._slack) * self._alone_cycles:
+                left.append(limit_mw)
+                misses = 0
+            else:
+                misses += 1
+        found: list[_Trial] = []
+        for limit_mw in reversed(left):
+            if len(found) == FITS:
+                break
+            cycles, peak_mw = self._run.run(self._blocks.counts(limit_mw))
+            if cycles <= (1 + self._slack) * self._before.cycles and peak_mw < self._present:
+                found.append(_Trial(peak_mw, limit_mw, self._tilt))
+        return found
+
+    def _repeated(self, images: int, cycles: int) -> RepeatedRun:
+        return RepeatedRun(
+            self._blocks.program,
+            self._blocks.event,
+            images=images,
+            window_cycles=self._before.window_cycles,
+            expected_cycles=cycles,
+        )

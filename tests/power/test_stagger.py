@@ -44,12 +44,12 @@ def test_blocks_alone_change_no_power(digits: cimc.Artifact):
 
 
 # What arrays draw at once, summed over the slices of their reads, never exceeds the limit.
-@pytest.mark.parametrize("share", [0.1, 0.3])
-def test_arrays_stay_below_the_limit(digits: cimc.Artifact, share: float):
+@pytest.mark.parametrize(("share", "tilt"), [(0.1, 0.0), (0.3, 0.0), (0.3, 0.5), (0.3, -0.5)])
+def test_arrays_stay_below_the_limit(digits: cimc.Artifact, share: float, tilt: float):
     from cimc.runtime.cycle import layout as y
 
-    blocks = with_blocks(digits.program)
-    limit_mw = max(share * float(blocks.draws.sum()), float(blocks.draws.max())) * UNIT_MW
+    blocks = with_blocks(digits.program, tilt)
+    limit_mw = max(share * float(blocks.draws.sum()) * UNIT_MW, blocks.least_mw)
     timing = simulate(blocks.limited(limit_mw), images=2, resident_weights=True, trace=True)
     assert timing.slices is not None
     world = timing.slices.prepared.world
@@ -67,6 +67,37 @@ def test_arrays_stay_below_the_limit(digits: cimc.Artifact, share: float):
     )
     order = np.lexsort((changes[:, 1], changes[:, 0]))
     assert changes[order, 1].cumsum().max() <= round(limit_mw / UNIT_MW)
+
+
+# A tilt makes the first stages take more than they draw, evenly down to the last, or the last ones up from the first;
+# whatever is taken in a run fits under the limit, and the program still gives the same integers.
+@pytest.mark.parametrize("tilt", [0.5, -0.5])
+def test_tilted_blocks_take_more(digits: cimc.Artifact, tilt: float):
+    blocks = with_blocks(digits.program, tilt)
+    reads = blocks.draws > 0
+    more = blocks.takes[reads] / blocks.draws[reads]
+    first, last = (1.5, 1.0) if tilt > 0 else (1.0, 1.5)
+    stages = len(
+        set(
+            digits.program["instructions"]["node"][digits.program["instructions"]["opcode"] == Opcode.READ_XB]
+        )
+    )
+    np.testing.assert_allclose(np.unique(more.round(3)), np.linspace(1.0, 1.5, stages), atol=0.002)
+    assert more[0] == pytest.approx(first, abs=1e-3)
+    assert more[-1] == pytest.approx(last, abs=1e-3)
+    window = simulate(digits.program, images=1, resident_weights=True).window_cycles
+    trial = RepeatedRun(blocks.program, blocks.event, images=2, window_cycles=window, expected_cycles=10_000)
+    limit_mw = max(0.2 * float(blocks.takes.sum()) * UNIT_MW, blocks.least_mw)
+    cycles, _ = trial.run(blocks.counts(limit_mw))
+    taken = float((blocks.takes * trial.array_cycles()).sum()) * UNIT_MW / cycles
+    assert 0.3 * limit_mw < taken <= limit_mw
+    limited = blocks.limited(limit_mw)
+    assert not verify_program(limited)
+    x = {"x": models.images(2, models.network("digits").shape, seed=3)}
+    plain = run_program(digits.program, digits.weights, x)
+    same = run_program(limited, digits.weights, x)
+    for name, codes in plain.outputs.items():
+        np.testing.assert_array_equal(same.outputs[name], codes)
 
 
 # The staggered program passes the verifier, gives the same integers, takes at most the slack more, and peaks no higher.
