@@ -47,7 +47,8 @@ def report(network: str, machine: str, images: int, program: Program, found: Sta
     said = "met" if reached >= goal else "missed" if possible >= goal else "beyond"
     return (
         f"{network:12} {machine:8} {images:6} {peak:8.0f} {lower:9.0f} {mean:7.0f} {limit:>7} {found.tilt:5.2f} "
-        f"{reached:8.1%} {permitted:9.1%} {goal:7.1%} {bound:7.0f} {possible:8.1%} {said:7} {longer:+7.2%} {later:+7.2%}"
+        f"{reached:8.1%} {permitted:9.1%} {goal:7.1%} {bound:7.0f} {possible:8.1%} {said:7} "
+        f"{longer:+7.2%} {later:+7.2%}"
     )
 
 
