@@ -25,6 +25,7 @@ from cimc.passes.schedule.copies.choose import Goal, Problem, choose
 from cimc.passes.schedule.copies.ours import ADDED_CONTEXTS, TIMES_CONTEXTS
 from cimc.passes.schedule.copies.stage_costs import StageCost, cuts_of, stage_cost, stages_of, stride_of
 from cimc.passes.schedule.copies.ways import Options, Way, Ways
+from cimc.passes.schedule.deal_pieces import MOST, shorten, useful
 from cimc.passes.schedule.dealing import possible_copies
 from cimc.passes.schedule.estimate.critical import critical_turns
 from cimc.passes.schedule.estimate.nodes import Timing
@@ -63,14 +64,14 @@ class AssignCopiesPass(ModulePass):
         if ctx.mapping is None:
             return
         stages = stages_of(op)
-        if ctx.mapping.chosen_scheduler != "none":
-            _schedule(op, stages, ctx, self.share)
         for stage in stages:
             named = ctx.mapping.for_node(stage.label.data)
             if stage.read is not None and ctx.mapping.chosen_scheduler == "none":
                 _set(stage, named.copies, ctx.arch)
             if named.pieces is not None and divisible(stage):
                 stage.pieces = IntegerAttr(named.pieces, i64)
+        if ctx.mapping.chosen_scheduler != "none":
+            _schedule(op, stages, ctx, self.share)
 
 
 def _set(stage: StageOp, copies: int, arch: Any) -> None:
@@ -109,9 +110,22 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, shar
     _check_power([own.base for own in options if own is not None], goal, ctx.arch)
     if together:
         floor = max(traffic(module, ctx.arch).values())
-        known = _Phase(nodes, stages, by_cut, range(len(nodes)), ctx.arch, rewrites=False)
+        most = _most_pieces(stages, goal, ctx.mapping)
+        # Ways are chosen for whole rows, and for rows in pieces: the quicker ones are taken.
+        phases = [
+            _Phase(nodes, stages, by_cut, range(len(nodes)), ctx.arch, rewrites=False, most=own)
+            for own in (({}, most) if most else ({},))
+        ]
         strides = tuple(stride_of(stage) for stage in stages)
-        _choose(Problem(tuple(options), strides, pinned, floor, known), goal, stages, ctx.arch, share)
+        tried: list[tuple[int, list[int], Ways]] = []
+        for known in phases:
+            problem = Problem(tuple(options), strides, pinned, floor, known)
+            ways = _choose(problem, goal, stages, ctx.arch, share)
+            tried.append((*known.cut_rows(ways, most, float(floor)), ways))
+        _, pieces, ways = min(tried, key=lambda way: way[0])
+        _put(stages, ways, ctx.arch)
+        for stage, count in zip(stages, pieces, strict=True):
+            stage.pieces = IntegerAttr(count, i64)
         return
     choices = {i: _choices(own.base) for i, own in enumerate(options) if own is not None and i not in pinned}
     contexts = max(ADDED_CONTEXTS, TIMES_CONTEXTS * max(map(len, tables)))
@@ -137,6 +151,14 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, shar
         )
         if any(problem.stages):
             _choose(problem, goal, [stages[i] for i in members], ctx.arch, share)
+
+
+def _most_pieces(stages: Sequence[StageOp], goal: Goal, mapping: Any) -> dict[int, int]:
+    """How many pieces stages may have whose rows ours cuts: those that can be cut, and that no option names."""
+    if goal.scheduler != "cimc" or goal.objective not in MOST:
+        return {}
+    labels = {i: stage.label.data for i, stage in enumerate(stages) if divisible(stage)}
+    return {i: MOST[goal.objective] for i, name in labels.items() if mapping.for_node(name).pieces is None}
 
 
 @dataclass(frozen=True)
@@ -189,24 +211,30 @@ def _sizes(table: Table) -> tuple[int, ...]:
     return tuple(table[own, XBARS].tolist())
 
 
-def _choose(problem: Problem, goal: Goal, stages: Sequence[StageOp], arch: Any, share: float) -> None:
-    """Set copies and cuts of the stages of one phase."""
+def _choose(problem: Problem, goal: Goal, stages: Sequence[StageOp], arch: Any, share: float) -> Ways:
+    """Set copies and cuts of the stages of one phase; the ways of those with arrays."""
 
-    def put(ways: Sequence[Way | None]) -> None:
-        for stage, way in zip(stages, ways, strict=True):
-            if way is None:
-                continue
-            _cut(stage, way.cost.row_tiles)
-            _set(stage, way.copies, arch)
-
-    def fits(ways: Sequence[Way | None]) -> bool:
+    def fits(decided: Sequence[Way | None]) -> bool:
         """Whether the stages in these ways run side by side."""
-        put(ways)
+        _put(stages, _known(decided), arch)
         tables = [(stage, partition(stage, arch)) for stage in stages]
         return fit_together(tables, arch, in_order=problem.paying is not None)
 
     chosen = choose(problem, goal, arch, fits, share)
-    put(problem.complete({}) if chosen is None else chosen)
+    ways = _known(problem.complete({}) if chosen is None else chosen)
+    _put(stages, ways, arch)
+    return ways
+
+
+def _known(decided: Sequence[Way | None]) -> dict[int, Way]:
+    return {i: way for i, way in enumerate(decided) if way is not None}
+
+
+def _put(stages: Sequence[StageOp], ways: Ways, arch: Any) -> None:
+    """Set copies and cuts of stages."""
+    for i, way in ways.items():
+        _cut(stages[i], way.cost.row_tiles)
+        _set(stages[i], way.copies, arch)
 
 
 class _Phase:
@@ -221,10 +249,15 @@ class _Phase:
         arch: Any,
         *,
         rewrites: bool,
+        most: Mapping[int, int] | None = None,
     ):
-        """``tables``: of every stage, its placement with one copy in every cut, by row tiles."""
+        """``tables``: of every stage, its placement with one copy in every cut, by row tiles. ``most``: pieces of their
+        rows that stages may choose; others have what they are given."""
         numbers = {node.op: i for i, node in enumerate(nodes)}
         self._nodes, self._members, self._rewrites = list(nodes), members, rewrites
+        self._most = most or {}
+        for i, pieces in self._most.items():
+            self._nodes[numbers[stages[i]]] = useful(self._nodes[numbers[stages[i]]], pieces)
         self._stages, self._tables, self._arch = stages, tables, arch
         self._numbers = [numbers[stage] for stage in stages]
         self._known: dict[tuple[int, tuple[int, int]], Timing] = {}
@@ -252,6 +285,18 @@ class _Phase:
         found = critical_turns(self._with(ways), self._members)
         return {i: found[self._numbers[i]] for i in ways}
 
+    def cut_rows(self, ways: Ways, most: Mapping[int, int], floor: float) -> tuple[int, list[int]]:
+        """Cycles, and pieces of the rows of all stages: of those in ``most``, with how many they may have, as many as
+        shorten the latency while the interval stays at ``floor`` or as it is without them."""
+        nodes = self._with(ways)
+        if most:
+            open_to = {self._numbers[i]: pieces for i, pieces in most.items()}
+            nodes = shorten(nodes, open_to, self._members, floor)
+        pieces = [stage.pieces.value.data for stage in self._stages]
+        for i in most:
+            pieces[i] = len(nodes[self._numbers[i]].steps)
+        return span(nodes, self._members, rewrites=self._rewrites), pieces
+
     def _with(self, ways: Ways) -> list[Timing]:
         nodes = list(self._nodes)
         for i, way in ways.items():
@@ -260,7 +305,8 @@ class _Phase:
 
     def _node(self, i: int, way: Way) -> Timing:
         if (i, way.key) not in self._known:
-            self._known[i, way.key] = self._cut_node(i, way.cost.row_tiles).dealt(way.copies)
+            node = self._cut_node(i, way.cost.row_tiles).dealt(way.copies, self._stages[i].pieces.value.data)
+            self._known[i, way.key] = useful(node, self._most[i]) if i in self._most else node
         return self._known[i, way.key]
 
     def _cut_node(self, i: int, row_tiles: int) -> Timing:
