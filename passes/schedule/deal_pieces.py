@@ -1,0 +1,82 @@
+"""In how many pieces the stages of a phase compute and send their rows: as many as shorten the latency.
+
+A consumer begins with the first piece of a row, so that a stage holds the last row back by a piece instead of a row
+where its windows are points, and by a row and some pieces instead of two rows where they overlap. What a piece costs is
+the begin of its functions, a ``recv``, a ``free`` and a ``send``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import inf
+
+from cimc.passes.schedule.estimate.nodes import Timing, busy
+from cimc.passes.schedule.estimate.pipeline import span
+
+MOST = {"latency": 8, "throughput": 4, "energy": 4}
+"""Pieces of a row at most, by objective; a program has as many times the sends."""
+MORE = 0.1
+"""Share of a row's cycles that its pieces may cost."""
+LEAST_GAIN = 1 / 1000
+"""Share of the latency that twice the pieces of a stage must save."""
+ROUNDS = 2
+"""Times that every stage's pieces are tried."""
+
+
+def in_pieces(node: Timing, pieces: int) -> Timing:
+    """The node of a stage with its rows in so many pieces."""
+    if node.arrays is not None:
+        return node.dealt(node.copies * node.columns, pieces)
+    return replace(node, **busy(node.digital.turn(pieces))) if node.digital is not None else node
+
+
+def useful(node: Timing, most: int, slowest: float = inf) -> Timing:
+    """The node with as many pieces, up to ``most``, as cost little and take no more than ``slowest`` cycles an image.
+
+    In whole rows where there are none.
+    """
+    whole = in_pieces(node, 1)
+    for pieces in range(most, 1, -1):
+        found = in_pieces(node, pieces)
+        if (
+            len(found.steps) == pieces
+            and found.turn <= (1 + MORE) * whole.turn
+            and interval(found) <= slowest
+        ):
+            return found
+    return whole
+
+
+def interval(node: Timing) -> int:
+    """Cycles between images that the node's contexts allow."""
+    return -(-node.rows // node.copies) * node.turn
+
+
+def shorten(
+    nodes: Sequence[Timing], numbers: Mapping[int, int], members: Sequence[int], floor: float
+) -> list[Timing]:
+    """``nodes`` with rows in pieces where that shortens the latency of the phase of ``members``.
+
+    ``numbers``: the nodes that may have pieces, and how many at most. The interval stays at ``floor``, or where it is
+    with whole rows. All stages begin with what is useful: pieces of one alone bring little. Then each is tried with
+    half as many, which are taken where that loses little.
+    """
+    whole = list(nodes)
+    for number in numbers:
+        whole[number] = in_pieces(nodes[number], 1)
+    slowest = max(floor, *(interval(node) for node in whole))
+    found = list(whole)
+    for number, most in numbers.items():
+        found[number] = useful(whole[number], most, slowest)
+    current = span(found, members, rewrites=False)
+    for _ in range(ROUNDS):
+        for number in numbers:
+            while len(found[number].steps) > 1:
+                trial = list(found)
+                trial[number] = in_pieces(found[number], len(found[number].steps) // 2)
+                reached = span(trial, members, rewrites=False)
+                if reached > current * (1 + LEAST_GAIN):
+                    break
+                found, current = trial, reached
+    return found if current < span(whole, members, rewrites=False) else whole
