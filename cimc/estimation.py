@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from time import perf_counter
+from time import process_time
 from typing import TYPE_CHECKING, Any
 
 from cimc.achieved import steady_interval
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Estimated:
-    """An estimate and what it took."""
+    """An estimate and what it took, in seconds of this process."""
 
     estimate: Estimate
     read_seconds: float
@@ -45,8 +45,8 @@ def estimate_artifact(artifact: Artifact) -> Estimated:
         assert stage.placement is not None
         return ctx.store.array(stage.placement.key.data)
 
-    began = perf_counter()
+    began = process_time()
     nodes = timings(list(main_function(module).body.block.ops), arch, table, ctx.store)
-    read = perf_counter()
+    read = process_time()
     found = estimate(nodes, table, arch.chip.cores)
-    return Estimated(found, read - began, perf_counter() - read)
+    return Estimated(found, read - began, process_time() - read)

@@ -57,6 +57,7 @@ COLUMNS: tuple[str, ...] = (
     "compile_seconds",
     "engine_seconds",
     "estimate_seconds",
+    "estimate_read_seconds",
 )
 
 
@@ -161,6 +162,7 @@ def measure(row: Row, file: Path, images: int) -> dict[str, Any]:
         "compile_seconds": compiled - began,
         "engine_seconds": timed - compiled,
         "estimate_seconds": estimated.seconds,
+        "estimate_read_seconds": estimated.read_seconds,
     }
 
 
@@ -268,6 +270,11 @@ def summary(found: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def estimate_share(row: Mapping[str, Any]) -> float:
+    """Processor time of the estimate, costs read off the module included, over that of the cycle engine."""
+    return (row["estimate_seconds"] + row.get("estimate_read_seconds", math.nan)) / row["engine_seconds"]
+
+
 def show(folder: Path) -> None:
     """Write ``table.csv`` and print the table."""
     found = table(folder)
@@ -283,6 +290,7 @@ def show(folder: Path) -> None:
         "/arrays*",
         "est.lat",
         "est.int",
+        "est/eng",
         "peak W",
         "uJ",
         "xbars",
@@ -302,6 +310,7 @@ def show(folder: Path) -> None:
             f"{r['interval_over_arrays_wide']:.2f}",
             f"{r['latency_estimate'] / r['latency_cycles'] - 1:+.1%}",
             f"{r['interval_estimate'] / r['interval_cycles'] - 1:+.1%}",
+            f"{estimate_share(r):.2%}",
             f"{r['peak_power_mw'] / 1000:.1f}",
             f"{r['energy_pj_per_image'] / 1e6:.0f}",
             f"{r['crossbars']}",
@@ -309,7 +318,8 @@ def show(folder: Path) -> None:
         )
         click.echo(start + "".join(f"{c:>11}" for c in cells) + f"  {r['binding']}")
     click.echo(
-        "* of the same program where network, global buffer and host link never bind, over the arrays' bound"
+        "* of the same program where network, global buffer and host link never bind, over the arrays' bound; "
+        "est/eng: processor time of the estimate, costs read included, over the engine's"
     )
     for line in summary(found):
         click.echo(line)

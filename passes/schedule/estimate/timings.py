@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import ceil, prod
@@ -31,6 +32,7 @@ from cimc.passes.schedule.dealing import dealing_of, extents, finest_blocks
 from cimc.passes.schedule.estimate.nodes import ISSUE, Across, Arrays, Digital, Edge, Step, Timing, busy
 from cimc.passes.schedule.estimate.units import Units
 from cimc.passes.schedule.row_tiles import stage_tile_height
+from cimc.runtime.crossbar.coding import Coding
 from cimc.runtime.program import Element
 from cimc.runtime.program.builder import ProgramBuilder
 
@@ -43,8 +45,14 @@ def timings(ops: Sequence[Operation], arch: Any, table: Callable[[StageOp], Any]
 def cut_again(node: Timing, stage: StageOp, table: Any, arch: Any) -> Timing:
     """``node`` of an array stage whose weights have another tile grid now; ``table``: its placement with one copy."""
     reader = _Reader(Units(arch), arch, lambda _: table, None)
-    channels = int((table[:, _N1] - table[:, _N0]).max())
-    return replace(node, arrays=reader.arrays(stage, table, channels))
+    assert stage.write is not None
+    one = table.tolist()
+    channels = max(row[_N1] - row[_N0] for row in one)
+    return replace(node, arrays=reader.arrays(stage, one, channels, coding_of(stage.write.coding)))
+
+
+Rows = Sequence[Sequence[int]]
+"""Contexts of a stage, as lines of its placement table."""
 
 
 class _Reader:
@@ -81,8 +89,9 @@ class _Reader:
         """A node for every phase in which some contexts of the stage work."""
         table = self.table(stage)
         numbers: list[int] = []
-        for phase in np.unique(table[:, _PHASE]).tolist():
-            part = table[table[:, _PHASE] == phase]
+        rows = table.tolist()
+        for phase in sorted({row[_PHASE] for row in rows}):
+            part = [row for row in rows if row[_PHASE] == phase]
             self._add(self._stage(stage, part, phase), stage.results, self._widths(part))
             numbers.append(len(self.nodes) - 1)
         self.makers[stage.result] = tuple(numbers)
@@ -131,14 +140,15 @@ class _Reader:
 
     # -- stages ------------------------------------------------------------------------------
 
-    def _widths(self, table: Any) -> tuple[int, ...]:
-        first = (table[:, _COPY] == 0) & (table[:, _P0] == table[0, _P0])
-        mains = table[first & (table[:, _CHUNK] == table[:, _CHUNK].min())]
-        return tuple((mains[:, _N1] - mains[:, _N0]).tolist())
+    def _widths(self, table: Rows) -> tuple[int, ...]:
+        p0, chunk = table[0][_P0], min(row[_CHUNK] for row in table)
+        mains = (row for row in table if (row[_COPY], row[_P0], row[_CHUNK]) == (0, p0, chunk))
+        return tuple(row[_N1] - row[_N0] for row in mains)
 
-    def _stage(self, stage: StageOp, table: Any, phase: int) -> Timing:
-        one = table[table[:, _COPY] == 0]
-        channels = int((one[:, _N1] - one[:, _N0]).max())
+    def _stage(self, stage: StageOp, table: Rows, phase: int) -> Timing:
+        """``table``: the contexts that work in the phase."""
+        one = [row for row in table if row[_COPY] == 0]
+        channels = max(row[_N1] - row[_N0] for row in one)
         rows = shape_of(stage.result)[0]
         edges = self._sources(stage)
         out = self.units.buffer(prod(shape_of(stage.result)[1:]) * element_of(stage.result.type).size_bytes)
@@ -160,8 +170,10 @@ class _Reader:
                 phase=phase,
                 row=row,
             )
-        load, write = self._writes(stage, table)
-        arrays = self.arrays(stage, one, channels)
+        assert stage.write is not None
+        coding = coding_of(stage.write.coding)
+        load, write = self._writes(stage, table, coding)
+        arrays = self.arrays(stage, one, channels, coding)
         dealing = dealing_of(stage, self.arch)
         return Timing(
             stage.label.data,
@@ -178,34 +190,27 @@ class _Reader:
             row=row,
         )
 
-    def _writes(self, stage: StageOp, table: Any) -> tuple[int, int]:
+    def _writes(self, stage: StageOp, table: Rows, coding: Coding) -> tuple[int, int]:
         """Cycles to carry the weights of all contexts, and to write those of one."""
-        assert stage.write is not None
-        bits = coding_of(stage.write.coding).weight_bits
-        weights = (table[:, _K1] - table[:, _K0]) * (table[:, _N1] - table[:, _N0])
-        sizes, counts = np.unique(weights, return_counts=True)
-        load = sum(
-            n * self.units.buffer(-(-size * bits // 8))
-            for size, n in zip(sizes.tolist(), counts.tolist(), strict=True)
-        )
-        height = stage_tile_height(stage.write, self.arch, coding_of(stage.write.coding))
-        rows = min(height, int((table[:, _K1] - table[:, _K0]).max()))
+        bits = coding.weight_bits
+        sizes = Counter((row[_K1] - row[_K0]) * (row[_N1] - row[_N0]) for row in table)
+        load = sum(n * self.units.buffer(-(-size * bits // 8)) for size, n in sizes.items())
+        height = stage_tile_height(stage.write, self.arch, coding)
+        rows = min(height, max(row[_K1] - row[_K0] for row in table))
         return load, rows * ceil(exact(self.arch.crossbar.write_latency_ns) * exact(self.arch.clock_ghz))
 
-    def arrays(self, stage: StageOp, one: Any, channels: int) -> Arrays:
+    def arrays(self, stage: StageOp, one: Rows, channels: int, coding: Coding) -> Arrays:
         """The slowest of a copy's contexts, whose largest block has ``channels`` channels."""
         write, read = stage.write, stage.read
         assert write is not None
         assert read is not None
         crossbar = self.arch.crossbar
-        coding = coding_of(write.coding)
         size = element_of(stage.sources[0].type).size_bytes
         together = 1 if crossbar.logical_cells else coding.cells_per_weight
         height = stage_tile_height(write, self.arch, coding)
         slowest = behind = port = 0
-        first = one[one[:, _P0] == one[0, _P0]]
-        blocks = np.unique(np.stack([first[:, _K1] - first[:, _K0], first[:, _N1] - first[:, _N0]]), axis=1)
-        for k, n in blocks.T.tolist():
+        first = [row for row in one if row[_P0] == one[0][_P0]]
+        for k, n in {(row[_K1] - row[_K0], row[_N1] - row[_N0]) for row in first}:
             columns = min(n, crossbar.columns // together)
             cycles = window_cycles(coding, min(k, height), columns, self.arch)
             convert = conversion_cycles(coding, columns, self.arch)
@@ -214,15 +219,15 @@ class _Reader:
             slowest, behind = max(slowest, taken), max(behind, convert)
             port = max(port, self.units.port(k * size))
         width = shape_of(read.acc)[1]
-        chunks = int(one[:, _CHUNK].max()) + 1
+        chunks = max(row[_CHUNK] for row in one) + 1
         functions = self._functions(stage, channels)
         fixed = 2 * ISSUE * (len(stage.sources) - 1) + ISSUE + (chunks - 1) * 2 * ISSUE
         if chunks > 1:
             sums = channels * element_of(read.acc.type).size_bytes
             fixed += 2 * self.units.port(sums) + self.units.link(sums) + self._distance()
             functions += (("add_int", channels),) * (chunks - 1)
-        xbars = first[:, COLUMNS.index("xbars")]
-        room = max(1, self.arch.core.crossbars // max(1, int(xbars.max())))
+        xbars = [row[_XBARS] for row in first]
+        room = max(1, self.arch.core.crossbars // max(1, *xbars))
         _, columns_in, _ = shape_of(stage.sources[0])
         lanes = read.diagonal.channels
         advance = min(read.window.kernel[0], read.window.strides[0] * stage.copies.value.data)
@@ -234,7 +239,7 @@ class _Reader:
             width,
             slowest,
             behind,
-            int(xbars.sum()),
+            sum(xbars),
             functions,
             fixed,
             port,
@@ -391,8 +396,8 @@ class _Reader:
         return ceil(moved / host.bytes_per_cycle) + ceil(flops / host.flops_per_cycle)
 
 
-_COPY, _CHUNK, _K0, _K1, _N0, _N1, _P0, _PHASE = map(
-    COLUMNS.index, ("copy", "chunk", "k0", "k1", "n0", "n1", "p0", "phase")
+_COPY, _CHUNK, _K0, _K1, _N0, _N1, _P0, _PHASE, _XBARS = map(
+    COLUMNS.index, ("copy", "chunk", "k0", "k1", "n0", "n1", "p0", "phase", "xbars")
 )
 
 
