@@ -22,7 +22,7 @@ from cimc.dialects.cim import StageOp
 from cimc.dialects.graph_types import shape_of
 from cimc.dialects.weights import WeightStore
 from cimc.passes.place.network import COLUMNS
-from cimc.passes.schedule.array_frames import frame_crossbars
+from cimc.passes.schedule.array_frames import frame_blocks
 from cimc.passes.schedule.array_product import coding_of
 from cimc.passes.schedule.dealing import dealing_of
 from cimc.passes.schedule.row_tiles import stage_tile_height
@@ -174,11 +174,11 @@ def _coverage_problems(blocks: tuple[Block, ...], k: int, n: int) -> Iterator[st
 def _crossbar_problems(blocks: Iterable[Block], stage: StageOp, arch: Architecture) -> Iterator[str]:
     """A block takes one crossbar a tile, and starts where a tile starts."""
     if stage.frame_product is not None:
-        wanted = frame_crossbars(stage, arch)
+        wanted = frame_blocks(stage, arch)
         yield from (
-            f"a matrix of position {b.p0} takes {wanted} crossbars, the table says {b.xbars}"
+            f"columns {b.n0} … {b.n1 - 1} of position {b.p0} on {b.xbars} crossbars are none of {wanted}"
             for b in blocks
-            if b.xbars != wanted
+            if (b.n0, b.n1, b.xbars) not in wanted
         )
     if stage.write is None or stage.read is None:
         return

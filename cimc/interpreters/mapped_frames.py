@@ -34,7 +34,7 @@ def _array_frames(op: FrameProductOp, rows: Array, frame: Array, arch: Architect
     assert op.coding is not None
     assert isinstance(op.result.type, TensorType)
     coding = coding_of(op.coding)
-    heights = [(k1 - k0, 0) for k0, k1, n0, _ in frame_tiles(op, arch) if n0 == 0]
+    heights = [(k1 - k0, 0) for k0, k1, _, _ in frame_tiles(op, 1, arch)]
     bounds = group_bounds(heights, coding.parallel_rows)
     frames, height, positions, _ = rows.shape
     wide = op.result.type.get_element_type() == i64

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 from typing import Any
 
 from xdsl.context import Context
@@ -15,7 +15,7 @@ from cimc.dialects.context import CimContext
 from cimc.dialects.graph import DequantizeOp, IndexMapOp, MatmulOp, QuantizeOp, ReshapeOp, SoftmaxOp
 from cimc.dialects.graph_types import QuantType, shape_of
 from cimc.dialects.row_layout import frame_shape
-from cimc.passes.schedule.array_frames import frame_coding, tiles_of
+from cimc.passes.schedule.array_frames import frame_coding, frame_columns, tiles_of
 from cimc.passes.schedule.dynamic_products import DynamicCost, DynamicProduct, dynamic_cost
 from cimc.passes.schedule.heads import LINES, waiting_lines
 from cimc.runtime.program import Element
@@ -79,9 +79,11 @@ def obstacle(op: MatmulOp, arch: Any, mapping: Any) -> str | None:
     coding = frame_coding(arch, bits, QuantType.of(bits, signed=False, scale=1.0, zero_point=0))
     if not coding.always_lossless(min(right[-2], arch.crossbar.rows)):
         return "its converters lose information, and have no steps for values that are new for every image"
-    tiles = frame_tiles_of(op, arch, mapping)
-    if len(left) < 2 or left[:-2] != right[:-2] or tiles > arch.core.crossbars:
-        return f"a matrix takes {tiles} crossbars, a core has {arch.core.crossbars}"
+    if len(left) < 2 or left[:-2] != right[:-2]:
+        return "its heads are not those of both operands"
+    if not frame_columns(right[-2], right[-1], bits, arch):
+        high = ceil(right[-2] / arch.crossbar.rows)
+        return f"a column of a matrix takes {high} crossbars, a core has {arch.core.crossbars}"
     size = (waiting_lines(op) * right[-2] + LINES * right[-1]) * Element.F32.size_bytes
     if size > arch.core.local_buffer_bytes:
         return f"rows that wait take {size} bytes, a core has {arch.core.local_buffer_bytes}"

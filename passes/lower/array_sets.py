@@ -10,7 +10,6 @@ import numpy as np
 from cimc.dialects.cim import ReadCoreOp, StageOp
 from cimc.dialects.cim_products import FrameProductOp
 from cimc.dialects.context import CimContext
-from cimc.dialects.graph_types import shape_of
 from cimc.passes.place.network import ContextSpec
 from cimc.passes.schedule.array_frames import frame_tiles
 from cimc.passes.schedule.array_product import coding_of
@@ -82,13 +81,13 @@ def add_frame_arrays(
     """Array set, window and wordlines of context ``number``, whose cells hold a frame of each image in turn."""
     assert product.coding is not None
     coding = coding_of(product.coding)
-    tiles = frame_tiles(product, ctx.arch)
+    tiles = frame_tiles(product, spec.n1 - spec.n0, ctx.arch)
     arrays = builder.add_array_set(
         number,
         spec.core,
         builder.add_coding(coding.to_row().tolist()),
         NONE,
-        (0, product.depth, 0, shape_of(product.result)[2]),
+        (0, product.depth, 0, spec.n1 - spec.n0),
         [Tile(spec.xbar + i, *tile) for i, tile in enumerate(tiles)],
         step_first=builder.add_steps([1] * coding.step_count),
         phase=spec.phase,

@@ -199,7 +199,8 @@ class _Builder:
             if number == 1 and stage.frame_product is not None:
                 rows, _, depth = shape_of(source)
                 whole = ring_geometry(1, 1, 1, 0, rows, rows)
-                self._ring(context, ring_name(1), source, whole, (0, depth), (spec.p0, spec.p1), 0)
+                own = (0, depth) if stage.frame_product.coding is None else (spec.n0, spec.n1)
+                self._ring(context, ring_name(1), source, whole, own, (spec.p0, spec.p1), 0)
                 continue
             for piece, columns in enumerate(self._blocks(stage, number, context)):
                 name = piece_name(ring_name(number), piece)

@@ -59,10 +59,10 @@ def add_array_frames(
     return reals.result
 
 
-def frame_tiles(op: FrameProductOp, arch: Any) -> list[Tile]:
-    """The crossbars of one head, each with its block: row tiles of a column one behind the other, all packed."""
+def frame_tiles(op: FrameProductOp, columns: int, arch: Any) -> list[Tile]:
+    """The crossbars of ``columns`` of a head, each with its block: row tiles of a column in order, packed."""
     assert op.coding is not None
-    return tiles_of(op.depth, shape_of(op.result)[2], coding_of(op.coding).weight_bits, arch)
+    return tiles_of(op.depth, columns, coding_of(op.coding).weight_bits, arch)
 
 
 def tiles_of(depth: int, columns: int, weight_bits: int, arch: Any) -> list[Tile]:
@@ -75,10 +75,21 @@ def tiles_of(depth: int, columns: int, weight_bits: int, arch: Any) -> list[Tile
     ]
 
 
-def frame_crossbars(stage: StageOp, arch: Any) -> int:
-    """Crossbars of a context of a product of two activations; 0 where a digital unit multiplies."""
-    product = stage.frame_product
-    return 0 if product is None or product.coding is None else len(frame_tiles(product, arch))
+def frame_columns(depth: int, columns: int, weight_bits: int, arch: Any) -> int:
+    """Columns of a head that one core holds, even parts of all of them; 0 where not even one column of tiles fits."""
+    width = arch.crossbar.weight_columns(weight_bits)
+    beside = arch.core.crossbars // ceil(depth / arch.crossbar.rows)
+    return width * ceil(ceil(columns / width) / ceil(columns / (width * beside))) if beside * width else 0
+
+
+def frame_blocks(stage: StageOp, arch: Any) -> list[tuple[int, int, int]]:
+    """Columns [first, last) of the contexts of a head, with their crossbars: 0 where a digital unit multiplies."""
+    product, columns = stage.frame_product, shape_of(stage.result)[2]
+    if product is None or product.coding is None:
+        return [(0, columns, 0)]
+    span = frame_columns(product.depth, columns, coding_of(product.coding).weight_bits, arch)
+    edges = [(n, min(n + span, columns)) for n in range(0, columns, span)]
+    return [(n0, n1, len(frame_tiles(product, n1 - n0, arch))) for n0, n1 in edges]
 
 
 def write_cycles(arch: Any) -> int:
@@ -91,6 +102,6 @@ def frame_window_cycles(op: FrameProductOp, arch: Any) -> int:
     if op.coding is None:
         return 0
     coding = coding_of(op.coding)
-    tiles = frame_tiles(op, arch)
+    tiles = frame_tiles(op, shape_of(op.result)[2], arch)
     height, width = max(k1 - k0 for k0, k1, _, _ in tiles), max(n1 - n0 for _, _, n0, n1 in tiles)
     return window_cycles(coding, height, width, arch) + conversion_cycles(coding, width, arch)

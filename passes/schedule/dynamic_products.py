@@ -14,7 +14,7 @@ from math import ceil
 from typing import Any
 
 from cimc.dialects.graph_types import QuantType
-from cimc.passes.schedule.array_frames import write_cycles
+from cimc.passes.schedule.array_frames import frame_columns, write_cycles
 from cimc.passes.schedule.array_product import machine_coding
 from cimc.passes.schedule.copies.stage_costs import conversion_cycles, exact, window_cycles
 from cimc.runtime.program import Element
@@ -139,7 +139,11 @@ def _arrays(
     )
     port = ceil(product.columns * ceil(weight_bits / 8) / exact(arch.core.local_buffer_bytes_per_cycle))
     written = product.depth * max(COLLECT, port, write_cycles(arch))
-    heads = arch.chip.cores * (arch.core.crossbars // tiles)
+    own = frame_columns(product.depth, product.columns, weight_bits, arch)
+    if not own:
+        return None, 0, 0
+    contexts = ceil(product.columns / own)
+    heads = arch.chip.cores * (arch.core.crossbars // ceil(tiles / contexts)) // contexts
     units = ceil(product.batch * product.rows / arch.chip.cores) * codes_and_reals
     best: tuple[int, int, int] | None = None
     for copies in range(1, product.rows + 1):

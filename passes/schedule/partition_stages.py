@@ -22,7 +22,7 @@ from cimc.dialects.weights import WeightRefAttr
 from cimc.passes.place.network import COLUMNS
 from cimc.passes.place.source_rows import is_global_pool, kernel_rows, ring_columns, source_geometry
 from cimc.passes.place.tail_plan import element_of, plan_tail
-from cimc.passes.schedule.array_frames import frame_crossbars
+from cimc.passes.schedule.array_frames import frame_blocks
 from cimc.passes.schedule.array_product import coding_of
 from cimc.passes.schedule.dealing import Dealing, dealing_of
 from cimc.passes.schedule.row_tiles import stage_tile_height
@@ -140,13 +140,16 @@ def _digital_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[A
 
 
 def _product_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """A context for every copy and position of a product with a whole frame."""
-    _, positions, channels = shape_of(stage.result)
-    _check_memory(stage, Footprint(stage, dealing, 1, arch).bytes(0, 0, channels, 0), arch)
+    """A context for every copy and position of a product with a whole frame; several where the arrays of a core hold
+    some of its columns."""
+    blocks = frame_blocks(stage, arch)
+    widest = max(n1 - n0 for n0, n1, _ in blocks)
+    _check_memory(stage, Footprint(stage, dealing, 1, arch).bytes(0, 0, widest, 0), arch)
     rows = [
-        (copy, 0, 0, 0, 0, channels, p, p + 1, frame_crossbars(stage, arch), 0, -1, -1)
+        (copy, 0, 0, 0, n0, n1, p, p + 1, xbars, 0, -1, -1)
         for copy in range(dealing.rows)
-        for p in range(positions)
+        for p in range(shape_of(stage.result)[1])
+        for n0, n1, xbars in blocks
     ]
     return np.array(rows, np.int64).reshape(len(rows), len(COLUMNS))
 

@@ -124,6 +124,19 @@ def test_all_levels_give_the_same(machine: str) -> None:
     )
 
 
+def test_columns_of_a_head_lie_on_several_cores() -> None:
+    """Heads of 48 columns where a core has one array of 32: two contexts a head, of 32 and of 16 columns."""
+    artifact, x = compiled("jia", "arrays", 8, 48), inputs(8, 1, 48)
+    sets = artifact.program["array_sets"]
+    live = sets["tensor"] == -1
+    assert (sets["n1"] - sets["n0"])[live].tolist() == [32, 16] * HEADS
+    assert len(set(sets["core"][live].tolist())) == 2 * HEADS
+    runs = [artifact.run(x, engine=e).outputs["y"] for e in ("quantised", "mapped", "program")]
+    np.testing.assert_array_equal(runs[1], runs[0])
+    np.testing.assert_array_equal(runs[2], runs[0])
+    assert verify_program(artifact.program, weights=artifact.weights) == []
+
+
 def test_the_step_by_step_engine_agrees() -> None:
     """Element by element, tile by tile, digit by digit."""
     artifact, x = compiled("jain", "arrays", 8), inputs(8)
@@ -221,7 +234,10 @@ def test_the_side_chosen_is_the_faster_one(tokens: int, width: int, arrays_win: 
         ("puma", "arrays are not written at run time"),
         (changed("puma", chip__allow_writes=True), "flipped columns need all rows at once"),
         (changed("jain", crossbar__adc_bits=4), "converters lose information"),
-        (changed("jain", core__crossbars=1), "a matrix takes 2 crossbars, a core has 1"),
+        (
+            changed("jain", core__crossbars=1, crossbar__rows=16, crossbar__parallel_rows=8),
+            "a column of a matrix takes 2 crossbars, a core has 1",
+        ),
     ],
     ids=["static", "flips", "lossy", "wide"],
 )
