@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol
 
 import numpy as np
@@ -67,8 +68,11 @@ class Menu:
             found: list[Way] = []
             cycles: list[int] = []
             for way in own.all_ways():
+                bar = FINER * cycles[-1] if cycles else inf
+                if way.cycles > slowest or way.row_cycles >= bar:
+                    continue  # most ways; what the arrays take is known without the estimate
                 turn = known.turn(number, way)
-                if (cycles and turn >= FINER * cycles[-1]) or known.interval(number, way) > slowest:
+                if turn >= bar or known.interval(number, way) > slowest:
                     continue
                 found.append(way)
                 cycles.append(turn)

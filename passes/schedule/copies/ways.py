@@ -29,10 +29,15 @@ class Way:
     cycles: int
     """Cycles between images that the arrays allow."""
 
-    @cached_property
+    @property
     def copies(self) -> int:
         """Copies of the weights."""
-        return self.dealing.copies
+        return self.dealing.rows * self.dealing.columns
+
+    @property
+    def row_cycles(self) -> int:
+        """Cycles of the arrays for a block of a row; a context's turn is not shorter."""
+        return -(-self.cost.positions // self.dealing.columns) * self.cost.window_cycles
 
     @property
     def contexts(self) -> int:
