@@ -131,13 +131,11 @@ class BodyMaker:
 
     def _first(self, spec: ContextSpec, piece: Piece, ring: str) -> Value:
         """The column at which a piece begins in its ring."""
-        if is_whole(spec, self.stage):
+        if is_whole(spec, self.stage) or piece_name(ring, 1) in spec.rings:
             return 0
-        if (
-            piece.number == 0
-        ):  # a ring begins with the first piece, unless it holds columns of other contexts' blocks
-            return "first_in0" if ring == "in0" and self.stage.read is not None else 0
-        return 0 if piece.own(ring) in spec.rings else piece.own(f"first_{ring}")
+        # A ring may hold columns of other contexts' blocks where the windows of all come from the global buffer.
+        shares = ring == "in0" and self.stage.read is not None
+        return piece.own(f"first_{ring}") if shares or piece.count > 1 else 0
 
     def _read_row(
         self, spec: ContextSpec, piece: Piece, n: int, m: Value, by_row: bool, span: Value

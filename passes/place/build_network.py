@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import gcd
 
+import numpy as np
 from xdsl.ir import Operation, SSAValue
 
 from cimc.dialects.cim import ConcatOp, StageOp, ViewOp
@@ -143,6 +144,7 @@ class _Builder:
         node.tail = plan_tail(stage)
         table = self.ctx.store.array(stage.placement.key.data)
         copies = 1 + int(table[:, COLUMNS.index("copy")].max(initial=0))
+        blocks = np.unique(table[:, COLUMNS.index("p0")]).tolist()
         mains: dict[tuple[int, int, int], int] = {}
         parts: list[Part] = []
         for row in table:
@@ -153,7 +155,7 @@ class _Builder:
                 ContextSpec(
                     index, role, f["copy"], copies, f["k0"], f["k1"], f["n0"], f["n1"],
                     f["p0"], f["p1"], f["xbars"], f["phase"], f["core"], f["xbar"],
-                    pieces_of(stage, f["p0"], f["p1"]),
+                    pieces_of(stage, f["p0"], f["p1"], blocks.index(f["p0"])),
                 ),
             )  # fmt: skip
             spec = self.network.contexts[context]

@@ -34,9 +34,18 @@ def cut(first: int, last: int, pieces: int) -> list[tuple[int, int]]:
     return list(pairwise(first + j * (last - first) // count for j in range(count + 1)))
 
 
-def pieces_of(stage: StageOp, p0: int, p1: int) -> list[tuple[int, int]]:
-    """The pieces of a context with positions [p0, p1) of a stage's rows."""
-    return cut(p0, p1, stage.pieces.value.data)
+def in_order(first: int, last: int, pieces: int, block: int) -> list[tuple[int, int]]:
+    """The pieces of a block of a row in the order in which they are computed: every other block from its end.
+
+    Neighbouring blocks so begin, or end, where they meet: windows at the border wait for pieces of one time.
+    """
+    found = cut(first, last, pieces)
+    return found[::-1] if block % 2 else found
+
+
+def pieces_of(stage: StageOp, p0: int, p1: int, block: int) -> list[tuple[int, int]]:
+    """The pieces of a context with positions [p0, p1) of a stage's rows, which are block number ``block`` of them."""
+    return in_order(p0, p1, stage.pieces.value.data, block)
 
 
 def splits(stage: StageOp, source: int, arch: Any) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import inf
 
-from cimc.passes.schedule.estimate.nodes import Timing, busy
+from cimc.passes.schedule.estimate.nodes import Timing, busy, sending
 from cimc.passes.schedule.estimate.pipeline import span
 
 MOST = {"latency": 8, "throughput": 4, "energy": 4}
@@ -39,18 +39,11 @@ def useful(node: Timing, most: int, slowest: float = inf) -> Timing:
     whole = in_pieces(node, 1)
     for pieces in range(most, 1, -1):
         found = in_pieces(node, pieces)
-        if (
-            len(found.steps) == pieces
-            and found.turn <= (1 + MORE) * whole.turn
-            and interval(found) <= slowest
-        ):
+        if len(found.steps) != pieces or found.turn > (1 + MORE) * whole.turn:
+            continue
+        if found.interval() <= slowest:
             return found
     return whole
-
-
-def interval(node: Timing) -> int:
-    """Cycles between images that the node's contexts allow."""
-    return -(-node.rows // node.copies) * node.turn
 
 
 def shorten(
@@ -65,10 +58,12 @@ def shorten(
     whole = list(nodes)
     for number in numbers:
         whole[number] = in_pieces(nodes[number], 1)
-    slowest = max(floor, *(interval(node) for node in whole))
+    sends = sending(whole, members)
+    slowest = max(floor, *(whole[number].interval(sends[number]) for number in members))
     found = list(whole)
     for number, most in numbers.items():
         found[number] = useful(whole[number], most, slowest)
+    _hold(found, numbers, members, slowest)
     current = span(found, members, rewrites=False)
     for _ in range(ROUNDS):
         for number in numbers:
@@ -80,3 +75,16 @@ def shorten(
                     break
                 found, current = trial, reached
     return found if current < span(whole, members, rewrites=False) else whole
+
+
+def _hold(nodes: list[Timing], numbers: Mapping[int, int], members: Sequence[int], slowest: float) -> None:
+    """Fewer pieces, in place, for nodes that take longer than ``slowest`` with their sends, and for their consumers."""
+    while True:
+        sends = sending(nodes, members)
+        late = {n for n in members if nodes[n].interval(sends[n]) > slowest}
+        takers = {n for n in members if any(edge.source in late for edge in nodes[n].edges)}
+        fewer = [n for n in sorted(late | takers) if n in numbers and len(nodes[n].steps) > 1]
+        if not fewer:
+            return
+        for n in fewer:
+            nodes[n] = in_pieces(nodes[n], len(nodes[n].steps) - 1)

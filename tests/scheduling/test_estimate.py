@@ -122,12 +122,14 @@ def test_a_piece_waits_for_the_columns_of_its_windows() -> None:
         taken = int(rng.integers(1, positions // 4 + 2)), int(rng.integers(1, 5))
         made = np.full(width, -1)
         for j in range(given[0]):
-            for piece, (a, b) in enumerate(cut(j * width // given[0], (j + 1) * width // given[0], given[1])):
+            parts = cut(j * width // given[0], (j + 1) * width // given[0], given[1])
+            for piece, (a, b) in enumerate(parts[::-1] if j % 2 else parts):
                 made[a:b] = piece
         needed = [0] * taken[1]
         for j in range(taken[0]):
             block = j * positions // taken[0], (j + 1) * positions // taken[0]
-            for piece, (a, b) in enumerate(cut(*block, taken[1])):
+            parts = cut(*block, taken[1])
+            for piece, (a, b) in enumerate(parts[::-1] if j % 2 else parts):
                 seen = {c * stride - pad + k for c in range(a, b) for k in range(kernel)}
                 needed[piece] = max([needed[piece], *(made[c] for c in seen if 0 <= c < width)])
         assert last_pieces(Across(width, positions, kernel, stride, pad), given, taken) == tuple(needed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cimc.passes.schedule.estimate.nodes import Timing
+from cimc.passes.schedule.estimate.nodes import Step, Timing, sending
 from cimc.passes.schedule.estimate.pipeline import Rows, rows_of
 
 
@@ -17,13 +17,14 @@ def critical_turns(nodes: Sequence[Timing], members: Sequence[int]) -> dict[int,
     Walked backwards from the last piece: a piece waits for its context's piece before it, or for the last one of its
     window.
     """
-    done = rows_of(nodes, members)
+    done, sends = rows_of(nodes, members), sending(nodes, members)
     number = max(done, key=lambda n: int(done[n].sent[-1]))
     at, counts = len(done[number].sent) - 1, dict.fromkeys(done, 0.0)
     while True:
         node, rows = nodes[number], done[number]
         row, piece = divmod(at, len(node.steps))
-        step = node.steps[piece]
+        head, tail = node.steps[piece]
+        step = Step(head, tail + sends[number])
         waits = int(rows.sent[at]) - int(rows.ready[at]) - step.head - step.tail
         before = at - 1 if piece else at - 1 - (node.copies - 1) * len(node.steps)
         if waits > 0 and before >= 0 and rows.sent[at] <= rows.sent[before] + step.turn:

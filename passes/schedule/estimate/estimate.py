@@ -10,7 +10,7 @@ import numpy as np
 
 from cimc.dialects.cim import StageOp
 from cimc.passes.place.network import COLUMNS
-from cimc.passes.schedule.estimate.nodes import Timing
+from cimc.passes.schedule.estimate.nodes import Timing, sending
 from cimc.passes.schedule.estimate.pipeline import latency
 
 
@@ -57,8 +57,8 @@ def estimate(nodes: Sequence[Timing], table: Callable[[StageOp], Any], cores: in
 def stage_intervals(nodes: Sequence[Timing]) -> dict[str, int]:
     """The slowest stage with its copies, and the slowest operation of the chip."""
     terms = {"stages": 0, "chip": 0}
-    for node in nodes:
+    sends = sending(nodes, range(len(nodes)))
+    for number, node in enumerate(nodes):
         kind = "stages" if isinstance(node.op, StageOp) else "chip"
-        turns = -(-node.rows // node.copies) * node.turn
-        terms[kind] = max(terms[kind], turns, node.between * node.rows)
+        terms[kind] = max(terms[kind], node.interval(sends[number]))
     return terms

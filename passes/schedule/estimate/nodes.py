@@ -11,7 +11,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 from xdsl.ir import Operation
 
-from cimc.passes.place.pieces import cut
+from cimc.passes.place.pieces import cut, in_order
 from cimc.passes.schedule.dealing import Dealing, deal
 from cimc.passes.schedule.estimate.units import Units
 
@@ -38,6 +38,15 @@ class Edge:
     """From the source's send to the row in this node's ring."""
     across: Across | None = None
     """Columns of a window; ``None`` where every position takes whole rows."""
+    lanes: int = 1
+    """Blocks of a part's channels that go to contexts of their own."""
+
+    def parts(self, source: Timing, node: Timing) -> int:
+        """Multicasts in which the source sends a piece of a row to the contexts of ``node``."""
+        taken = node.columns * len(node.steps)
+        if self.across is None or self.gather is not None or taken == 1:
+            return self.lanes
+        return self.lanes * rectangles(self.across, source.columns * len(source.steps), taken)
 
     def pieces(self, source: Timing, node: Timing) -> tuple[int, ...]:
         """The piece of the source that each piece of ``node`` waits for, and all before it."""
@@ -67,19 +76,57 @@ def last_pieces(across: Across, given: tuple[int, int], taken: tuple[int, int]) 
     ``given``, ``taken``: blocks of a row and pieces of a block at source and consumer.
     """
     width, positions, kernel, stride, pad = across
-    bounds = [(j * width // given[0], (j + 1) * width // given[0]) for j in range(given[0])]
     number = np.zeros(width, np.int64)
-    for a, b in bounds:
-        for piece, (first, last) in enumerate(cut(a, b, given[1])):
+    for j in range(given[0]):
+        block = j * width // given[0], (j + 1) * width // given[0]
+        for piece, (first, last) in enumerate(in_order(*block, given[1], j)):
             number[first:last] = piece
     needed = [0] * taken[1]
     for j in range(taken[0]):
         block = j * positions // taken[0], (j + 1) * positions // taken[0]
-        for piece, (first, last) in enumerate(cut(*block, taken[1])):
+        for piece, (first, last) in enumerate(in_order(*block, taken[1], j)):
             low = min(max(first * stride - pad, 0), width - 1)
             high = min(max((last - 1) * stride - pad + kernel, low + 1), width)
             needed[piece] = max(needed[piece], int(number[low:high].max()))
     return tuple(needed)
+
+
+@lru_cache(maxsize=1 << 14)
+def rectangles(across: Across, given: int, taken: int) -> int:
+    """The most parts of a row's piece that go to different sets of blocks; ``given`` and ``taken`` blocks of a row at
+    source and consumer."""
+    width, positions, kernel, stride, pad = across
+    found: dict[int, set[tuple[int, int]]] = {}
+    for first, last in cut(0, positions, taken):
+        low, high = first * stride - pad, (last - 1) * stride - pad + kernel
+        for j in range(max(low, 0) * given // width, min(given, (min(high, width) * given - 1) // width + 1)):
+            a, b = j * width // given, (j + 1) * width // given
+            if max(low, a) < min(high, b):
+                found.setdefault(j, set()).add((max(low, a), min(high, b)))
+    return max(map(len, found.values()), default=1)
+
+
+def sending(nodes: Sequence[Timing], members: Sequence[int]) -> dict[int, int]:
+    """Cycles beyond the first in which stages of a phase hand the multicasts of a piece to their core's port.
+
+    Consumers that take all channels of a piece share their multicasts.
+    """
+    shared, apart = dict.fromkeys(members, 0), dict.fromkeys(members, 0)
+    for number in members:
+        for edge in nodes[number].edges:
+            if edge.source not in shared:
+                continue
+            parts = edge.parts(nodes[edge.source], nodes[number])
+            if edge.lanes > 1:
+                apart[edge.source] += parts
+            else:
+                shared[edge.source] = max(shared[edge.source], parts)
+    return {
+        n: max(1, shared[n] + apart[n]) - 1
+        if nodes[n].arrays is not None or nodes[n].digital is not None
+        else 0
+        for n in members
+    }
 
 
 @dataclass(frozen=True)
@@ -222,6 +269,12 @@ class Timing:
     def turn(self) -> int:
         """Cycles from a row of a context to its next."""
         return sum(step.turn for step in self.steps)
+
+    def interval(self, sent: int = 0) -> int:
+        """Cycles between images that the node's contexts allow; ``sent``: of a piece's send beyond the first."""
+        return max(
+            -(-self.rows // self.copies) * (self.turn + sent * len(self.steps)), self.between * self.rows
+        )
 
     def dealt(self, copies: int, pieces: int = 1) -> Timing:
         """The node with so many copies that cut their rows into so many pieces.

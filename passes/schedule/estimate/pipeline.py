@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cimc.passes.schedule.estimate.nodes import ISSUE, Timing
+from cimc.passes.schedule.estimate.nodes import ISSUE, Timing, sending
 from cimc.passes.schedule.estimate.recurrence import EDGE, rows_through
 
 BARRIER = 3
@@ -158,7 +158,8 @@ def _phase(
             gather = -1 if edge.gather is None else edge.gather
             geometry = source.rows, of_row, edge.kernel, edge.stride, edge.pad
             edges.append((at, *geometry, gather, edge.side, delay, source.row, need))
-    steps = [step for number in members for step in nodes[number].steps]
+    sends = sending(nodes, members)
+    steps = [(head, tail + sends[n]) for n in members for head, tail in nodes[n].steps]
     sent, ready = rows_through(
         np.array(table, np.int64),
         np.array(edges, np.int64).reshape(-1, len(EDGE)),

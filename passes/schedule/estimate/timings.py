@@ -112,12 +112,13 @@ class _Reader:
         side: bool = False,
         chip: bool = False,
         across: Across | None = None,
+        blocks: int = 1,
     ) -> list[Edge]:
         """Edges from the makers of ``value``; ``window`` is kernel rows, stride and padding above, ``across`` the
-        columns."""
+        columns, ``blocks`` of the channels go to contexts of their own."""
         if isinstance(value.owner, ViewOp):
             across = None
-        rows, positions, _ = shape_of(value)
+        rows, positions, channels = shape_of(value)
         size = positions * element_of(value.type).size_bytes
         found: list[Edge] = []
         for maker in self.makers[value]:
@@ -128,7 +129,10 @@ class _Reader:
             delay = out + self._distance() + self._port(widest, chip)
             if not (chip and from_chip):
                 delay += self.units.link(widest)
-            found.append(Edge(maker, rows, *window, gather=gather, side=side, delay=delay, across=across))
+            lanes = ceil(blocks * max(widths) / channels)
+            found.append(
+                Edge(maker, rows, *window, gather=gather, side=side, delay=delay, across=across, lanes=lanes)
+            )
         return found
 
     def _distance(self) -> int:
@@ -150,7 +154,7 @@ class _Reader:
         one = [row for row in table if row[_COPY] == 0]
         channels = max(row[_N1] - row[_N0] for row in one)
         rows = shape_of(stage.result)[0]
-        edges = self._sources(stage)
+        edges = self._sources(stage, one)
         out = self.units.buffer(prod(shape_of(stage.result)[1:]) * element_of(stage.result.type).size_bytes)
         row = out + self.units.buffer_latency + ISSUE
         if stage.read is None:
@@ -248,20 +252,27 @@ class _Reader:
             finest_blocks(stage, self.arch),
         )
 
-    def _sources(self, stage: StageOp) -> list[Edge]:
+    def _sources(self, stage: StageOp, one: Sequence[Sequence[int]]) -> list[Edge]:
+        """``one``: the placement of one copy."""
         first, *others = stage.sources
+        starts = sorted({row[_N0] for row in one})
+        if stage.read is not None:
+            blocks = len({stage.read.diagonal.channel_range(start) for start in starts})
+        else:
+            blocks = 1 if takes_whole_rows(stage) else len(starts)
         window = head_window(stage)
         _, positions, _ = shape_of(stage.result)
         if window is not None:
             high, wide = ((k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True))
             across = Across(shape_of(first)[1], positions, wide, window.strides[1], window.pads[1])
-            edges = self._edges(first, window=(high, window.strides[0], window.pads[0]), across=across)
+            rows = high, window.strides[0], window.pads[0]
+            edges = self._edges(first, window=rows, across=across, blocks=blocks)
         elif is_global_pool(stage):
             _, positions, channels = shape_of(first)
             step = self._function("sum_positions", positions * channels) + 2 * ISSUE
             edges = self._edges(first, gather=step)
         else:
-            edges = self._edges(first, across=self._same(first, positions))
+            edges = self._edges(first, across=self._same(first, positions), blocks=blocks)
         if stage.frame_product is not None:
             row = (
                 shape_of(stage.frame_product.frame)[2] * element_of(stage.frame_product.frame.type).size_bytes
@@ -273,7 +284,7 @@ class _Reader:
             edges += self._edges(frame, gather=step)
         for other in others:
             side, across = stage.read is not None or window is not None, self._same(other, positions)
-            edges += self._edges(other, side=side, across=across)
+            edges += self._edges(other, side=side, across=across, blocks=len(starts))
         return edges
 
     def _same(self, source: SSAValue, positions: int) -> Across | None:
