@@ -29,7 +29,7 @@ from cimc.passes.schedule.deal_pieces import MOST, shorten, useful
 from cimc.passes.schedule.dealing import possible_copies
 from cimc.passes.schedule.estimate.critical import critical_turns
 from cimc.passes.schedule.estimate.nodes import Timing
-from cimc.passes.schedule.estimate.pipeline import span
+from cimc.passes.schedule.estimate.pipeline import Flow, span
 from cimc.passes.schedule.estimate.timings import cut_again, timings
 from cimc.passes.schedule.packing import Table
 from cimc.passes.schedule.partition_stages import partition
@@ -260,6 +260,7 @@ class _Phase:
             self._nodes[numbers[stages[i]]] = useful(self._nodes[numbers[stages[i]]], pieces)
         self._stages, self._tables, self._arch = stages, tables, arch
         self._numbers = [numbers[stage] for stage in stages]
+        self._flow = Flow(self._nodes, members)
         self._known: dict[tuple[int, tuple[int, int]], Timing] = {}
         self._cuts = {
             (i, stage.write.grid.data[0]): nodes[number]
@@ -269,7 +270,9 @@ class _Phase:
 
     def latency(self, ways: Ways) -> int:
         """Cycles with ``ways`` of the stages named by their number."""
-        return span(self._with(ways), self._members, rewrites=self._rewrites)
+        for i, number in enumerate(self._numbers):
+            self._flow.put(number, self._node(i, ways[i]) if i in ways else self._nodes[number])
+        return self._flow.span(rewrites=self._rewrites)
 
     def turn(self, stage: int, way: Way) -> int:
         """Cycles of a context of the stage from one row to its next."""

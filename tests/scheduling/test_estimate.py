@@ -14,11 +14,14 @@ from xdsl.dialects.builtin import ModuleOp
 import cimc
 from cimc import models
 from cimc.backends.registry import resolve_backend
+from cimc.dialects.cim import StageOp
+from cimc.dialects.graph import main_function
 from cimc.estimation import estimate_artifact
 from cimc.mapping_options import MappingOptions
 from cimc.passes.place.pieces import cut
 from cimc.passes.schedule.estimate.nodes import Across, Edge, Step, Timing, last_pieces
-from cimc.passes.schedule.estimate.pipeline import latency, pipeline
+from cimc.passes.schedule.estimate.pipeline import Flow, latency, pipeline, span
+from cimc.passes.schedule.estimate.timings import timings
 from tools import sensitivity
 
 Compile = Callable[[str, str], cimc.Artifact]
@@ -107,6 +110,27 @@ def test_the_recurrence_is_the_one_by_rows(most: int) -> None:
         expected = by_hand(nodes)
         assert [found.sent.tolist() for found in pipeline(nodes)] == expected
         assert latency(nodes) == max(mine[-1] for mine in expected)
+
+
+def test_changed_nodes_are_as_if_they_had_been_there(digits: Path) -> None:
+    """A flow whose nodes get other copies and pieces, one at a time, gives the cycles of a flow made of them."""
+    artifact = cimc.compile(digits, "isaac")
+    module, ctx = artifact.level("mapped")
+    stages = [op for op in module.walk() if isinstance(op, StageOp)]
+    tables = {stage: ctx.store.array(stage.placement.key.data) for stage in stages if stage.placement}
+    ops = list(main_function(module).body.block.ops)
+    nodes = timings(ops, ctx.arch, tables.__getitem__, ctx.store)
+    open_to = [n for n, own in enumerate(nodes) if own.arrays is not None and own.rows > 1]
+    flow, rng, seen = Flow(nodes, range(len(nodes))), np.random.default_rng(3), set[int]()
+    for _ in range(60):
+        number = int(rng.choice(open_to))
+        nodes[number] = nodes[number].dealt(
+            int(rng.integers(1, nodes[number].rows + 1)), int(rng.integers(1, 5))
+        )
+        flow.put(number, nodes[number])
+        seen.add(flow.span(rewrites=False))
+        assert flow.span(rewrites=False) == span(nodes, range(len(nodes)), rewrites=False)
+    assert len(seen) > 10
 
 
 def test_a_piece_waits_for_the_columns_of_its_windows() -> None:

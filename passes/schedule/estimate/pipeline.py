@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cimc.passes.schedule.estimate.nodes import ISSUE, Timing, sending
-from cimc.passes.schedule.estimate.recurrence import EDGE, rows_through
+from cimc.passes.schedule.estimate.nodes import ISSUE, Edge, Timing, sending
+from cimc.passes.schedule.estimate.recurrence import EDGE, NODE, rows_through
 
 BARRIER = 3
 """Cycles from the end of a phase to the begin of the next: a signal, the barrier, a signal."""
@@ -18,6 +18,8 @@ AHEAD = 3
 """Rows by which contexts of a stage may be ahead of each other: their rings hold a window and two advances more."""
 
 Cycles = npt.NDArray[np.int64]
+
+_BEGIN = NODE.index("begin")
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def span(nodes: Sequence[Timing], members: Sequence[int], *, rewrites: bool) -> 
 
     Rows of other nodes are there when they begin; ``rewrites``: their weights are written first.
     """
-    return max(int(rows.sent[-1]) for rows in _phase(nodes, members, 0, 0, rewrites=rewrites).values())
+    return Flow(nodes, members).span(rewrites=rewrites)
 
 
 def rows_of(nodes: Sequence[Timing], members: Sequence[int]) -> dict[int, Rows]:
@@ -132,43 +134,99 @@ def _handoff(nodes: Sequence[Timing], done: Mapping[int, Rows], begin: int, lead
 def _phase(
     nodes: Sequence[Timing], members: Sequence[int], begin: int, lead: int, *, rewrites: bool
 ) -> dict[int, Rows]:
-    """``lead``: cycles before ``begin`` in which weights begin to leave the global buffer."""
-    place = {number: at for at, number in enumerate(members)}
-    table: list[tuple[int, ...]] = []
-    edges: list[tuple[int, ...]] = []
-    needs = [0] * max((len(nodes[number].steps) for number in members), default=0)
-    loaded = begin - lead
-    for number in members:
-        node = nodes[number]
-        programmed = begin
-        if rewrites and node.arrays is not None:
-            loaded += node.load
-            programmed = max(begin, loaded + node.write)
-        pieces = len(node.steps)
-        table.append((node.rows, pieces, node.copies, node.between, node.wait, programmed, len(node.edges)))
-        for edge in node.edges:
-            source = nodes[edge.source]
-            of_row, at = len(source.steps), place.get(edge.source, -1)
-            # Rows of an earlier phase are sent again when this one begins.
-            delay = edge.delay // (source.columns * of_row) if at >= 0 else begin + edge.delay
-            need = 0
-            if of_row > 1:
-                need = len(needs)
-                needs += edge.pieces(source, node)
-            gather = -1 if edge.gather is None else edge.gather
-            geometry = source.rows, of_row, edge.kernel, edge.stride, edge.pad
-            edges.append((at, *geometry, gather, edge.side, delay, source.row, need))
-    sends = sending(nodes, members)
-    steps = [(head, tail + sends[n]) for n in members for head, tail in nodes[n].steps]
-    sent, ready = rows_through(
-        np.array(table, np.int64),
-        np.array(edges, np.int64).reshape(-1, len(EDGE)),
-        np.array(needs, np.int64),
-        np.array(steps, np.int64),
-        ISSUE,
-    )
-    ends = np.cumsum([rows * pieces for rows, pieces, *_ in table]).tolist()
-    return {
-        number: Rows(sent[first:end], ready[first:end])
-        for number, first, end in zip(members, [0, *ends], ends, strict=False)
-    }
+    return Flow(nodes, members).rows(begin, lead, rewrites=rewrites)
+
+
+class Flow:
+    """The nodes of a phase as tables of the compiled recurrence; a search changes some of them at a time."""
+
+    def __init__(self, nodes: Sequence[Timing], members: Sequence[int]):
+        """``members``: numbers of the phase's nodes, in order; rows of others are there when it begins."""
+        self._nodes, self._members = list(nodes), members
+        self._place = {number: at for at, number in enumerate(members)}
+        self._given = [(edge, number) for number in members for edge in nodes[number].edges]
+        self._touching: dict[int, list[tuple[int, Edge, int]]] = {}
+        for index, (edge, number) in enumerate(self._given):
+            for end in (number, edge.source):
+                self._touching.setdefault(end, []).append((index, edge, number))
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Tables with room for the most pieces that a node has now."""
+        nodes, members = self._nodes, self._members
+        self._most = max((len(nodes[number].steps) for number in members), default=1)
+        sends = sending(nodes, members)
+        self._table = np.array([self._line(nodes[number]) for number in members], np.int64)
+        self._steps = np.array([self._padded(number, sends[number]) for number in members], np.int64)
+        edges, needs = (
+            [self._edge(edge) for edge, _ in self._given],
+            [self._needs(*one) for one in self._given],
+        )
+        self._edges = np.array(edges, np.int64).reshape(-1, len(EDGE))
+        self._last = np.array(needs, np.int64).reshape(-1, self._most)
+
+    def put(self, number: int, node: Timing) -> None:
+        """Change the costs of a node of the phase."""
+        if node is self._nodes[number]:
+            return
+        self._nodes[number] = node
+        if len(node.steps) > self._most:
+            self._lay_out()
+            return
+        self._table[self._place[number]] = self._line(node)
+        for index, edge, taker in self._touching.get(number, ()):
+            self._edges[index], self._last[index] = self._edge(edge), self._needs(edge, taker)
+        # What its sources send, and in how many parts, depends on it.
+        senders = [n for n in {number, *(edge.source for edge in node.edges)} if n in self._place]
+        takers = (taker for n in senders for _, _, taker in self._touching.get(n, ()))
+        sends = sending(self._nodes, list(dict.fromkeys((*senders, *takers))))
+        for n in senders:
+            self._steps[self._place[n]] = self._padded(n, sends[n])
+
+    def span(self, *, rewrites: bool) -> int:
+        """Cycles in which the nodes make the rows of one image; ``rewrites``: their weights are written first."""
+        sent, _, ends = self._run(0, 0, rewrites=rewrites)
+        return int(sent[ends - 1].max())
+
+    def rows(self, begin: int, lead: int, *, rewrites: bool) -> dict[int, Rows]:
+        """Rows of one image; ``lead``: cycles before ``begin`` in which weights begin to leave the global buffer."""
+        sent, ready, ends = self._run(begin, lead, rewrites=rewrites)
+        bounds = zip(self._members, [0, *ends.tolist()], ends.tolist(), strict=False)
+        return {number: Rows(sent[first:end], ready[first:end]) for number, first, end in bounds}
+
+    def _run(self, begin: int, lead: int, *, rewrites: bool) -> tuple[Cycles, Cycles, Cycles]:
+        """The rows of all nodes behind each other, and where each node's end."""
+        self._table[:, _BEGIN] = begin
+        loaded = begin - lead
+        for at, number in enumerate(self._members if rewrites else ()):
+            node = self._nodes[number]
+            if node.arrays is not None:
+                loaded += node.load
+                self._table[at, _BEGIN] = max(begin, loaded + node.write)
+        sent, ready = rows_through(self._table, self._edges, self._last, self._steps, begin, ISSUE)
+        return sent, ready, np.cumsum(self._table[:, 0] * self._table[:, 1])
+
+    def _line(self, node: Timing) -> tuple[int, ...]:
+        return node.rows, len(node.steps), node.copies, node.between, node.wait, 0, len(node.edges)
+
+    def _padded(self, number: int, sends: int) -> list[tuple[int, int]]:
+        """The cycles of a node's pieces, ``sends`` of them for its multicasts beyond the first."""
+        steps = [(head, tail + sends) for head, tail in self._nodes[number].steps]
+        return steps + [(0, 0)] * (self._most - len(steps))
+
+    def _edge(self, edge: Edge) -> tuple[int, ...]:
+        source, at = self._nodes[edge.source], self._place.get(edge.source, -1)
+        pieces = len(source.steps)
+        # Rows of an earlier phase are sent again when this one begins.
+        delay = edge.delay // (source.columns * pieces) if at >= 0 else edge.delay
+        gather = -1 if edge.gather is None else edge.gather
+        geometry = source.rows, pieces, edge.kernel, edge.stride, edge.pad
+        return at, *geometry, gather, edge.side, delay, source.row
+
+    def _needs(self, edge: Edge, number: int) -> tuple[int, ...]:
+        """The last piece of the source's row that each piece of a node's waits for."""
+        source = self._nodes[edge.source]
+        if len(source.steps) == 1:
+            return (0,) * self._most
+        found = edge.pieces(source, self._nodes[number])
+        return found + (0,) * (self._most - len(found))
