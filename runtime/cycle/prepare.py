@@ -33,6 +33,8 @@ class Options(NamedTuple):
     resident_weights: bool = False
     bins: int = BINS
     contention: bool = True
+    arrivals: int | None = None
+    """Parts under way that there is memory for, at most; None: as many as rings can hold."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ def _longest_read(rows: Int, costs: Costs) -> int:
 def _sized(program: Program, machine: Machine, costs: Costs, rows: Int, options: Options) -> World:
     contexts = program.count("contexts")
     arrivals = _most_arrivals(program, machine)
+    if options.arrivals is not None:
+        arrivals = min(arrivals, options.arrivals)
     if contexts + arrivals > y.ID_MASK:
         raise UsageError(
             f"contexts and arrivals are numbered in {y.ID_BITS} bits, given {contexts} and {arrivals}; "

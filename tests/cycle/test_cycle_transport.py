@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cimc.diagnostics import UnsupportedError, UsageError
+from cimc.runtime.cycle import engine
 from cimc.runtime.program import AluFunction, Element, IoTensor
 from cimc.runtime.program import rows as r
 from cimc.runtime.program.geometry import ring_geometry
@@ -123,6 +124,18 @@ def test_three_groups_pay_for_their_links_each(bench: Any) -> None:
     # tails at 5, 9, 13, ports 1
     assert timing.stall_cycles[:, 0].tolist() == [0, 6, 10, 14]
     assert timing.busy_cycles["network"] == (1 + 2 + 3) * 2
+
+
+def test_memory_for_parts_under_way_grows(bench: Any, equal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four parts of one multicast on their way at once: a run that begins with room for one finds the same."""
+    y = bench.buffer(0)
+    rings = [bench.ring(core, rows=1, slots=1, fill=8) for core in (1, 2, 3, 7)]
+    bench.context(0, [_send(y, bench.routes(*((ring, 0, 8) for ring in rings)))])
+    for core, ring in zip((1, 2, 3, 7), rings, strict=True):
+        bench.context(core, [r.recv(ring, 1), r.free(ring, 1)])
+    roomy = bench.time()
+    monkeypatch.setattr(engine, "FIRST_ARRIVALS", 1)
+    equal(bench.time(), roomy)
 
 
 @pytest.mark.parametrize("swapped", [False, True])
