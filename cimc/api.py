@@ -248,20 +248,20 @@ class Artifact:
     ) -> Timing:
         """Time ``images`` frames on the cycle engine; ``trace`` writes a Chrome JSON trace.
 
-        Weights stay in the arrays between runs, so they are programmed before cycle 0 unless ``include_writes``. A
-        program of several phases rewrites them: its writes always count, and it is timed on the frames of one call.
+        Weights that stay in the arrays between calls are programmed before cycle 0 unless ``include_writes``. What a
+        program of several phases writes in every call always counts, and it is timed on the frames of one call.
         ``interval_cycles`` is the distance of the last two images' ends; give at least 8 images for a steady state.
         """
         from cimc.runtime.cycle.engine import simulate
         from cimc.runtime.cycle.trace import write_trace
 
-        rewrites = int(self.program["contexts"]["phase"].max()) > 0
+        phased = int(self.program["contexts"]["phase"].max()) > 0
         timing = simulate(
             self.program,
-            images=min(images, self.program.frames) if rewrites else images,
+            images=min(images, self.program.frames) if phased else images,
             trace=trace is not None,
             window_cycles=window_cycles,
-            resident_weights=not (include_writes or rewrites),
+            resident_weights=not include_writes,
         )
         if trace is not None:
             write_trace(timing, trace)

@@ -33,6 +33,7 @@ from cimc.passes.lower.lower_bodies import LowerBodies
 from cimc.passes.quantise.activations import QuantiseActivations
 from cimc.passes.quantise.ranges import put_ranges
 from cimc.passes.schedule.assign_copies import AssignCopiesPass
+from cimc.passes.schedule.segment_stages import SegmentStagesPass
 from cimc.passes.schedule.spread_rows import SpreadRowsPass
 from cimc.pipeline import PipelineStep, pipeline
 from cimc.runtime.program import Program
@@ -240,8 +241,17 @@ def _place(
             return driver.run(module, part, level)
         except DoesNotFitError:
             smaller = PipelineStep("schedule", AssignCopiesPass(share))
-            level = driver.run(module, [*again[cut:first], smaller, *again[first + 1 :]], level)
+            level = driver.run(
+                module, [*again[cut:first], smaller, *map(_none_stays, again[first + 1 :])], level
+            )
     return driver.run(module, part, level)
+
+
+def _none_stays(step: PipelineStep) -> PipelineStep:
+    """The step as it is after a placement that failed: all weights take turns."""
+    return (
+        replace(step, run=SegmentStagesPass(stay=False)) if isinstance(step.run, SegmentStagesPass) else step
+    )
 
 
 def _put_ranges(

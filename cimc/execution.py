@@ -15,6 +15,7 @@ from cimc.dialects.graph import INPUTS, HostOp, main_function, main_names
 from cimc.dialects.graph_types import shape_of
 from cimc.passes.graph.rebind_batch import RebindBatch, is_batch_parallel
 from cimc.results import RunResult
+from cimc.runtime.functional.arrays import Arrays
 from cimc.runtime.functional.engine import run_program
 from cimc.runtime.numerics.digital import dequantise
 from cimc.runtime.program import Program
@@ -35,14 +36,29 @@ def run_stream(
 ) -> RunResult:
     """Execute the instruction stream; codes of outputs become reals by the I/O table (numerics 0.2).
 
-    A program of several phases spills as many frames as one call of the model has, so more are run in groups.
+    A program of several phases spills as many frames as one call of the model has, so more are run in groups, on the
+    same crossbars: what stays in them is written by the first.
     """
     frames = max((len(a) if np.ndim(a) else 0 for a in inputs.values()), default=0)
     if int(program["contexts"]["phase"].max()) > 0 and frames > program.frames:
         step = program.frames
         groups = [{k: a[i : i + step] for k, a in inputs.items()} for i in range(0, frames, step)]
-        return joined([run_stream(program, weights, group, taps, hosts, walk) for group in groups])
-    found = run_program(program, weights, inputs, taps=taps, walk=walk, hosts=hosts)
+        arrays = Arrays(program, weights)
+        return joined([_run_call(program, weights, group, taps, hosts, walk, arrays) for group in groups])
+    return _run_call(program, weights, inputs, taps, hosts, walk, None)
+
+
+def _run_call(
+    program: Program,
+    weights: Mapping[str, Array],
+    inputs: Mapping[str, Array],
+    taps: Collection[str],
+    hosts: Callable[[str], bytes],
+    walk: bool,
+    arrays: Arrays | None,
+) -> RunResult:
+    """One call of the program; ``arrays``: the crossbars as the call before left them."""
+    found = run_program(program, weights, inputs, taps=taps, walk=walk, hosts=hosts, arrays=arrays)
     outputs: dict[str, Array] = {}
     integers: dict[str, Array] = {}
     for io in program.io:

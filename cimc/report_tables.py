@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from cimc.backends.schema import Architecture
 from cimc.runtime.crossbar.coding import Coding
-from cimc.runtime.program import NONE, Program
+from cimc.runtime.program import AGAIN, NONE, Program
+from cimc.runtime.program.opcodes import IMAGE_WRITES
 
 Ints = npt.NDArray[np.int64]
 
@@ -45,33 +46,30 @@ def utilisation(program: Program, arch: Architecture) -> dict[str, Any]:
 def writes(program: Program, arch: Architecture) -> dict[str, Any]:
     """How often the most written cell is programmed, and how many inferences it survives.
 
-    A program of one phase programs its weights once, before the first inference. One of several phases programs them in
-    every call of the model, which is ``frames`` inferences; a crossbar that holds the same weights in all calls alone
-    is written again all the same. Sets that hold activations are programmed in every inference.
+    Weights that stay are programmed once, before the first inference. The others are programmed in every call of the
+    model, which is ``frames`` inferences. Sets that hold activations are programmed in every inference.
     """
     sets = program["array_sets"]
     owner = _owners(program)
+    again = _written_again(program)[owner]
     places = list(zip(sets["core"][owner].tolist(), program["tiles"]["xbar"].tolist(), strict=True))
-    live = (sets["tensor"][owner] == NONE).tolist()
-    weights = Counter(place for place, own in zip(places, live, strict=True) if not own)
-    activations = Counter(place for place, own in zip(places, live, strict=True) if own)
+    live = sets["tensor"][owner] == NONE
+    weights = Counter(place for place, own in zip(places, live.tolist(), strict=True) if not own)
+    rewritten = Counter(place for place, own in zip(places, (again & ~live).tolist(), strict=True) if own)
+    activations = Counter(place for place, own in zip(places, live.tolist(), strict=True) if own)
     most = max(
         (weights[place] + program.frames * activations[place] for place in {*weights, *activations}),
         default=0,
     )
-    rewrites = int(program["contexts"]["phase"].max(initial=0)) > 0
     per_inference = max(
-        (
-            activations[p] + (weights[p] / program.frames if rewrites else 0.0)
-            for p in {*weights, *activations}
-        ),
-        default=0.0,
+        (activations[p] + rewritten[p] / program.frames for p in {*rewritten, *activations}), default=0.0
     )
     endurance = arch.crossbar.endurance_writes
     lifetime = endurance / per_inference if endurance is not None and per_inference else None
     return {
         "most_per_cell_and_call": most,
         "frames_per_call": program.frames,
+        "crossbars_that_stay": int((~again & ~live).sum()),
         "per_cell_and_inference": per_inference,
         "endurance_writes": endurance,
         "inferences_until_worn": lifetime,
@@ -103,6 +101,15 @@ def physical_crossbars(program: Program, arch: Architecture) -> int:
 def _owners(program: Program) -> Ints:
     """Array set of every tile."""
     return program["tiles"]["set"].astype(np.int64)
+
+
+def _written_again(program: Program) -> npt.NDArray[np.bool_]:
+    """Whether an array set is programmed in every call: its context's body says so."""
+    rows, bodies = program["instructions"], program["bodies"]
+    marked = np.isin(rows["opcode"], sorted(IMAGE_WRITES)) & (rows["func"] == AGAIN)
+    before = np.concatenate([[0], np.cumsum(marked)])
+    of_body = before[bodies["first"] + bodies["count"]] > before[bodies["first"]]
+    return of_body[program["contexts"]["body"][program["array_sets"]["context"]]]
 
 
 def _cells_per_weight(program: Program) -> Ints:

@@ -145,7 +145,8 @@ class _ArrayOp(IsaOperation):
 class WriteOp(_ArrayOp):
     """Program tiles (or, ``by_row``, wordlines) start .. start+count of an array set from the weight image.
 
-    ``by_core``: the core is the unit that software controls (CM); tiles as well.
+    ``by_core``: the core is the unit that software controls (CM); tiles as well. ``again``: in every call of the
+    model; without, once, and the cells keep it.
 
     ```mlir
     isa.write #isa.value<"arrays"> #isa.value<0> #isa.value<128> by_row
@@ -153,10 +154,20 @@ class WriteOp(_ArrayOp):
     """
 
     name = "isa.write"
-    assembly_format = "$arrays $start $count (`by_row` $by_row^)? (`by_core` $by_core^)? attr-dict"
+    again = opt_prop_def(UnitAttr)
+    assembly_format = (
+        "$arrays $start $count (`by_row` $by_row^)? (`by_core` $by_core^)? (`again` $again^)? attr-dict"
+    )
 
     def __init__(
-        self, arrays: Value, start: Value, count: Value, *, by_row: bool = False, by_core: bool = False
+        self,
+        arrays: Value,
+        start: Value,
+        count: Value,
+        *,
+        by_row: bool = False,
+        by_core: bool = False,
+        again: bool = False,
     ):
         super().__init__(
             properties={
@@ -165,6 +176,7 @@ class WriteOp(_ArrayOp):
                 "count": ValueAttr(count),
                 "by_row": UnitAttr() if by_row else None,
                 "by_core": UnitAttr() if by_core else None,
+                "again": UnitAttr() if again else None,
             }
         )
 

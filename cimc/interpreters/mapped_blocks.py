@@ -45,6 +45,8 @@ class Block:
     phase: int
     core: int
     xbar: int
+    stays: int = 0
+    """Whether the weights stay in the crossbars for all calls."""
 
     @staticmethod
     def of(row: npt.NDArray[Any]) -> Block:
@@ -87,11 +89,13 @@ def stage_blocks(stage: StageOp, store: WeightStore, arch: Architecture) -> tupl
 
 
 def check_placement(module: ModuleOp, store: WeightStore, arch: Architecture) -> None:
-    """No two placed blocks of a phase share a crossbar, and cores hold what they are given.
+    """No two placed blocks of a phase share a crossbar, nor any two where the weights of one stay, and cores hold what
+    they are given.
 
     Raises ``MismatchError`` at the second stage of the first conflict.
     """
     owners: dict[tuple[int, int, int], str] = {}
+    held_by: dict[tuple[int, int], Block] = {}
     contexts: dict[tuple[int, int], int] = {}
     for stage in module.walk():
         if not isinstance(stage, StageOp) or stage.placement is None:
@@ -118,6 +122,12 @@ def check_placement(module: ModuleOp, store: WeightStore, arch: Architecture) ->
                         stage, f"crossbar {xbar} of core {block.core} is held by '{owners[place]}' already"
                     )
                 owners[place] = stage.label.data
+                other = held_by.setdefault((block.core, xbar), block)
+                if other is not block and (block.stays or other.stays):
+                    raise _broken(
+                        stage,
+                        f"crossbar {xbar} of core {block.core} keeps its weights, and is given to two phases",
+                    )
 
 
 def _extents(stage: StageOp) -> tuple[int, int]:

@@ -76,6 +76,8 @@ class BodyMaker:
     ctx: CimContext
     builder: ProgramBuilder
     tap: int
+    phased: bool
+    """Whether the program has several phases: what does not stay is written in every call."""
 
     def ops(self, spec: ContextSpec) -> list[Operation]:
         """The instructions of a context like ``spec``, without the final halt."""
@@ -91,7 +93,7 @@ class BodyMaker:
         span: Value = "wordlines" if by_row else "tiles"
         turn = [op for piece in Piece.all(spec) for op in self._array_piece(spec, piece, by_row, span)]
         return [
-            WriteOp("arrays", 0, span, by_row=by_row, by_core=by_core),
+            WriteOp("arrays", 0, span, by_row=by_row, by_core=by_core, again=self.phased and not spec.stays),
             LoopOp(None, self._held(spec, [LoopOp("turns", turn)])),
         ]
 

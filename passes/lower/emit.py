@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from xdsl.ir import Operation
 
 from cimc.dialects import isa
-from cimc.runtime.program import NONE, AluFunction, Opcode, parameter
+from cimc.runtime.program import AGAIN, NONE, AluFunction, Opcode, parameter
 from cimc.runtime.program.builder import ProgramBuilder
 from cimc.runtime.program.rows import At, Row, end, halt, loop, loop_images, write_local
 
@@ -90,7 +90,8 @@ class _Emitter:
         if op.by_core is not None:
             opcode = Opcode.WRITE_CORE
         first, count = self.value(op.start), self.value(op.count)
-        return Row(opcode, node=self.node, b_row=first, b_col=count, xb=self.value(op.arrays))
+        again = AGAIN if op.again is not None else 0
+        return Row(opcode, again, self.node, b_row=first, b_col=count, xb=self.value(op.arrays))
 
     def _read(self, op: isa.ReadOp) -> Row:
         opcode = Opcode.READ_ROW if op.by_row is not None else Opcode.READ_XB

@@ -257,14 +257,24 @@ class _Linker:
     def _stage(self, index: int, node: Node, stage: StageOp) -> None:
         assert node.tail is not None
         tap = self._tap(stage, 0, stage.result, stage.frame.data)
-        maker = BodyMaker(node, stage, self.ctx, self.builder, tap)
+        maker = BodyMaker(node, stage, self.ctx, self.builder, tap, self.phases > 1)
         for number in node.contexts:
             spec = self.network.contexts[number]
             psums = sum(name.startswith("psum") for name in spec.rings)
             whole, channels = is_whole(spec, stage), spec.n1 - spec.n0
             # A digital stage's body has the widths of its pieces in it.
             cut = tuple(b - a for a, b in spec.pieces) if stage.read is None else len(spec.pieces)
-            key = (index, spec.role, channels, whole, cut, psums, spec.holds, *self._edges(number))
+            key = (
+                index,
+                spec.role,
+                channels,
+                whole,
+                cut,
+                psums,
+                spec.holds,
+                spec.stays,
+                *self._edges(number),
+            )
             if key not in self.seen:
                 label = f"{node.label}.{spec.role}.{channels}" + ("" if whole else ".block")
                 self._body(key, label, node, self._ordered(maker.ops(spec), number))

@@ -4,6 +4,8 @@ A context writes early, before its phase may begin, if nobody in the phase befor
 whose control stream it continues: program order then keeps its write behind the last read of what they held. One whose
 stream has no part in the phase before waits until that phase has begun, when all phases before it are over. Early
 writes of a phase take turns, so that rows of the running phase find the global buffer's port free in between.
+
+Weights that stay are written once, on crossbars that nobody else takes: as early as can be, and in no turn.
 """
 
 from __future__ import annotations
@@ -92,7 +94,7 @@ def _continue(
         order = orders[number]
         order.stream = chosen.stream
         order.early = phase > 0 and contexts[number].k1 > 0 and (not held[number] or bool(own))
-        order.waits = order.early and chosen.phase < phase - 1 and phase > 1
+        order.waits = order.early and chosen.phase < phase - 1 and phase > 1 and not contexts[number].stays
         chosen.context, chosen.phase = number, phase
     for number in members:
         spec = contexts[number]
@@ -103,7 +105,7 @@ def _take_turns(contexts: Sequence[ContextSpec], orders: list[Order]) -> None:
     """Early writes of a phase one after the other: those first that wait for no context of their stream."""
     by_phase: dict[int, list[int]] = defaultdict(list)
     for number, order in enumerate(orders):
-        if order.early:
+        if order.early and not contexts[number].stays:
             by_phase[contexts[number].phase].append(number)
     behind = {(o.stream, contexts[n].phase): n for n, o in enumerate(orders)}
     for phase, members in by_phase.items():

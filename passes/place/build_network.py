@@ -156,6 +156,7 @@ class _Builder:
                     index, role, f["copy"], copies, f["k0"], f["k1"], f["n0"], f["n1"],
                     f["p0"], f["p1"], f["xbars"], f["phase"], f["core"], f["xbar"],
                     pieces_of(stage, f["p0"], f["p1"], blocks.index(f["p0"])),
+                    stays=bool(f["stays"]),
                 ),
             )  # fmt: skip
             spec = self.network.contexts[context]

@@ -45,10 +45,11 @@ class Cores:
         back = np.argsort(target)
         return Cores(self.crossbars[back], self.contexts[back], self.memory[back])
 
-    def take(self, crossbars: int, size: int) -> int | None:
-        """The first core with room for a context of ``crossbars`` and ``size`` bytes, taken; ``None`` without one."""
+    def take(self, crossbars: int, size: int, *, last: bool = False) -> int | None:
+        """The first core, or the ``last``, with room for a context of ``crossbars`` and ``size`` bytes, taken; ``None``
+        without one."""
         fits = (self.crossbars >= crossbars) & (self.contexts > 0) & (self.memory >= size)
-        core = int(fits.argmax())
+        core = len(fits) - 1 - int(fits[::-1].argmax()) if last else int(fits.argmax())
         if not fits[core]:
             return None
         self.crossbars[core] -= crossbars

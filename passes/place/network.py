@@ -28,9 +28,10 @@ MAIN, PARTIAL = "main", "partial"
 SPILL, RELOAD = "spill", "reload"
 """Roles of the chip contexts that carry rows from one phase to a later one."""
 
-COLUMNS = ("copy", "chunk", "k0", "k1", "n0", "n1", "p0", "p1", "xbars", "phase", "core", "xbar")
+COLUMNS = ("copy", "chunk", "k0", "k1", "n0", "n1", "p0", "p1", "xbars", "phase", "core", "xbar", "stays")
 """Columns of a stage's placement table; phase is 0, core and xbar are -1 until decided.
 
+``stays``: in a program of several phases, whether the weights stay in the crossbars for all calls.
 ``copy``: rows copy, copy + copies, ... of the result, positions [p0, p1) of them (``passes/schedule/dealing.py``).
 """
 
@@ -99,6 +100,8 @@ class ContextSpec:
     xbar: int = 0
     pieces: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     """Of [p0, p1), in the order in which they are computed and sent: a result each (``pieces.py``)."""
+    stays: bool = False
+    """Whether its weights stay in its crossbars for all calls where those of several phases are written in each."""
     holds: bool = False
     """Whether the window of the first source overlaps that of the next turn."""
     rings: dict[str, int] = field(default_factory=dict[str, int])
@@ -179,7 +182,7 @@ class Network:
 def table_of(network: Network, node: Node) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The placement table of a stage from its contexts, the inverse of what the builder reads."""
     rows = [
-        (c.copy, chunk, c.k0, c.k1, c.n0, c.n1, c.p0, c.p1, c.xbars, c.phase, c.core, c.xbar)
+        (c.copy, chunk, c.k0, c.k1, c.n0, c.n1, c.p0, c.p1, c.xbars, c.phase, c.core, c.xbar, c.stays)
         for chunk, c in _chunks(network, node)
     ]
     return np.array(rows, np.int64).reshape(len(rows), len(COLUMNS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -58,7 +58,8 @@ class PlaceContextsPass(ModulePass):
         spare = _spare_global_bytes(taken, ctx.arch)
         paced = np.maximum(slots, paced_slots(network, ctx.arch))
         left = _arrange(network, _roomy_fit(network, slots, paced, ctx.arch), ctx.arch)
-        left = _opposite(network, left, ctx.arch)
+        if not _staying(network):
+            left = _opposite(network, left, ctx.arch)
         slots = deepen(network, slots, paced, left, spare)
         for node in network.nodes:
             if node.stage is not None:
@@ -168,47 +169,79 @@ def _first_fit(
 ) -> dict[int, Cores]:
     """Assign cores and crossbars, up to ``most`` contexts a core; what the cores have left beside ``slots``, by phase.
 
-    A context goes where there is memory for rings of ``wanted`` slots, as far as an empty core has it.
+    A context goes where there is memory for rings of ``wanted`` slots, as far as an empty core has it. Crossbars whose
+    weights stay are taken first, from all phases; beside them, every other phase begins at the other end of chip and
+    cores (:func:`_opposite`).
     """
-    left: dict[int, Cores] = {}
     spared: dict[tuple[int, int], int] = {}
     size = arch.core.local_buffer_bytes
     # The largest first in a program of one phase: small ones fill what those leave. Phases were cut in order.
     contexts = network.contexts if network.phases > 1 else sorted(network.contexts, key=lambda c: -c.xbars)
-    for context in contexts:
-        if network.nodes[context.node].stage is None:
-            continue
-        cores = left.setdefault(context.phase, Cores.empty(arch, most))
+    own = [c for c in contexts if network.nodes[c.node].stage is not None]
+    staying = _staying(network)
+    left = {context.phase: Cores.empty(arch, most) for context in own}
+    if staying:
+        crossbars = np.full(arch.chip.cores, arch.core.crossbars, np.int64)
+        left = {phase: replace(cores, crossbars=crossbars) for phase, cores in left.items()}
+
+    def put(context: ContextSpec, *, last: bool) -> int:
+        """The context's core; its crossbars that were free."""
+        cores = left[context.phase]
         least = context_bytes(network, context, slots)
         need = max(least, min(size, context_bytes(network, context, wanted)))
         free = cores.crossbars.copy()
-        core = cores.take(context.xbars, need)
+        core = cores.take(context.xbars, need, last=last)
         if core is None:
             raise _no_core(network, context, need, cores, arch)
         spared[context.phase, core] = spared.get((context.phase, core), 0) + need - least
-        context.core, context.xbar = core, int(arch.core.crossbars - free[core])
+        context.core = core
+        return int(free[core])
+
+    for context in staying:
+        context.xbar = arch.core.crossbars - put(context, last=False)
+    if staying:
+        kept = left[staying[0].phase].crossbars
+        left = {phase: replace(cores, crossbars=kept.copy()) for phase, cores in left.items()}
+    else:
+        kept = np.full(arch.chip.cores, arch.core.crossbars, np.int64)
+    for context in own:
+        if context.stays:
+            continue
+        turned = bool(staying) and context.phase % 2 == 1
+        free = put(context, last=turned)
+        first = arch.core.crossbars - free
+        if turned:
+            first = arch.core.crossbars - int(kept[context.core]) + free - context.xbars
+        context.xbar = first
     for (phase, core), spare in spared.items():
         left[phase].memory[core] += spare
     return left
 
 
+def _staying(network: Network) -> list[ContextSpec]:
+    """The contexts whose weights stay in their crossbars for all calls."""
+    return [context for context in network.contexts if context.stays]
+
+
 def _arrange(network: Network, left: dict[int, Cores], arch: Any) -> dict[int, Cores]:
-    """Exchange the contents of cores by the floor plan, phase by phase; what the cores have left, moved with them."""
+    """Exchange the contents of cores by the floor plan, phase by phase, or in all phases together where weights stay in
+    their crossbars; what the cores have left, moved with them."""
     mesh = Mesh.of(arch)
     if mesh is None:
         return left
     carried = flows(network)
     moved = dict(left)
-    for phase, cores in left.items():
+    together = [list(left)] if _staying(network) else [[phase] for phase in left]
+    for phases in together:
         own = {
             number: context
             for number, context in enumerate(network.contexts)
-            if context.phase == phase and context.core != CHIP
+            if context.phase in phases and context.core != CHIP
         }
-        where = plan([f for f in carried if f.phase == phase], {n: c.core for n, c in own.items()}, mesh)
+        where = plan([f for f in carried if f.phase in phases], {n: c.core for n, c in own.items()}, mesh)
         for context in own.values():
             context.core = where[context.core]
-        moved[phase] = cores.moved(where)
+        moved |= {phase: left[phase].moved(where) for phase in phases}
     return moved
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -31,11 +31,20 @@ from cimc.passes.schedule.estimate.critical import critical_turns
 from cimc.passes.schedule.estimate.nodes import Timing
 from cimc.passes.schedule.estimate.pipeline import Flow, span
 from cimc.passes.schedule.estimate.timings import cut_again, timings
-from cimc.passes.schedule.packing import Table
+from cimc.passes.schedule.packing import Table, needs_of
 from cimc.passes.schedule.partition_stages import partition
-from cimc.passes.schedule.phase_costs import Choices, Work, copies_that_pay
+from cimc.passes.schedule.phase_costs import STAYS, Choices, Work, copies_that_pay
 from cimc.passes.schedule.segment_stages import XBARS, fit_together
-from cimc.passes.schedule.segments import best, greedy, segments_of
+from cimc.passes.schedule.segments import segments_of
+from cimc.passes.schedule.staying import (
+    Plan,
+    estimated,
+    greedy_plan,
+    leading,
+    marked_like,
+    plans,
+    with_copies,
+)
 
 COPY, P0 = map(COLUMNS.index, ("copy", "p0"))
 
@@ -117,10 +126,14 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, shar
             for own in (({}, most) if most else ({},))
         ]
         strides = tuple(stride_of(stage) for stage in stages)
+
+        def room(tables: Sequence[Table]) -> bool:
+            return fit_together(list(zip(stages, tables, strict=True)), ctx.arch)
+
         tried: list[tuple[int, list[int], Ways]] = []
         for known in phases:
             problem = Problem(tuple(options), strides, pinned, floor, known)
-            ways = _choose(problem, goal, stages, ctx.arch, share)
+            ways = _choose(problem, goal, stages, ctx.arch, share, room)
             tried.append((*known.cut_rows(ways, most, float(floor)), ways))
         _, pieces, ways = min(tried, key=lambda way: way[0])
         _put(stages, ways, ctx.arch)
@@ -128,10 +141,43 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, shar
             stage.pieces = IntegerAttr(count, i64)
         return
     choices = {i: _choices(own.base) for i, own in enumerate(options) if own is not None and i not in pinned}
+    frames = frames_of(module)
     contexts = max(ADDED_CONTEXTS, TIMES_CONTEXTS * max(map(len, tables)))
-    work = Work(stages, tables, nodes, ctx.arch, frames_of(module), choices, contexts)
-    decided = best(work)[0] if goal.scheduler == "cimc" else greedy(work)
-    for members, here in segments_of(work, decided):
+    ops = list(main_function(module).body.block.ops)
+
+    def read(given: Sequence[Table]) -> list[Timing]:
+        return timings(ops, ctx.arch, dict(zip(stages, given, strict=True)).__getitem__, ctx.store)
+
+    def work(given: Sequence[Table]) -> Work:
+        return Work(stages, given, read(given), ctx.arch, frames, choices, contexts)
+
+    if goal.scheduler != "cimc":
+        _choose_by_phase(greedy_plan(work(tables)), goal, options, by_cut, pinned, share)
+        return
+    found = plans(work, tables, stay=share == 1)
+    runs: list[tuple[float, list[int]]] = []
+    for plan in leading(found):
+        for i, stage in enumerate(stages):
+            _set(stage, pinned.get(i, 1), ctx.arch)
+        _choose_by_phase(plan, goal, options, by_cut, pinned, share)
+        done = with_copies(plan, [partition(stage, ctx.arch) for stage in stages])
+        runs.append((estimated(done, read), [stage.copies.value.data for stage in stages]))
+    for stage, copies in zip(stages, min(runs)[1], strict=True):
+        _set(stage, copies, ctx.arch)
+
+
+def _choose_by_phase(
+    plan: Plan,
+    goal: Goal,
+    options: Sequence[Options | None],
+    by_cut: Sequence[Mapping[int, Table]],
+    pinned: Mapping[int, int],
+    share: float,
+) -> None:
+    """Set the copies of the stages of every phase that no operator larger than the chip has a part in."""
+    work, stages, arch = plan.work, plan.work.stages, plan.work.arch
+    supply = arch.chip.cores * arch.core.crossbars
+    for members, here in segments_of(work, plan.phases):
         # Stages larger than the chip are in no segment, and leave the others of their phases what they do not fill.
         number = {i: n for n, i in enumerate(members)}
         problem = Problem(
@@ -140,17 +186,33 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, shar
             {number[i]: n for i, n in pinned.items() if i in number},
             Fraction(0),
             _Phase(
-                nodes,
+                work.nodes,
                 [stages[i] for i in members],
                 [by_cut[i] for i in members],
                 here,
-                ctx.arch,
+                arch,
                 rewrites=True,
             ),
             _Paying(work, here, number),
         )
+
+        def fits(tables: Sequence[Table], members: Sequence[int] = members) -> bool:
+            """Whether what is rewritten has room beside what stays."""
+            marked = [marked_like(work.tables[i], table) for i, table in zip(members, tables, strict=True)]
+            needs = [
+                need
+                for i, table in zip(members, marked, strict=True)
+                for need, stays in zip(
+                    needs_of(stages[i], table, arch), table[:, STAYS].tolist(), strict=True
+                )
+                if not stays
+            ]
+            return work.room.put(needs) is not None
+
         if any(problem.stages):
-            _choose(problem, goal, [stages[i] for i in members], ctx.arch, share)
+            held = sum(work.nodes[n].staying for n in here)
+            own = min(share, (work.room.crossbars + held) / supply)
+            _choose(problem, goal, [stages[i] for i in members], arch, own, fits)
 
 
 def _most_pieces(stages: Sequence[StageOp], goal: Goal, mapping: Any) -> dict[int, int]:
@@ -211,14 +273,23 @@ def _sizes(table: Table) -> tuple[int, ...]:
     return tuple(table[own, XBARS].tolist())
 
 
-def _choose(problem: Problem, goal: Goal, stages: Sequence[StageOp], arch: Any, share: float) -> Ways:
-    """Set copies and cuts of the stages of one phase; the ways of those with arrays."""
+def _choose(
+    problem: Problem,
+    goal: Goal,
+    stages: Sequence[StageOp],
+    arch: Any,
+    share: float,
+    room: Callable[[Sequence[Table]], bool],
+) -> Ways:
+    """Set copies and cuts of the stages of one phase; the ways of those with arrays.
+
+    ``room``: whether their tables fit side by side.
+    """
 
     def fits(decided: Sequence[Way | None]) -> bool:
         """Whether the stages in these ways run side by side."""
         _put(stages, _known(decided), arch)
-        tables = [(stage, partition(stage, arch)) for stage in stages]
-        return fit_together(tables, arch, in_order=problem.paying is not None)
+        return room([partition(stage, arch) for stage in stages])
 
     chosen = choose(problem, goal, arch, fits, share)
     ways = _known(problem.complete({}) if chosen is None else chosen)

@@ -62,16 +62,26 @@ class Room:
 
     arch: Any
     cores: Cores
+    whole: Cores
+    """What a phase begins with."""
 
     @staticmethod
     def empty(arch: Any) -> Room:
         """The whole chip."""
-        return Room(arch, Cores.empty(arch))
+        cores = Cores.empty(arch)
+        return Room(arch, cores, cores)
+
+    @staticmethod
+    def beside(arch: Any, staying: Sequence[Need]) -> Room | None:
+        """What contexts whose weights stay leave in every phase, memory and contexts of all of them counted in each;
+        ``None`` where one finds no core."""
+        room = Room.empty(arch).put(staying)
+        return room and Room(arch, room.cores, room.cores)
 
     @property
     def untouched(self) -> bool:
         """Whether no context has a place yet."""
-        return bool((self.cores.contexts == self.arch.core.contexts).all())
+        return bool((self.cores.contexts == self.whole.contexts).all())
 
     @property
     def crossbars(self) -> int:
@@ -85,7 +95,7 @@ class Room:
             count = sum(1 for _ in same)
             if cores.take_many(*need, count) < count:
                 return None
-        return Room(self.arch, cores)
+        return Room(self.arch, cores, self.whole)
 
     def cut(self, needs: Sequence[Need], label: str) -> tuple[list[int], Room]:
         """Contexts in their order over this phase and as many more as it takes: the phase of each, counted from this
@@ -101,12 +111,11 @@ class Room:
                 left -= taken
                 if not left:
                     break
-                whole = Cores.empty(self.arch)
-                if not whole.take_many(*need, 1):
+                if not self.whole.copy().take_many(*need, 1):
                     raise DoesNotFitError(
                         f"a context of {need[0]} crossbars and {need[1]} bytes does not fit an empty core of "
                         f"{self.arch.core.crossbars} crossbars and {self.arch.core.local_buffer_bytes} bytes",
                         where=label,
                     )
-                phase, cores = phase + 1, Cores.empty(self.arch)
-        return found, Room(self.arch, cores)
+                phase, cores = phase + 1, self.whole.copy()
+        return found, Room(self.arch, cores, self.whole)

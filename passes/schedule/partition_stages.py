@@ -133,7 +133,7 @@ def _digital_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[A
         block = ceil(block / 2)
     _check_memory(stage, footprint.bytes(0, 0, block, 0), arch)
     rows = [
-        (0, 0, 0, 0, n, min(n + block, channels), 0, positions, 0, 0, -1, -1)
+        (0, 0, 0, 0, n, min(n + block, channels), 0, positions, 0, 0, -1, -1, 0)
         for n in range(0, channels, block)
     ]
     return np.array(rows, np.int64).reshape(len(rows), len(COLUMNS))
@@ -146,7 +146,7 @@ def _product_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[A
     widest = max(n1 - n0 for n0, n1, _ in blocks)
     _check_memory(stage, Footprint(stage, dealing, 1, arch).bytes(0, 0, widest, 0), arch)
     rows = [
-        (copy, 0, 0, 0, n0, n1, p, p + 1, xbars, 0, -1, -1)
+        (copy, 0, 0, 0, n0, n1, p, p + 1, xbars, 0, -1, -1, 0)
         for copy in range(dealing.rows)
         for p in range(shape_of(stage.result)[1])
         for n0, n1, xbars in blocks
@@ -181,7 +181,7 @@ def _array_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[Any
     # A context sees one block of the weights' diagonal: spans start anew at each.
     spans = [(n0, min(n0 + span, b + block)) for b in range(0, n, block) for n0 in range(b, b + block, span)]
     table = [
-        (copy, chunk, k0, k1, n0, n1, p0, p1, _xbars(k1 - k0, n1 - n0, rows, columns), 0, -1, -1)
+        (copy, chunk, k0, k1, n0, n1, p0, p1, _xbars(k1 - k0, n1 - n0, rows, columns), 0, -1, -1, 0)
         for copy in range(dealing.rows)
         for p0, p1 in dealing.blocks(shape_of(stage.result)[1])
         for n0, n1 in spans

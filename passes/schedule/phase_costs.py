@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cimc.diagnostics import DoesNotFitError
 from cimc.dialects.cim import StageOp
+from cimc.passes.place.network import COLUMNS
 from cimc.passes.schedule.estimate.nodes import Timing
-from cimc.passes.schedule.estimate.pipeline import Handoff, phase_span
-from cimc.passes.schedule.packing import Need, Table, needs_of
+from cimc.passes.schedule.estimate.pipeline import Handoff, carried, last_uses, phase_span
+from cimc.passes.schedule.packing import Need, Room, Table, needs_of
+
+STAYS = COLUMNS.index("stays")
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,7 @@ class Work:
     @cached_property
     def last_use(self) -> list[int]:
         """The last node that takes rows of a node; itself without any."""
-        found = list(range(len(self.nodes)))
-        for number, node in enumerate(self.nodes):
-            for edge in node.edges:
-                found[edge.source] = max(found[edge.source], number)
-        return found
+        return last_uses(self.nodes)
 
     @cached_property
     def waiting(self) -> list[int]:
@@ -92,6 +92,31 @@ class Work:
     def needs(self) -> list[list[Need]]:
         """Crossbars and bytes of the contexts of every stage."""
         return [needs_of(s, t, self.arch) for s, t in zip(self.stages, self.tables, strict=True)]
+
+    @cached_property
+    def rewritten(self) -> list[list[Need]]:
+        """Those of the contexts whose weights do not stay."""
+        return [
+            [need for need, stays in zip(needs, table[:, STAYS].tolist(), strict=True) if not stays]
+            for needs, table in zip(self.needs, self.tables, strict=True)
+        ]
+
+    @cached_property
+    def room(self) -> Room:
+        """What a phase begins with: all that contexts whose weights stay leave of the chip.
+
+        Raises ``DoesNotFitError`` where these do not find a core each.
+        """
+        staying = [
+            need
+            for needs, table in zip(self.needs, self.tables, strict=True)
+            for need, stays in zip(needs, table[:, STAYS].tolist(), strict=True)
+            if stays
+        ]
+        room = Room.beside(self.arch, staying)
+        if room is None:
+            raise DoesNotFitError(f"weights of {len(staying)} contexts cannot all stay on {self.arch.name}")
+        return room
 
 
 @dataclass(frozen=True)
@@ -115,21 +140,21 @@ def phase_cycles(work: Work, members: Sequence[Member], given: Handoff | None) -
         node = nodes[member.node]
         if member.load != node.load and node.arrays is not None:
             partial = True
-            tiles = max(1, round(node.arrays.tiles * member.load / node.load))
-            nodes[member.node] = replace(node, load=member.load, arrays=replace(node.arrays, tiles=tiles))
+            share = member.load / node.load
+            arrays = replace(node.arrays, tiles=max(1, round(node.arrays.tiles * share)))
+            staying = round(node.staying * share)
+            nodes[member.node] = replace(node, load=member.load, staying=staying, arrays=arrays)
     if not partial:
         for number, copies in copies_that_pay(work, here).items():
             if copies > 1:
                 nodes[number] = nodes[number].dealt(copies)
-    alone, lead, leaves = phase_span(nodes, here, given)
+    kept = [n for n in here if work.last_use[n] > max(here)]
+    moved = work.frames * carried(nodes, here, kept)
+    alone, lead, leaves = phase_span(nodes, here, given, moved)
     between = max((nodes[n].between * nodes[n].rows for n in here), default=0)
     slowest = max((-(-nodes[n].rows // nodes[n].copies) * nodes[n].turn for n in here), default=0)
-    inside = set(here)
-    sources = {edge.source for n in here for edge in nodes[n].edges} - inside
-    kept = [n for n in here if work.last_use[n] not in inside and work.last_use[n] > max(here)]
-    moved = sum(nodes[n].rows * nodes[n].row for n in (*sources, *kept))
     loads = sum(nodes[n].load for n in here)
-    return max(alone + (work.frames - 1) * max(between, slowest), loads - lead + work.frames * moved), leaves
+    return max(alone + (work.frames - 1) * max(between, slowest), loads - lead + moved), leaves
 
 
 def copies_that_pay(work: Work, members: Sequence[int], crossbars: int | None = None) -> dict[int, int]:
@@ -143,6 +168,7 @@ def copies_that_pay(work: Work, members: Sequence[int], crossbars: int | None = 
     values = np.unique(np.concatenate([choices.cycles for _, choices in given]))
     values = values[values >= max(int(choices.cycles[-1]) for _, choices in given)]
     taken, contexts, writes, slowest = np.zeros((4, len(values)))
+    taken -= sum(work.nodes[node].staying for node, _ in given)
     each = sum(len(work.tables[work.stage_of[n]]) for n in members if n in work.stage_of)
     copies: list[Table] = []
     for node, choices in given:
@@ -151,8 +177,10 @@ def copies_that_pay(work: Work, members: Sequence[int], crossbars: int | None = 
         slowest = np.maximum(slowest, choices.cycles[at])
         taken += copies[-1] * choices.crossbars
         contexts += (copies[-1] - 1) * choices.contexts
-        writes += copies[-1] * work.nodes[node].load
-    supply = crossbars if crossbars is not None else work.arch.chip.cores * work.arch.core.crossbars
+        writes += (
+            copies[-1] * (work.nodes[node].load + work.nodes[node].kept_load) - work.nodes[node].kept_load
+        )
+    supply = crossbars if crossbars is not None else work.room.crossbars
     cost = slowest * work.frames + writes
     most = min(work.added_contexts, work.arch.chip.cores * work.arch.core.contexts - each)
     cost[(taken > supply) | (contexts > most)] = np.inf

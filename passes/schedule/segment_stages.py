@@ -18,11 +18,12 @@ from cimc.dialects.weights import WeightRefAttr
 from cimc.passes.place.network import COLUMNS
 from cimc.passes.place.place_contexts import frames_of
 from cimc.passes.schedule.dealing import possible_copies
+from cimc.passes.schedule.estimate.nodes import Timing
 from cimc.passes.schedule.estimate.timings import timings
 from cimc.passes.schedule.packing import Room, Table, needs_of
 from cimc.passes.schedule.partition_stages import partition
 from cimc.passes.schedule.phase_costs import Work
-from cimc.passes.schedule.segments import best, greedy
+from cimc.passes.schedule.staying import estimated, greedy_plan, plans
 
 XBARS, PHASE = map(COLUMNS.index, ("xbars", "phase"))
 
@@ -31,7 +32,8 @@ XBARS, PHASE = map(COLUMNS.index, ("xbars", "phase"))
 class SegmentStagesPass(ModulePass):
     """The phases in which contexts work, where they do not fit the chip together (docs/scheduling.md, Phases).
 
-    With the scheduler ``cimc`` cuts are chosen by the estimate of all phases (``segments.py``); with the others
+    With the scheduler ``cimc`` cuts are chosen by the estimate of all phases (``segments.py``), together with the
+    weights that stay in crossbars of their own (``staying.py``); with the others
     stages join the current phase while their contexts fit, in topological order. An operator larger than the chip is
     cut itself, by column blocks and, within a block, by row chunks: chunks of earlier phases leave their partial sums
     in the global buffer, and the chunk that ends the block comes last. Copies work side by side or not at all: those
@@ -45,6 +47,9 @@ class SegmentStagesPass(ModulePass):
 
     name = "segment-stages"
 
+    stay: bool = True
+    """Whether weights may stay in crossbars of their own."""
+
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         """Set phases. Raises ``DoesNotFitError`` when they are needed and the machine cannot rewrite weights."""
         assert isinstance(ctx, CimContext)
@@ -55,42 +60,42 @@ class SegmentStagesPass(ModulePass):
             return
         tables = [_side_by_side(s, t, ctx.arch) for s, t in zip(stages, tables, strict=True)]
         ops = list(main_function(op).body.block.ops)
-        by_stage = dict(zip(stages, tables, strict=True))
-        nodes = timings(ops, ctx.arch, by_stage.__getitem__, ctx.store)
-        work = Work(stages, tables, nodes, ctx.arch, frames_of(op))
+
+        def read(given: Sequence[Table]) -> list[Timing]:
+            return timings(ops, ctx.arch, dict(zip(stages, given, strict=True)).__getitem__, ctx.store)
+
+        def work(given: Sequence[Table]) -> Work:
+            return Work(stages, given, read(given), ctx.arch, frames_of(op))
+
         ours = ctx.mapping is not None and ctx.mapping.chosen_scheduler == "cimc"
-        decided = best(work)[0] if ours and ctx.arch.chip.allow_writes else greedy(work)
+        if ours and ctx.arch.chip.allow_writes:
+            tables = min(plans(work, tables, stay=self.stay), key=lambda plan: estimated(plan, read)).tables
+        else:
+            tables = greedy_plan(work(tables)).tables
         if not ctx.arch.chip.allow_writes:
             need = sum(int(t[:, XBARS].sum()) for t in tables)
             supply = ctx.arch.chip.cores * ctx.arch.core.crossbars
-            count = 1 + max(int(phases.max()) for phases in decided)
+            count = 1 + max(int(table[:, PHASE].max()) for table in tables)
             raise DoesNotFitError(
                 f"the model needs {need} crossbars and their cores' memory in {count} phases, {ctx.arch.name} "
                 f"has {supply} crossbars ({ctx.arch.chip.cores} cores x {ctx.arch.core.crossbars}) and no run-time "
                 "writes (chip.allow_writes: false); use fewer copies, a larger machine or one that can rewrite weights"
             )
-        for stage, table, phases in zip(stages, tables, decided, strict=True):
+        for stage, table in zip(stages, tables, strict=True):
             key = ctx.store.fresh(f"{stage.label.data}.phases")
-            stage.placement = WeightRefAttr.of(ctx.store.put(key, with_phases(table, phases)))
+            stage.placement = WeightRefAttr.of(ctx.store.put(key, table))
 
 
-def with_phases(table: Table, phases: Table) -> Table:
-    """The table with the phase of every context."""
-    done = table.copy()
-    done[:, PHASE] = phases
-    return done
-
-
-def fit_together(tables: Sequence[tuple[StageOp, Table]], arch: Any, *, in_order: bool = False) -> bool:
+def fit_together(tables: Sequence[tuple[StageOp, Table]], arch: Any) -> bool:
     """Whether the contexts of all stages fit the chip in one phase, by their crossbars and estimated memory.
 
-    The largest first, as ``place-contexts`` takes those of a program of one phase, or ``in_order``.
+    The largest first, as ``place-contexts`` takes those of a program of one phase.
     """
     crossbars = sum(int(table[:, XBARS].sum()) for _, table in tables)
     if crossbars > arch.chip.cores * arch.core.crossbars:
         return False
     needs = [need for stage, table in tables for need in needs_of(stage, table, arch)]
-    return Room.empty(arch).put(needs if in_order else sorted(needs, key=lambda need: -need[0])) is not None
+    return Room.empty(arch).put(sorted(needs, key=lambda need: -need[0])) is not None
 
 
 def _side_by_side(stage: StageOp, table: Table, arch: Any) -> Table:

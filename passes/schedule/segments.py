@@ -15,10 +15,10 @@ from math import ceil
 
 import numpy as np
 
-from cimc.dialects.cim import StageOp
+from cimc.diagnostics import DoesNotFitError
 from cimc.passes.place.network import COLUMNS
 from cimc.passes.schedule.estimate.pipeline import BARRIER, Handoff
-from cimc.passes.schedule.packing import Need, Room, Table, order_of_cut
+from cimc.passes.schedule.packing import Room, Table, order_of_cut
 from cimc.passes.schedule.phase_costs import Member, Work, phase_cycles
 
 OPEN = 8
@@ -33,7 +33,7 @@ CUT_FROM = 2
 WAITING = 0.75
 """Share of the global buffer that rows which wait for later phases may take; its rest are rows under way."""
 
-_K0, _K1, _N0, _N1 = map(COLUMNS.index, ("k0", "k1", "n0", "n1"))
+_K0, _K1, _N0, _N1, _STAYS = map(COLUMNS.index, ("k0", "k1", "n0", "n1", "stays"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,15 +65,16 @@ class Open:
 
 def greedy(work: Work) -> list[Table]:
     """Phases of the contexts of every stage: a stage joins the open phase if it fits, else it begins one."""
-    room, phase = Room.empty(work.arch), 0
+    room, phase = work.room, 0
     found: list[Table] = []
-    for needs, table, stage in zip(work.needs, work.tables, work.stages, strict=True):
+    for number, table in enumerate(work.tables):
+        needs = work.rewritten[number]
         joined = room.put(needs)
         if joined is None and not room.untouched:
-            phase, room = phase + 1, Room.empty(work.arch)
+            phase, room = phase + 1, work.room
             joined = room.put(needs)
         if joined is None:
-            offsets, room = _cut(room, needs, table, stage)
+            offsets, room = _cut(room, work, number)
             found.append(phase + offsets)
             phase += int(offsets.max())
             continue
@@ -142,12 +143,19 @@ def _decisions(end: Open, work: Work) -> list[Table]:
     return found[::-1]
 
 
-def _cut(room: Room, needs: list[Need], table: Table, stage: StageOp) -> tuple[Table, Room]:
-    """Phases of the contexts of an operator larger than the chip, counted from the one that ``room`` is of."""
+def _cut(room: Room, work: Work, stage: int) -> tuple[Table, Room]:
+    """Phases of the contexts of an operator larger than the chip, counted from the one that ``room`` is of; those whose
+    weights stay work with the one before them."""
+    table, needs = work.tables[stage], work.needs[stage]
+    label = work.stages[stage].label.data
+    if work.stages[stage].copies.value.data > 1:
+        raise DoesNotFitError("copies do not find room side by side; use fewer", where=label)
     order = order_of_cut(table, room.arch)
-    phases, left = room.cut([needs[i] for i in order], stage.label.data)
-    offsets = np.empty(len(order), np.int64)
-    offsets[order] = phases
+    again = [i for i in order if not table[i, _STAYS]]
+    phases, left = room.cut([needs[i] for i in again], label)
+    offsets = np.zeros(len(order), np.int64)
+    offsets[again] = phases
+    offsets[order] = np.maximum.accumulate(offsets[order])
     return offsets, left
 
 
@@ -164,17 +172,17 @@ class _Search:
     def start(self) -> Open:
         """Nothing but the inputs."""
         members = tuple(Member(n, 0) for n in self.work.behind[-1])
-        return Open(0, 0, 0, members, Room.empty(self.work.arch), 0, None, None, greedy=True)
+        return Open(0, 0, 0, members, self.work.room, 0, None, None, greedy=True)
 
     def extended(self, states: Sequence[Open], stage: int) -> Iterator[Open]:
         """All states behind ``stage``."""
-        needs = self.work.needs[stage]
+        needs = self.work.rewritten[stage]
         joined = {id(state): state.room.put(needs) for state in states}
         for state in states:
             room = joined[id(state)]
             if room is not None:
                 yield self._joined(state, stage, room)
-        whole = Room.empty(self.work.arch).put(needs)
+        whole = self.work.room.put(needs)
         if whole is None:
             yield from self._cut(states, stage)
             return
@@ -200,7 +208,7 @@ class _Search:
             closed=state.total + BARRIER,
             cycles=0,
             members=(),
-            room=Room.empty(self.work.arch),
+            room=self.work.room,
             first=stage,
             given=state.leaves,
             leaves=None,
@@ -241,8 +249,8 @@ class _Search:
 
     def _cut_from(self, state: Open, stage: int) -> Open:
         work, table, node = self.work, self.work.tables[stage], self.work.numbers[stage]
-        offsets, room = _cut(state.room, work.needs[stage], table, work.stages[stage])
-        weights = (table[:, _K1] - table[:, _K0]) * (table[:, _N1] - table[:, _N0])
+        offsets, room = _cut(state.room, work, stage)
+        weights = (table[:, _K1] - table[:, _K0]) * (table[:, _N1] - table[:, _N0]) * (1 - table[:, _STAYS])
         if not weights.any():  # contexts that hold nothing of the model
             weights = np.ones_like(weights)
         shares: list[float] = (np.bincount(offsets, weights) / weights.sum()).tolist()

@@ -21,7 +21,7 @@ from cimc.runtime.cycle.array_costs import ArrayCost, ArrayCosts
 from cimc.runtime.cycle.layout import Int
 from cimc.runtime.cycle.machine import AJ_PER_PJ, Machine, attojoules, ceil_div
 from cimc.runtime.cycle.resolve import Resolved, column
-from cimc.runtime.program import IMAGES, AluFunction, Element, Program
+from cimc.runtime.program import AGAIN, IMAGES, AluFunction, Element, Program
 from cimc.runtime.program.opcodes import BY_WORDLINE
 
 Float = npt.NDArray[np.float64]
@@ -47,6 +47,8 @@ _ARRAYS_BUSY, _PORT_BUSY, _VECTOR_BUSY, _NETWORK_BUSY, _GLOBAL_BUSY, _LINK_BUSY,
 )
 _ARRAY_COLUMNS = [y.OCCUPANCY, y.LATENCY, y.PORT, y.ENERGY, y.SIZE, y.CYCLES2, y.ENERGY2]
 _SHIFT = _ARRAY_COLUMNS.index(y.CYCLES2)
+NO_COST = ArrayCost(0, 0)
+"""Of a write that was done before the run."""
 MOST_RECORDS = 1 << 20
 """Different parts of its set that one array instruction may use over its loops."""
 
@@ -162,19 +164,20 @@ class CostBuilder:
         for row in at.tolist():
             is_read = bool(rows[row, y.OP] == y.READ)
             by_row = bool(fields["opcode"][row] in BY_WORDLINE)
+            stays = self._resident and not is_read and int(fields["func"][row]) != AGAIN
             cost = costs.read if is_read else costs.write
             own, stride = int(rows[row, y.SET]), int(fields["b_st"][row])
             begin = (int(fields["b_row"][row]), int(fields["b_col"][row]))
             if not moving[stride]:
                 once = cost(own, by_row, *begin).repeated(int(repeats[row]))
-                record = self._array_record(once, int(moved[row]), is_read)
+                record = self._array_record(NO_COST if stays else once, int(moved[row]), is_read)
                 rows[row, _ARRAY_COLUMNS] = record.cycles
                 self._energy[row], self._busy[row] = record.energy_pj, record.busy
                 continue
             rows[row, y.VARIANT] = len(self._records)
             for part in self._ranges(row, stride, begin):
                 once = cost(own, by_row, *part).repeated(int(repeats[row]))
-                record = self._array_record(once, int(moved[row]), is_read)
+                record = self._array_record(NO_COST if stays else once, int(moved[row]), is_read)
                 rows[row, y.CYCLES2] = max(rows[row, y.CYCLES2], record.cycles[_SHIFT])
                 self._records.append(record)
                 self._record_rows.append(row)
@@ -198,8 +201,6 @@ class CostBuilder:
     def _array_record(self, cost: ArrayCost, moved: int, local: bool) -> Record:
         """``local``: what it takes lies in the core's memory, as for reads; weights come from the global buffer."""
         m = self._machine
-        if self._resident and not local:
-            cost = ArrayCost(0, 0)
         energy, busy = [0.0] * len(COMPONENTS), [0] * len(UNIT_KINDS)
         energy[_ARRAY], energy[_DAC], energy[_ADC] = cost.array_pj, cost.dac_pj, cost.adc_pj
         energy[_WRITE], energy[_GLOBAL] = cost.write_pj, cost.size * m.global_pj

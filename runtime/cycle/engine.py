@@ -46,7 +46,8 @@ def simulate(
 
     ``trace`` keeps slices for :func:`~cimc.runtime.cycle.trace.write_trace`. ``window_cycles``: window of the
     power series (default: the longest array read of the program). ``network``: ``"bus"`` for the same machine
-    with all traffic between cores on one medium. ``resident_weights``: array writes were done before cycle 0.
+    with all traffic between cores on one medium. ``resident_weights``: array writes were done before
+    cycle 0, but for those of every call.
     ``plain``: one instruction at a time in the order of time, the slow form that the fast one must equal.
     ``contention=False``: ports, links, vector units and host link serve everybody at once, so that nothing can start
     earlier; contexts and arrays do one thing after the other as always.

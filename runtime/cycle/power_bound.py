@@ -16,7 +16,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cimc.runtime.cycle.engine import simulate
-from cimc.runtime.cycle.repeated import weights_stay
 from cimc.runtime.cycle.timing import Timing
 from cimc.runtime.program import Program
 
@@ -33,9 +32,8 @@ def least_peak(program: Program, timed: Timing, *, slack: float) -> PowerBound:
     """The bound on the peak of a run like ``timed`` (of ``program``) that takes at most ``1 + slack`` of its cycles."""
     window = timed.window_cycles
     static = float(program.machine["static_power_mw"])
-    resident = weights_stay(program)
     earliest = simulate(
-        program, images=timed.images, window_cycles=window, resident_weights=resident, contention=False
+        program, images=timed.images, window_cycles=window, resident_weights=True, contention=False
     )
     behind = (earliest.power_mw - static)[::-1].cumsum()[::-1]
     windows = -(-int((1 + slack) * timed.cycles) // window)

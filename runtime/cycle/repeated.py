@@ -7,12 +7,14 @@ import numpy as np
 from cimc.runtime.cycle import layout as y
 from cimc.runtime.cycle.engine import run_prepared, warm_up
 from cimc.runtime.cycle.prepare import Options, prepare
-from cimc.runtime.program import Program
+from cimc.runtime.program import AGAIN, Program
+from cimc.runtime.program.opcodes import IMAGE_WRITES
 
 
 def weights_stay(program: Program) -> bool:
-    """Whether arrays are written once, before the first image: a program of one phase."""
-    return not (program["contexts"]["phase"] > 0).any()
+    """Whether no weight is written again in every call."""
+    rows = program["instructions"]
+    return not (np.isin(rows["opcode"], sorted(IMAGE_WRITES)) & (rows["func"] == AGAIN)).any()
 
 
 class RepeatedRun:
@@ -26,7 +28,7 @@ class RepeatedRun:
     ) -> None:
         warm_up()
         bins = 2 << int(expected_cycles // window_cycles + 1).bit_length()
-        options = Options(images, window_cycles, resident_weights=weights_stay(program), bins=bins)
+        options = Options(images, window_cycles, resident_weights=True, bins=bins)
         self._prepared = prepare(program, options)
         self._fresh = self._prepared.world.memory.copy()
         self._event = event

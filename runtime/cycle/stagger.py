@@ -72,10 +72,10 @@ def stagger(program: Program, *, slack: float = 0.02, images: int = 1) -> Stagge
 
     Weights that stay are in the arrays. With one image the run is its latency.
     """
-    before = simulate(program, images=images, resident_weights=weights_stay(program))
+    before = simulate(program, images=images, resident_weights=True)
     if not with_blocks(program).draws.any():
         return Staggered(program, None, 0.0, before, before)
-    alone = before if images == 1 else simulate(program, images=1, resident_weights=weights_stay(program))
+    alone = before if images == 1 else simulate(program, images=1, resident_weights=True)
     searches = [_Search(program, tilt, before, alone.cycles, slack) for tilt in TILTS]
     tried = [trial for search in searches for trial in search.coarse()]
     if tried:
@@ -94,15 +94,14 @@ def stagger_to(program: Program, limit_mw: float, *, images: int = 1) -> Stagger
 
     Raises :class:`~cimc.diagnostics.UsageError` where one block of reads draws more.
     """
-    before = simulate(program, images=images, resident_weights=weights_stay(program))
+    before = simulate(program, images=images, resident_weights=True)
     return _timed(program, 0.0, limit_mw, before)
 
 
 def _timed(program: Program, tilt: float, limit_mw: float, before: Timing) -> Staggered:
     limited = with_blocks(program, tilt).limited(limit_mw)
     window = before.window_cycles
-    resident = weights_stay(limited)
-    after = simulate(limited, images=before.images, window_cycles=window, resident_weights=resident)
+    after = simulate(limited, images=before.images, window_cycles=window, resident_weights=True)
     return Staggered(limited, limit_mw, tilt, before, after)
 
 

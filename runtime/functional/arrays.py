@@ -113,6 +113,10 @@ class Arrays:
             name: {key: column.tolist() for key, column in program[name].items()}
             for name in ("array_sets", "tiles")
         }
+        self._staying: dict[tuple[int, int], int] = {}
+        """Sets whose weights stay in a crossbar for all calls."""
+        self._written: set[tuple[int, tuple[Piece, ...]]] = set()
+        """What of them is there."""
         self.writes = 0
 
     def array_set(self, number: int) -> ArraySet:
@@ -179,14 +183,18 @@ class Arrays:
             )
         return pieces
 
-    def write(self, array_set: ArraySet, pieces: tuple[Piece, ...]) -> None:
-        """Program the pieces from the weight image.
+    def write(self, array_set: ArraySet, pieces: tuple[Piece, ...], *, again: bool = False) -> None:
+        """Program the pieces from the weight image; without ``again`` once in all calls.
 
         BoundsError if a block leaves the weight or the crossbar, ExecutionError for weights that the coding
-        cannot hold.
+        cannot hold and for cells that keep those of another set.
         """
         if array_set.tensor == NONE:
             raise BoundsError(f"array set {array_set.number} holds no weights; write_local programs it")
+        if not again:
+            if (array_set.number, pieces) in self._written:
+                return
+            self._written.add((array_set.number, pieces))
         name = self._program.weights[array_set.tensor]
         image = self._weights[name]
         if image.ndim != 2 or array_set.k1 > image.shape[0] or array_set.n1 > image.shape[1]:
@@ -196,8 +204,21 @@ class Arrays:
             )
         block = image[array_set.k0 : array_set.k1, array_set.n0 : array_set.n1]
         for piece in pieces:
+            self._claim(array_set, piece.tile.xbar, again)
             self._write_piece(array_set, block, piece)
         self.writes += 1
+
+    def _claim(self, array_set: ArraySet, xbar: int, again: bool) -> None:
+        """ExecutionError for a crossbar that keeps the weights of another set."""
+        place = array_set.core, xbar
+        keeper = self._staying.get(place, array_set.number)
+        if keeper != array_set.number:
+            raise ExecutionError(
+                f"array set {array_set.number} is written to crossbar {xbar} of core {array_set.core}, which keeps "
+                f"the weights of array set {keeper} in all calls; write both again in every call, or elsewhere"
+            )
+        if not again:
+            self._staying[place] = array_set.number
 
     def write_rows(self, array_set: ArraySet, first: int, codes: Integers) -> None:
         """Program rows [first, first + K) of the set's block with ``codes`` (K, N), at run time.

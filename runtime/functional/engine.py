@@ -84,13 +84,13 @@ class Walk:
     def __init__(
         self,
         program: Program,
-        weights: Mapping[str, npt.NDArray[Any]],
         tensors: list[HostTensor],
         frames: int,
         taps: dict[str, HostTensor],
         loader: Loader | None,
         *,
         count_converters: bool,
+        arrays: Arrays,
     ):
         self.program = program
         self.rows = ProgramRows(program)
@@ -99,7 +99,7 @@ class Walk:
         self.streams = _streams(program)
         self._counts: dict[int, list[int]] = {}
         board = Switchboard(program, self.buffers, self._wake, events_of(program))
-        self.reads = ReadBinder(Arrays(program, weights), count_converters)
+        self.reads = ReadBinder(arrays, count_converters)
         self._shared = Machinery(
             board,
             self.reads,
@@ -212,6 +212,7 @@ def run_program(
     walk: bool = False,
     hosts: Loader | None = None,
     count_converters: bool = False,
+    arrays: Arrays | None = None,
 ) -> FunctionalResult:
     """Execute ``program`` on ``inputs``.
 
@@ -219,7 +220,8 @@ def run_program(
     many frames as you like. ``taps``: names of :attr:`Program.taps` to keep. ``walk``: one window, digit and
     conversion at a time by the definition of docs/crossbar.md instead of the fast path; same result.
     ``hosts``: gives the bytes of a host operator's model by name. ``count_converters``: also count how many
-    conversions are clipped, which forms every partial sum that the fast path avoids.
+    conversions are clipped, which forms every partial sum that the fast path avoids. ``arrays``: the crossbars as an
+    earlier call of the same program left them; absent, they are empty.
 
     Raises UsageError for inputs, taps or weights that do not belong to the program, ExecutionError with
     node, context and instruction when a row breaks a rule of docs/isa.md, DeadlockError when contexts are
@@ -230,9 +232,10 @@ def run_program(
         raise UsageError(f"the weight image lacks {', '.join(missing)}", where="weights")
     tensors, frames = host_tensors(program, inputs)
     tapped = _tapped(program, taps, frames)
-    given = (program, weights, tensors, frames, tapped, hosts)
+    given = (program, tensors, frames, tapped, hosts)
+    cells = arrays if arrays is not None else Arrays(program, weights)
     with _collector_paused():
-        run = (Walk if walk else Rounds)(*given, count_converters=count_converters)
+        run = (Walk if walk else Rounds)(*given, count_converters=count_converters, arrays=cells)
         run.execute()
     outputs = {tensor.io.name: tensor for tensor in tensors if tensor.io.direction == "out"}
     for tensor in (*outputs.values(), *tapped.values()):

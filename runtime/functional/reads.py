@@ -20,7 +20,7 @@ from cimc.runtime.functional.gather import WindowShape, gather_windows, walk_win
 from cimc.runtime.functional.problems import BoundsError, OverflowingError
 from cimc.runtime.program.opcodes import BY_WORDLINE, Opcode
 from cimc.runtime.program.rows import Row
-from cimc.runtime.program.tables import NONE
+from cimc.runtime.program.tables import AGAIN, NONE
 
 Action = Callable[[], None]
 
@@ -53,7 +53,8 @@ class ReadBinder:
         arrays = self.arrays
         array_set = arrays.array_set(row.xb)
         pieces = self._pieces(array_set, row)
-        return lambda: arrays.write(array_set, pieces)
+        again = row.func == AGAIN
+        return lambda: arrays.write(array_set, pieces, again=again)
 
     def write_local(self, frame: Frame, row: Row) -> Action:
         """``write_local``: rows of the set from codes in local memory. BoundsError for no set without a tensor."""

@@ -7,12 +7,9 @@ be done: what is executed together costs little more than one of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cimc.diagnostics import UnsupportedError
 from cimc.runtime.functional import kernel
@@ -48,18 +45,18 @@ class Rounds:
     def __init__(
         self,
         program: Program,
-        weights: Mapping[str, npt.NDArray[Any]],
         tensors: list[HostTensor],
         frames: int,
         taps: dict[str, HostTensor],
         loader: Loader | None,
         *,
         count_converters: bool,
+        arrays: Arrays,
     ):
         self.program = program
         self._memory = Memory(program)
         self.buffers = self._memory.buffers
-        self._arrays = Arrays(program, weights)
+        self._arrays = arrays
         self.reads = ReadBinder(self._arrays, count_converters)
         self._fields = ProgramRows(program)
         board = Switchboard(program, self.buffers, lambda _: None, events_of(program))

@@ -2,6 +2,7 @@
 
 from cimc.runtime.program.opcodes import AluFunction, BufferKind, Element, Opcode
 from cimc.runtime.program.tables import (
+    AGAIN,
     FORMAT_VERSION,
     IMAGES,
     LEVELS,
@@ -17,6 +18,7 @@ from cimc.runtime.program.tables import (
 )
 
 __all__ = [
+    "AGAIN",
     "FORMAT_VERSION",
     "IMAGES",
     "LEVELS",

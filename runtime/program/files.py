@@ -18,7 +18,9 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cimc.diagnostics import UsageError
+from cimc.runtime.program.opcodes import IMAGE_WRITES
 from cimc.runtime.program.tables import (
+    AGAIN,
     FORMAT_VERSION,
     SCHEMAS,
     Columns,
@@ -26,6 +28,9 @@ from cimc.runtime.program.tables import (
     IoTensor,
     Program,
 )
+
+WRITES_SAY_WHEN = (1, 3)
+"""Format since which a write says whether its cells keep what it programs."""
 
 HEADER = "program.json"
 _FORMAT = "cimc-program"
@@ -141,6 +146,8 @@ def load_program(folder: Path) -> Program:
         problems = table_problems(tables)
     if problems:
         raise UsageError("; ".join(problems) + "; compile again", where=str(folder))
+    if header.version < WRITES_SAY_WHEN:
+        _write_again(tables)
     # The header's keys are sorted; tables and columns come in the schema's order, as built.
     ordered = {table: {name: tables[table][name] for name in schema} for table, schema in SCHEMAS.items()}
     return Program(
@@ -154,6 +161,14 @@ def load_program(folder: Path) -> Program:
         total_macs=header.total_macs,
         taps=header.taps,
     )
+
+
+def _write_again(tables: dict[str, dict[str, npt.NDArray[Any]]]) -> None:
+    """Mark the writes of an older program of several phases, which all count in every call."""
+    if (tables["contexts"]["phase"] > 0).any():
+        rows = tables["instructions"]
+        writes = np.isin(rows["opcode"], sorted(IMAGE_WRITES))
+        rows["func"] = np.where(writes, AGAIN, rows["func"]).astype(np.uint8)
 
 
 def sha256_of(path: Path) -> str:

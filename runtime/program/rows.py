@@ -68,9 +68,9 @@ def end() -> Row:
     return Row(Opcode.END)
 
 
-def write_xb(xb: int, first: int, count: int, node: int = NONE) -> Row:
-    """Program tiles ``first .. first+count`` of array set ``xb``."""
-    return Row(Opcode.WRITE_XB, node=node, b_row=first, b_col=count, xb=xb)
+def write_xb(xb: int, first: int, count: int, node: int = NONE, *, again: int = 0) -> Row:
+    """Program tiles ``first .. first+count`` of array set ``xb``; ``again``: in every call."""
+    return Row(Opcode.WRITE_XB, again, node, b_row=first, b_col=count, xb=xb)
 
 
 def write_row(xb: int, first: int, count: int, node: int = NONE) -> Row:

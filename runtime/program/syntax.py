@@ -32,7 +32,7 @@ _READ = Syntax(
     (("xb", "xb"), ("window", "imm"), ("n", "n"), ("first", "b_row"), ("count", "b_col"), ("add", "func")),
 )
 _READ_CORE = Syntax(("dst", "a"), (*_READ.labels, ("m", "m")))
-_WRITE = Syntax((), (("xb", "xb"), ("first", "b_row"), ("count", "b_col")))
+_WRITE = Syntax((), (("xb", "xb"), ("first", "b_row"), ("count", "b_col"), ("again", "func")))
 _EVENT = Syntax((), (("event", "imm"), ("n", "n")))
 
 SYNTAX: MappingProxyType[Opcode, Syntax] = MappingProxyType(

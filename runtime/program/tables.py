@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-FORMAT_VERSION = (1, 2)
+FORMAT_VERSION = (1, 3)
 """Major and minor version of the program format and the instruction set. Readers reject a newer major."""
 
 NONE = -1
@@ -26,6 +26,9 @@ LEVELS = 6
 
 IMAGES = 1
 """``func`` of the ``loop`` whose count is the number of images (frames) of the run."""
+
+AGAIN = 1
+"""``func`` of a write that programs its cells in every call of the model; with 0 they keep what the first one wrote."""
 
 Columns = Mapping[str, npt.NDArray[Any]]
 """One table: column name to array; all columns have the same length (the first axis)."""

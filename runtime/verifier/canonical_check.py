@@ -21,6 +21,7 @@ _A = frozenset(("a", "a_row", "a_col", "a_st"))
 _B = frozenset(("b", "b_row", "b_col", "b_st"))
 _RANGE = frozenset(("xb", "b_row", "b_col", "b_st"))
 _ROW = frozenset(("b_row", "b_st"))
+_WRITE = _RANGE | {"func"}
 _READ = _DST | _A | _RANGE | {"func", "n", "imm"}
 
 _USED: Mapping[int, frozenset[str]] = MappingProxyType(
@@ -28,9 +29,9 @@ _USED: Mapping[int, frozenset[str]] = MappingProxyType(
         Opcode.HALT: frozenset[str](),
         Opcode.END: frozenset[str](),
         Opcode.LOOP: frozenset(("func", "n")),
-        Opcode.WRITE_XB: _RANGE,
-        Opcode.WRITE_ROW: _RANGE,
-        Opcode.WRITE_CORE: _RANGE,
+        Opcode.WRITE_XB: _WRITE,
+        Opcode.WRITE_ROW: _WRITE,
+        Opcode.WRITE_CORE: _WRITE,
         Opcode.WRITE_LOCAL: _A | _ROW | {"n", "xb"},
         Opcode.READ_XB: _READ,
         Opcode.READ_ROW: _READ,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from cimc.runtime.program.opcodes import IMAGE_WRITES, READS, WRITES, AluFunction, BufferKind, Element, Opcode
 from cimc.runtime.program.rows import Row
-from cimc.runtime.program.tables import NONE, Program
+from cimc.runtime.program.tables import AGAIN, NONE, Program
 from cimc.runtime.verifier.code import Decoded, Step
 from cimc.runtime.verifier.functions import CODES, FLOAT, FUNCTIONS, SUMS, Function
 from cimc.runtime.verifier.operands import Tables, buffers_of
@@ -139,6 +139,8 @@ class _Checker:
         if named != (row.opcode in IMAGE_WRITES):
             holds = "weights of the model" if named else "no tensor of the weight image"
             yield "P069", f"{Opcode(row.opcode).name.lower()} of array set {row.xb}, which holds {holds}"
+        elif named and row.func not in (0, AGAIN):
+            yield "P006", f"func of a write is 0 or {AGAIN}, given {row.func}"
         elif not named and self._element(row.a) not in CODES:
             yield "P011", f"write_local takes codes; buffer {row.a} is {self._element(row.a).name}"
 

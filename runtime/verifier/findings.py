@@ -64,6 +64,7 @@ RULES = MappingProxyType(
         "P083": "rings are empty at the end and every place was received",
         "P084": "events end at the count they started with",
         "P085": "a crossbar is written again only behind the last read of what it held",
+        "P086": "weights that stay in all calls have their crossbars to themselves",
     }
 )
 """Code and sentence of every rule."""

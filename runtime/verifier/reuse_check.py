@@ -1,4 +1,5 @@
-"""Crossbars that several phases use: written again only behind the last read of what they held (P085).
+"""Crossbars that several phases use: written again only behind the last read of what they held (P085), and one set's
+alone where its weights stay in all calls (P086).
 
 What is known to be over is followed through the program without running it: a context knows what it has read itself, a
 later context of its control stream knows all that, and a ``wait`` knows what every ``signal`` knew without which the
@@ -8,19 +9,20 @@ event cannot reach its count. Events inside loops count for their amounts only.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
 
-from cimc.runtime.program.opcodes import READS, WRITES, Opcode
-from cimc.runtime.program.tables import NONE
+from cimc.runtime.program.opcodes import IMAGE_WRITES, READS, WRITES, Opcode
+from cimc.runtime.program.tables import AGAIN, NONE
 from cimc.runtime.verifier.code import Decoded, Step
 
 
 def check_reuse(decoded: Decoded) -> None:
-    """Report writes of crossbars whose former set may still be read."""
+    """Report writes of crossbars whose former set may still be read, and weights that cannot stay."""
     former = _former_sets(decoded)
+    _check_staying(decoded, former)
     if not former:
         return
     watched = {one for sets in former.values() for one in sets}
@@ -51,6 +53,21 @@ def _former_sets(decoded: Decoded) -> dict[int, set[int]]:
         for (_, before), (_, after) in pairwise(held):
             former[after].add(before)
     return former
+
+
+def _check_staying(decoded: Decoded, former: Mapping[int, set[int]]) -> None:
+    """Report sets that are written once for all calls on crossbars that another set takes, in any phase."""
+    sharing = {before: after for after, held in former.items() for before in held}
+    sharing |= {after: min(held) for after, held in former.items()}
+    for step in decoded.all():
+        row = step.row
+        if row.opcode in IMAGE_WRITES and row.func != AGAIN and row.xb in sharing:
+            decoded.report(
+                "P086",
+                f"array set {row.xb} is written once for all calls, to crossbars that set {sharing[row.xb]} takes as "
+                "well; write both in every call, or give it crossbars of its own",
+                step,
+            )
 
 
 @dataclass(frozen=True)

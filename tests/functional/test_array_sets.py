@@ -102,9 +102,9 @@ def test_a_write_is_seen_by_the_next_read(new_micro: NewMicro, rng: np.random.Ge
     reader = SetReader(arrays, sets[0], pieces, count=False)
     x = rng.integers(0, 256, (2, K), dtype=np.uint8)
     for name, held in (("u", sets[0]), ("v", sets[1]), ("u", sets[0])):
-        arrays.write(held, pieces)
+        arrays.write(held, pieces, again=True)
         np.testing.assert_array_equal(reader.read(x), x.astype(np.int64) @ image[name].astype(np.int64))
-    arrays.write(sets[1], arrays.pieces_of_wordlines(sets[1], 0, 2))
+    arrays.write(sets[1], arrays.pieces_of_wordlines(sets[1], 0, 2), again=True)
     mixed = image["u"].copy()
     mixed[[0, 1, CUT, CUT + 1]] = image["v"][[0, 1, CUT, CUT + 1]]
     np.testing.assert_array_equal(reader.read(x), x.astype(np.int64) @ mixed.astype(np.int64))
@@ -126,12 +126,12 @@ def test_copies_share_what_was_derived_from_equal_cells(
     sets = [arrays.array_set(i) for i in range(3)]
     pieces = [arrays.pieces_of_tiles(held, 0, 4) for held in sets]
     for held, part in zip(sets[:2], pieces, strict=False):
-        arrays.write(held, part)
+        arrays.write(held, part, again=True)
     shared = [arrays.blocks(sets[i], pieces[i], keep=False) for i in range(2)]
     assert shared[0] is shared[1]
 
     readers = [SetReader(arrays, sets[i], pieces[i], count=False) for i in range(2)]
-    arrays.write(sets[2], pieces[2][:1])  # one crossbar of the copy holds other digits from now on
+    arrays.write(sets[2], pieces[2][:1], again=True)  # one crossbar of the copy holds other digits from now on
     x = rng.integers(0, 256, (3, K), dtype=np.uint8)
     mixed = matrix.copy()
     mixed[1 : 1 + CUT, 2:6] = other[1 : 1 + CUT, 2:6]

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pytest
 
 from cimc.diagnostics import UsageError
-from cimc.runtime.functional import run_program
-from cimc.runtime.program import AluFunction, BufferKind, Element, HostOperator
+from cimc.runtime.functional import ExecutionError, run_program
+from cimc.runtime.program import AGAIN, AluFunction, BufferKind, Element, HostOperator, Opcode
 from cimc.runtime.program.geometry import ring_geometry
 from cimc.runtime.program.rows import (
     At,
@@ -213,7 +213,12 @@ def test_phases_rewrite_the_arrays(
     contexts = {name: column.copy() for name, column in program["contexts"].items()}
     contexts["stream"][4], contexts["phase"][4] = 3, 1
     x = codes(rng, 3, 2, 3, 4)
-    changed = replace(program, tables={**program.tables, "contexts": contexts})
+    rows = {name: column.copy() for name, column in program["instructions"].items()}
+    tables = {**program.tables, "contexts": contexts, "instructions": rows}
+    changed = replace(program, tables=tables)
+    with pytest.raises(ExecutionError, match="keeps the weights of array set 0 in all calls"):
+        run_program(changed, m.weights, {"x": np.moveaxis(x, -1, 1)})
+    rows["func"][rows["opcode"] == Opcode.WRITE_XB] = AGAIN
     result = run_program(changed, m.weights, {"x": np.moveaxis(x, -1, 1)})
     for name, weight in (("y0", "first"), ("y1", "second")):
         expected = x.astype(np.int64) @ m.weights[weight].astype(np.int64)

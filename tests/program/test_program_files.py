@@ -108,10 +108,10 @@ def test_a_newer_major_version_is_refused_by_name(tmp_path: Path) -> None:
     rewrite_header(tmp_path, version=[1, 7], later_key=1)
     assert_same(program, load_program(tmp_path))
     rewrite_header(tmp_path, version=[2, 0])
-    with pytest.raises(UsageError, match=r"program format 2\.0 is newer than 1\.2"):
+    with pytest.raises(UsageError, match=r"program format 2\.0 is newer than 1\.3"):
         load_program(tmp_path)
     (tmp_path / "program.json").write_text('{"format": "cimc-program", "version": [2, 1]}')
-    with pytest.raises(UsageError, match=r"program format 2\.1 is newer than 1\.2"):
+    with pytest.raises(UsageError, match=r"program format 2\.1 is newer than 1\.3"):
         load_program(tmp_path)
 
 

@@ -155,8 +155,8 @@ def test_an_unknown_body_is_named() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "wanted"),
     [
-        ("program 1.2", "program 2.0", r"line 1: program format 2\.0 is newer"),
-        ("program 1.2\n", "", "the first line 'program <major>.<minor>' is missing"),
+        ("program 1.3", "program 2.0", r"line 1: program format 2\.0 is newer"),
+        ("program 1.3\n", "", "the first line 'program <major>.<minor>' is missing"),
         ("loop images", "lop images", r"row 0: unknown instruction 'lop'"),
         ("xb=p2", "xbar=p2", "unknown field 'xbar'"),
         ("16*i2]", "16*i9]", "is no increment"),

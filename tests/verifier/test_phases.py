@@ -9,7 +9,7 @@ import pytest
 
 from cimc.runtime.crossbar.coding import Coding
 from cimc.runtime.functional import run_program
-from cimc.runtime.program import Element, IoTensor, Program
+from cimc.runtime.program import AGAIN, Element, IoTensor, Opcode, Program
 from cimc.runtime.program.builder import ProgramBuilder, Route, Tile
 from cimc.runtime.program.geometry import ring_geometry
 from cimc.runtime.program.rows import (
@@ -83,7 +83,7 @@ def two_phases() -> Program:
         b.add_body(
             f"product{phase}",
             [
-                write_xb(xb, 0, 1),
+                write_xb(xb, 0, 1, again=AGAIN),
                 loop_images(),
                 loop(ROWS),
                 recv(ring, 1),
@@ -121,6 +121,18 @@ def test_two_phases_share_a_crossbar_and_memory(two_phases: Program) -> None:
     outputs = run_program(two_phases, weights, inputs).outputs
     for i in range(2):
         np.testing.assert_array_equal(outputs[f"y{i}"], inputs[f"x{i}"].astype(int) @ weights[f"w{i}"])
+
+
+def test_weights_that_stay_where_another_set_is_written(
+    two_phases: Program, change: Callable[[Program, str, str, int, int], Program]
+) -> None:
+    """A write that is done once for all calls, on a crossbar that the other phase takes, is found at either."""
+    rows = np.flatnonzero(two_phases["instructions"]["opcode"] == Opcode.WRITE_XB).tolist()
+    assert len(rows) == 2
+    for row in rows:
+        broken = change(two_phases, "instructions", "func", row, 0)
+        assert {finding.rule for finding in verify_program(broken)} == {"P086"}
+    assert {f.rule for f in verify_program(change(two_phases, "instructions", "func", rows[0], 2))} == {"P006"}
 
 
 @pytest.mark.parametrize(

@@ -259,11 +259,18 @@ class Timing:
     edges: tuple[Edge, ...] = ()
     phase: int = 0
     load: int = 0
-    """Cycles in which the weights of all copies leave the global buffer, where phases write them."""
+    """Cycles in which the weights of all copies leave the global buffer, where phases write them, but for those that
+    stay in their crossbars."""
+    kept_load: int = 0
+    """Cycles it would take those."""
+    staying: int = 0
+    """Their crossbars."""
     write: int = 0
     """Cycles of a context's wordlines, one by one, behind that."""
     row: int = 0
     """Cycles of the global buffer for a row of the result that waits for a later phase."""
+    parts: int = 0
+    """The same of its port alone, the row in the blocks in which contexts send it."""
 
     @cached_property
     def turn(self) -> int:
@@ -285,6 +292,7 @@ class Timing:
         dealing = deal(own.rows, own.positions, copies, own.finest) if own is not None else None
         if own is None or dealing is None:
             raise ValueError(f"{self.label} cannot have {copies} copies")
-        load = self.load * copies // (self.copies * self.columns)
+        whole = (self.load + self.kept_load) * copies // (self.copies * self.columns)
+        load = max(0, whole - self.kept_load)
         turns = own.turn(dealing, pieces)
         return replace(self, **busy(turns), copies=dealing.rows, columns=dealing.columns, load=load)

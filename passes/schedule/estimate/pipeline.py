@@ -36,7 +36,7 @@ class Handoff:
     """What a phase leaves for the writes of the next one; cycles before its end."""
 
     port: int
-    """Since when its own weights are through the global buffer."""
+    """In which the global buffer's port had nothing to carry: neither its own weights nor rows of other phases."""
     first: int
     """Since when the first of its contexts is done."""
     crossbars: int
@@ -61,7 +61,10 @@ class Handoff:
 
 
 def _crossbars(node: Timing) -> int:
-    return node.arrays.tiles * node.copies * node.columns if node.arrays is not None else 0
+    """Of the contexts whose weights do not stay."""
+    if node.arrays is None:
+        return 0
+    return max(0, node.arrays.tiles * node.copies * node.columns - node.staying)
 
 
 def latency(nodes: Sequence[Timing]) -> int:
@@ -79,15 +82,38 @@ def pipeline(nodes: Sequence[Timing]) -> list[Rows]:
     begin = lead = 0
     left: Handoff | None = None
     phases = sorted({node.phase for node in nodes})
+    last_use = last_uses(nodes)
     for phase in phases:
         members = [number for number, node in enumerate(nodes) if node.phase == phase]
         if left is not None:
             lead = left.lead([nodes[number] for number in members])
         here = _phase(nodes, members, begin, lead, rewrites=len(phases) > 1)
-        left = _handoff(nodes, here, begin, lead)
+        moved = carried(nodes, members, [n for n in members if nodes[last_use[n]].phase > phase])
+        left = _handoff(nodes, here, begin, lead, moved)
         done |= here
-        begin = BARRIER + max(int(rows.sent[-1]) for rows in here.values())
+        loads = sum(nodes[number].load for number in members)
+        ended = max(int(rows.sent[-1]) for rows in here.values())
+        begin = BARRIER + max(ended, begin - lead + loads + moved)
     return [done[number] for number in range(len(nodes))]
+
+
+def last_uses(nodes: Sequence[Timing]) -> list[int]:
+    """The last node that takes rows of each node; itself without any."""
+    found = list(range(len(nodes)))
+    for number, node in enumerate(nodes):
+        for edge in node.edges:
+            found[edge.source] = max(found[edge.source], number)
+    return found
+
+
+def carried(nodes: Sequence[Timing], members: Sequence[int], kept: Sequence[int]) -> int:
+    """Cycles of the global buffer's port for rows that a phase of ``members`` gets from phases before it, and for those
+    of the ``kept`` members that wait for later ones: these arrive, and are copied into the frame that waits."""
+    inside = set(members)
+    fetched = {edge.source for n in members for edge in nodes[n].edges} - inside
+    return sum(nodes[n].rows * nodes[n].parts for n in fetched) + sum(
+        2 * nodes[n].rows * nodes[n].parts for n in kept
+    )
 
 
 def span(nodes: Sequence[Timing], members: Sequence[int], *, rewrites: bool) -> int:
@@ -104,15 +130,18 @@ def rows_of(nodes: Sequence[Timing], members: Sequence[int]) -> dict[int, Rows]:
 
 
 def phase_span(
-    nodes: Sequence[Timing], members: Sequence[int], before: Handoff | None
+    nodes: Sequence[Timing], members: Sequence[int], before: Handoff | None, moved: int
 ) -> tuple[int, int, Handoff]:
-    """Cycles of a phase of ``members`` behind one that leaves ``before``, the lead of its writes, what it leaves."""
+    """Cycles of a phase of ``members`` behind one that leaves ``before``, the lead of its writes, what it leaves.
+
+    ``moved``: cycles of the port for rows of other phases (:func:`carried`).
+    """
     lead = before.lead([nodes[number] for number in members]) if before is not None else 0
     done = _phase(nodes, members, 0, lead, rewrites=True)
-    return max(int(rows.sent[-1]) for rows in done.values()), lead, _handoff(nodes, done, 0, lead)
+    return max(int(rows.sent[-1]) for rows in done.values()), lead, _handoff(nodes, done, 0, lead, moved)
 
 
-def _handoff(nodes: Sequence[Timing], done: Mapping[int, Rows], begin: int, lead: int) -> Handoff:
+def _handoff(nodes: Sequence[Timing], done: Mapping[int, Rows], begin: int, lead: int, moved: int) -> Handoff:
     end = max(int(rows.sent[-1]) for rows in done.values())
     loaded = begin - lead + sum(nodes[number].load for number in done)
     used = sum(_crossbars(nodes[number]) for number in done)
@@ -120,7 +149,7 @@ def _handoff(nodes: Sequence[Timing], done: Mapping[int, Rows], begin: int, lead
     supply = 0
     for number, rows in done.items():
         arrays = nodes[number].arrays
-        if arrays is None:
+        if arrays is None or not nodes[number].load:
             continue
         # Contexts of a stage that are written one after the other end so, as far as their rings take rows ahead.
         node = nodes[number]
@@ -128,7 +157,9 @@ def _handoff(nodes: Sequence[Timing], done: Mapping[int, Rows], begin: int, lead
         ahead = spread if node.rows <= AHEAD else AHEAD * node.turn
         first = min(first, int(rows.sent[-1] - min(spread, ahead)))
         supply = arrays.units.crossbars
-    return Handoff(end - max(loaded, begin), end - first, supply - used if used else 0)
+    supply -= sum(node.staying for node in nodes)
+    port = max(0, end - max(loaded, begin) - moved)
+    return Handoff(port, end - first, supply - used if used else 0)
 
 
 def _phase(
@@ -200,7 +231,7 @@ class Flow:
         loaded = begin - lead
         for at, number in enumerate(self._members if rewrites else ()):
             node = self._nodes[number]
-            if node.arrays is not None:
+            if node.load:
                 loaded += node.load
                 self._table[at, _BEGIN] = max(begin, loaded + node.write)
         sent, ready = rows_through(self._table, self._edges, self._last, self._steps, begin, ISSUE)

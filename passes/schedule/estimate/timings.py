@@ -157,6 +157,8 @@ class _Reader:
         edges = self._sources(stage, one)
         out = self.units.buffer(prod(shape_of(stage.result)[1:]) * element_of(stage.result.type).size_bytes)
         row = out + self.units.buffer_latency + ISSUE
+        block = shape_of(stage.result)[1] * element_of(stage.result.type).size_bytes
+        parts = sum(self.units.buffer(width * block) for width in self._widths(table))
         if stage.read is None:
             digital = self._digital(stage, channels)
             turns = digital.turn(stage.pieces.value.data)
@@ -173,10 +175,13 @@ class _Reader:
                 edges=tuple(edges),
                 phase=phase,
                 row=row,
+                parts=parts,
             )
         assert stage.write is not None
         coding = coding_of(stage.write.coding)
-        load, write = self._writes(stage, table, coding)
+        load, write = self._writes(stage, [row for row in table if not row[_STAYS]], coding)
+        staying = [row for row in table if row[_STAYS]]
+        kept_load, kept_write = self._writes(stage, staying, coding)
         arrays = self.arrays(stage, one, channels, coding)
         dealing = dealing_of(stage, self.arch)
         return Timing(
@@ -190,8 +195,11 @@ class _Reader:
             edges=tuple(edges),
             phase=phase,
             load=load,
-            write=write,
+            kept_load=kept_load,
+            staying=sum(row[_XBARS] for row in staying),
+            write=max(write, kept_write),
             row=row,
+            parts=parts,
         )
 
     def _writes(self, stage: StageOp, table: Rows, coding: Coding) -> tuple[int, int]:
@@ -200,7 +208,7 @@ class _Reader:
         sizes = Counter((row[_K1] - row[_K0]) * (row[_N1] - row[_N0]) for row in table)
         load = sum(n * self.units.buffer(-(-size * bits // 8)) for size, n in sizes.items())
         height = stage_tile_height(stage.write, self.arch, coding)
-        rows = min(height, max(row[_K1] - row[_K0] for row in table))
+        rows = min(height, max((row[_K1] - row[_K0] for row in table), default=0))
         return load, rows * ceil(exact(self.arch.crossbar.write_latency_ns) * exact(self.arch.clock_ghz))
 
     def arrays(self, stage: StageOp, one: Rows, channels: int, coding: Coding) -> Arrays:
@@ -334,6 +342,7 @@ class _Reader:
             between=between,
             copies=steps,
             row=out + u.buffer_latency,
+            parts=out,
         )
 
     def _output(self, op: OutputOp) -> Timing:
@@ -385,6 +394,7 @@ class _Reader:
             edges=tuple(edges),
             phase=max(self.nodes[edge.source].phase for edge in edges),
             row=out + ISSUE,
+            parts=out,
         )
 
     def _moves(self, op: IndexMapOp, size: int) -> int:
@@ -407,8 +417,8 @@ class _Reader:
         return ceil(moved / host.bytes_per_cycle) + ceil(flops / host.flops_per_cycle)
 
 
-_COPY, _CHUNK, _K0, _K1, _N0, _N1, _P0, _PHASE, _XBARS = map(
-    COLUMNS.index, ("copy", "chunk", "k0", "k1", "n0", "n1", "p0", "phase", "xbars")
+_COPY, _CHUNK, _K0, _K1, _N0, _N1, _P0, _PHASE, _XBARS, _STAYS = map(
+    COLUMNS.index, ("copy", "chunk", "k0", "k1", "n0", "n1", "p0", "phase", "xbars", "stays")
 )
 
 

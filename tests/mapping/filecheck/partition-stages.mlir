@@ -13,7 +13,7 @@ builtin.module {
   }
 }
 // CHECK: cim.stage "conv1"({{.*}} placement <"conv1.partition">
-// CHECK: conv1.partition = {{\[\[}}0, 0, 0, 18, 0, 6, 0, 6, 4, 0, -1, -1]]
+// CHECK: conv1.partition = {{\[\[}}0, 0, 0, 18, 0, 6, 0, 6, 4, 0, -1, -1, 0]]
 // -----
 // RUN: map-stages calibrate-converters assign-copies partition-stages
 // Cores of 2 crossbars take one column tile each; a copy repeats the blocks.
@@ -31,7 +31,7 @@ builtin.module {
     func.return %y : tensor<1x6x6x6xf32>
   }
 }
-// CHECK: conv1.partition = {{\[\[}}0, 0, 0, 18, 0, 4, 0, 3, 2, 0, -1, -1], [0, 0, 0, 18, 4, 6, 0, 3, 2, 0, -1, -1], [0, 0, 0, 18, 0, 4, 3, 6, 2, 0, -1, -1], [0, 0, 0, 18, 4, 6, 3, 6, 2, 0, -1, -1]]
+// CHECK: conv1.partition = {{\[\[}}0, 0, 0, 18, 0, 4, 0, 3, 2, 0, -1, -1, 0], [0, 0, 0, 18, 4, 6, 0, 3, 2, 0, -1, -1, 0], [0, 0, 0, 18, 0, 4, 3, 6, 2, 0, -1, -1, 0], [0, 0, 0, 18, 4, 6, 3, 6, 2, 0, -1, -1, 0]]
 // -----
 // RUN: map-stages calibrate-converters assign-copies partition-stages
 // Cores of one crossbar hold one row tile: chunk 1 sends its partial sums to chunk 0.
@@ -48,4 +48,4 @@ builtin.module {
     func.return %y : tensor<1x6x6x6xf32>
   }
 }
-// CHECK: conv1.partition = {{\[\[}}0, 0, 0, 16, 0, 4, 0, 6, 1, 0, -1, -1], [0, 1, 16, 18, 0, 4, 0, 6, 1, 0, -1, -1], [0, 0, 0, 16, 4, 6, 0, 6, 1, 0, -1, -1], [0, 1, 16, 18, 4, 6, 0, 6, 1, 0, -1, -1]]
+// CHECK: conv1.partition = {{\[\[}}0, 0, 0, 16, 0, 4, 0, 6, 1, 0, -1, -1, 0], [0, 1, 16, 18, 0, 4, 0, 6, 1, 0, -1, -1, 0], [0, 0, 0, 16, 4, 6, 0, 6, 1, 0, -1, -1, 0], [0, 1, 16, 18, 4, 6, 0, 6, 1, 0, -1, -1, 0]]

@@ -16,7 +16,7 @@ builtin.module {
 }
 // CHECK: cim.ring_slots = #graph.ref<"ring_slots">
 // CHECK: cim.stage "conv1" copies 2({{.*}} placement <"conv1.place">
-// CHECK: conv1.place = {{\[\[}}0, 0, 0, 18, 0, 6, 0, 3, 4, 0, 0, 0], [0, 0, 0, 18, 0, 6, 3, 6, 4, 0, 1, 0]]
+// CHECK: conv1.place = {{\[\[}}0, 0, 0, 18, 0, 6, 0, 3, 4, 0, 0, 0, 0], [0, 0, 0, 18, 0, 6, 3, 6, 4, 0, 1, 0, 0]]
 // CHECK: ring_slots = [8, 8, 3]
 // -----
 // RUN: map-stages calibrate-converters assign-copies partition-stages segment-stages place-contexts
@@ -35,4 +35,4 @@ builtin.module {
     func.return %y : tensor<1x6x6x6xf32>
   }
 }
-// CHECK: conv1.place = {{\[\[}}0, 0, 0, 18, 0, 6, 0, 2, 4, 0, 0, 0], [0, 0, 0, 18, 0, 6, 2, 4, 4, 0, 1, 0], [0, 0, 0, 18, 0, 6, 4, 6, 4, 0, 2, 0]]
+// CHECK: conv1.place = {{\[\[}}0, 0, 0, 18, 0, 6, 0, 2, 4, 0, 0, 0, 0], [0, 0, 0, 18, 0, 6, 2, 4, 4, 0, 1, 0, 0], [0, 0, 0, 18, 0, 6, 4, 6, 4, 0, 2, 0, 0]]

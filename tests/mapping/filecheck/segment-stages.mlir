@@ -29,7 +29,7 @@ builtin.module {
   }
 }
 // CHECK: placement <"conv1.phases">
-// CHECK: conv1.phases = {{\[\[}}0, 0, 0, 16, 0, 4, 0, 6, 1, 1, -1, -1], [0, 1, 16, 18, 0, 4, 0, 6, 1, 0, -1, -1], [0, 0, 0, 16, 4, 6, 0, 6, 1, 3, -1, -1], [0, 1, 16, 18, 4, 6, 0, 6, 1, 2, -1, -1]]
+// CHECK: conv1.phases = {{\[\[}}0, 0, 0, 16, 0, 4, 0, 6, 1, 1, -1, -1, 0], [0, 1, 16, 18, 0, 4, 0, 6, 1, 0, -1, -1, 0], [0, 0, 0, 16, 4, 6, 0, 6, 1, 3, -1, -1, 0], [0, 1, 16, 18, 4, 6, 0, 6, 1, 2, -1, -1, 0]]
 // -----
 // RUN: map-stages calibrate-converters assign-copies partition-stages segment-stages
 // Copies that do not fit together are dropped rather than run one after another: 3 of 4.
@@ -48,4 +48,4 @@ builtin.module {
   }
 }
 // CHECK: cim.stage "conv1" copies 3(
-// CHECK: conv1.phases = {{\[\[}}0, 0, 0, 18, 0, 6, 0, 2, 4, 0, -1, -1], [0, 0, 0, 18, 0, 6, 2, 4, 4, 0, -1, -1], [0, 0, 0, 18, 0, 6, 4, 6, 4, 0, -1, -1]]
+// CHECK: conv1.phases = {{\[\[}}0, 0, 0, 18, 0, 6, 0, 2, 4, 0, -1, -1, 0], [0, 0, 0, 18, 0, 6, 2, 4, 4, 0, -1, -1, 0], [0, 0, 0, 18, 0, 6, 4, 6, 4, 0, -1, -1, 0]]
