@@ -16,11 +16,12 @@ from cimc.diagnostics import CimError
 from cimc.dialects.graph import main_function
 from cimc.dialects.graph_types import QuantType, quant_of
 from cimc.dialects.weights import WeightStore
+from cimc.execution import run_stream
 from cimc.interpreters.host import HostRunner
 from cimc.interpreters.mapped import MappedRun, execute_mapped, mapped_tensors
 from cimc.interpreters.mapped_products import ExactCells
 from cimc.passes.lower.link import Linked
-from cimc.runtime.functional.engine import FunctionalResult, run_program
+from cimc.results import RunResult
 from cimc.runtime.numerics.digital import dequantise
 from cimc.runtime.program import Program
 from cimc.runtime.verifier import verify_program
@@ -93,7 +94,7 @@ def run_mapped(
     return MappedState(values, _delivered(run), all(run.lossless.values()), run.needless, codes)
 
 
-def _delivered(run: MappedRun) -> dict[str, Array]:
+def _delivered(run: MappedRun | RunResult) -> dict[str, Array]:
     """Outputs as the program delivers them: codes where they are codes."""
     return {**run.outputs, **run.integer_outputs}
 
@@ -136,6 +137,19 @@ def static_check(program: Program, weights: Mapping[str, Array]) -> Check:
     return failed("lower-bodies", "program", "the rules of docs/isa.md", place, f"{first}{more}")
 
 
+def _streamed(
+    linked: Linked, weights: Mapping[str, Array], store: WeightStore, inputs: Mapping[str, Array]
+) -> RunResult:
+    """All taps and outputs of the instruction stream, in as many calls as a program of several phases needs."""
+    keys = dict(zip((host.model for host in linked.program.hosts), linked.host_models, strict=True))
+    taps = [tap.name for tap in linked.program.taps]
+
+    def model_of(name: str) -> bytes:
+        return store.array(keys[name]).tobytes()
+
+    return run_stream(linked.program, weights, inputs, taps, model_of, walk=False)
+
+
 def program_check(
     linked: Linked,
     weights: Mapping[str, Array],
@@ -143,18 +157,11 @@ def program_check(
     inputs: Mapping[str, Array],
     places: Mapping[str, Place],
     state: MappedState,
-) -> tuple[Check, FunctionalResult | None]:
+) -> tuple[Check, RunResult | None]:
     """The instruction stream on all frames, every tap and output against level 3."""
     against = "the mapped level"
-    keys = dict(zip((host.model for host in linked.program.hosts), linked.host_models, strict=True))
     try:
-        run = run_program(
-            linked.program,
-            weights,
-            inputs,
-            taps=[tap.name for tap in linked.program.taps],
-            hosts=lambda name: store.array(keys[name]).tobytes(),
-        )
+        run = _streamed(linked, weights, store, inputs)
     except CimError as error:
         node = _NODE.search(error.where)
         name = node[1] if node else ""
@@ -165,8 +172,8 @@ def program_check(
     taps = compare("lower-bodies", "program", against, places, found, held, EXACT)
     if not taps.ok:
         return taps, run
-    ends = {name: Place(name, name) for name in run.outputs}
-    delivered: dict[str, list[Array]] = {n: list(a[:, None]) for n, a in run.outputs.items()}
+    delivered: dict[str, list[Array]] = {n: list(a[:, None]) for n, a in _delivered(run).items()}
+    ends = {name: Place(name, name) for name in delivered}
     wanted: dict[str, list[Array]] = {n: list(a[:, None]) for n, a in state.outputs.items()}
     outputs = compare("lower-bodies", "program", against, ends, delivered, wanted, EXACT)
     if not outputs.ok:

@@ -54,7 +54,7 @@ def _edited(pattern: str, old: str, new: str) -> Callable[[Path], None]:
 
 
 def _binary(folder: Path) -> None:
-    (path,) = folder.glob("*_graph_graph-keep-off-arrays.mlir")
+    (path,) = folder.glob("*_graph_graph-choose-products.mlir")
     path.write_bytes(b"builtin.module { \xff\xfe }")
 
 
@@ -71,7 +71,7 @@ def _store_without_weight(folder: Path) -> None:
     less.save(folder / "store.safetensors")
 
 
-GRAPH, MAPPED = "*_graph_graph-keep-off-arrays.mlir", "*_mapped_place-contexts.mlir"
+GRAPH, MAPPED = "*_graph_graph-choose-products.mlir", "*_mapped_place-contexts.mlir"
 DUMPS = (
     (GRAPH, Bad("cut short", _edited(GRAPH, "func.return", "fun"), "cannot read the IR")),
     (GRAPH, Bad("unknown operation", _edited(GRAPH, "graph.conv", "graph.cnov"), "cannot read the IR")),

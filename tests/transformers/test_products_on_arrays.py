@@ -27,6 +27,7 @@ from cimc.runtime.program import Opcode, Program
 from cimc.runtime.program.assembler import assemble
 from cimc.runtime.program.text import disassemble
 from cimc.runtime.verifier import verify_program
+from cimc.verification import verify
 
 Array = npt.NDArray[Any]
 
@@ -124,6 +125,7 @@ def test_all_levels_give_the_same(machine: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_columns_of_a_head_lie_on_several_cores() -> None:
     """Heads of 48 columns where a core has one array of 32: two contexts a head, of 32 and of 16 columns."""
     artifact, x = compiled("jia", "arrays", 8, 48), inputs(8, 1, 48)
@@ -135,6 +137,16 @@ def test_columns_of_a_head_lie_on_several_cores() -> None:
     np.testing.assert_array_equal(runs[1], runs[0])
     np.testing.assert_array_equal(runs[2], runs[0])
     assert verify_program(artifact.program, weights=artifact.weights) == []
+
+
+@pytest.mark.slow
+def test_verify_finds_every_level_the_same() -> None:
+    """`cimc verify` on three frames: every pass keeps its promise, and the program, whose phases hold one frame, is run
+    in as many calls."""
+    mapping = MappingOptions.model_validate({"products": "arrays"})
+    report = verify(attention(8), "jain", inputs=inputs(8, 3), mapping=mapping)
+    assert report.ok, report.text()
+    assert report.array_macs == report.total_macs
 
 
 def test_the_step_by_step_engine_agrees() -> None:

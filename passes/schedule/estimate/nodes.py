@@ -182,6 +182,8 @@ class Digital:
     """Functions of a row, with their elements a position."""
     fixed: int
     """Cycles of a piece that its width does not change."""
+    arrays: int = 0
+    """Cycles of a piece in arrays of the context's own, which hold a frame: no other context waits for them."""
 
     def turn(self, pieces: int) -> list[Turn]:
         """Cycles of the pieces of a row."""
@@ -189,7 +191,7 @@ class Digital:
         for first, last in cut(0, self.width, pieces):
             works = (self.units.vector(name, elements * (last - first)) for name, elements in self.functions)
             cycles = sum(works) + self.fixed
-            found.append(Turn(ISSUE, cycles, cycles, 0))
+            found.append(Turn(ISSUE, self.arrays + cycles, cycles, 0))
         return found
 
 

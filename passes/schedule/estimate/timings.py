@@ -313,9 +313,9 @@ class _Reader:
         """A digital stage; a product's context has one position."""
         width = 1 if stage.frame_product is not None else shape_of(stage.result)[1]
         fixed = 2 * ISSUE * len(stage.sources) + ISSUE
-        if stage.frame_product is not None:
-            fixed += frame_window_cycles(stage.frame_product, self.arch)
-        return Digital(self.units, width, self._functions(stage, channels), fixed)
+        product = stage.frame_product
+        window = frame_window_cycles(product, self.arch) if product is not None else 0
+        return Digital(self.units, width, self._functions(stage, channels), fixed, window)
 
     def _function(self, name: str, elements: int) -> int:
         return self.units.vector(name, elements)
