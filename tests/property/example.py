@@ -20,12 +20,13 @@ from cimc.dialects.cim import ConcatOp, DcomOp, StageOp
 from cimc.dialects.cim_types import Function
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph import HostOp, MatmulOp, NormOp, ProductOperation, UnaryOp, main_function
-from cimc.dialects.graph_types import quant_of
+from cimc.dialects.graph_types import quant_of, shape_of
 from cimc.driver import parse_module, print_module
 from cimc.interpreters.mapped import execute_mapped
 from cimc.interpreters.quantised import execute_quantised
 from cimc.mapping_options import MappingOptions
 from cimc.passes.place.network import COLUMNS
+from cimc.passes.place.pieces import splits
 from cimc.passes.schedule.array_product import coding_of
 from cimc.runtime.functional import FunctionalResult, run_program
 from cimc.runtime.program import Program
@@ -58,6 +59,8 @@ WANTED = (
     "mode wordline",
     "weight zero points",
     "LayerNorm, Gelu or product of activations",
+    "rows in pieces with a ring for each",
+    "rows in pieces from one ring",
 )
 """What the examples must cover; each in at least a tenth of them."""
 
@@ -229,6 +232,11 @@ def _cut(stage: StageOp, compiled: Compiled) -> bool:
     return len(set(phases.tolist())) > 1
 
 
+def _wide(stage: StageOp) -> bool:
+    """Whether a stage's rows have several positions."""
+    return shape_of(stage.result)[1] > 1
+
+
 def _seen(compiled: Compiled, example: Example) -> Iterator[str]:
     """Which of :data:`WANTED` the compiled program has."""
     stages = _stages(compiled)
@@ -268,5 +276,7 @@ def _seen(compiled: Compiled, example: Example) -> Iterator[str]:
             isinstance(op, NormOp | MatmulOp) or (isinstance(op, UnaryOp) and op.function.data == "erf")
             for op in level2
         ),
+        any(splits(s, 0, example.arch) for s in stages if _wide(s)),
+        any(s.pieces.value.data > 1 and not splits(s, 0, example.arch) for s in stages if _wide(s)),
     )
     yield from (name for name, holds in zip(WANTED, facts, strict=True) if holds)

@@ -57,7 +57,8 @@ def random_machine(choices: Choices) -> Architecture:
 
 
 def random_mapping(choices: Choices, products: tuple[str, ...], floating: tuple[str, ...]) -> MappingOptions:
-    """Bits, activations, converter steps; copies of some ``products`` and bits of some ``floating`` on their own."""
+    """Bits, activations, converter steps, pieces of rows; copies of some ``products`` and bits of some ``floating`` on
+    their own."""
     c = choices
     bits = c.one_of(((8, 8), (4, 4), (4, 4), (c.number(2, 16), c.number(2, 16)), (5, 7), (16, 16), (8, 16)))
     overrides = [Override(match=name, copies=c.number(1, 4)) for name in products if c.happens(60)] + [
@@ -73,4 +74,5 @@ def random_mapping(choices: Choices, products: tuple[str, ...], floating: tuple[
         converter=c.one_of(("calibrated", "full")),
         copies=c.one_of((1, 1, 2, 3)),
         overrides=tuple(overrides),
+        pieces=c.one_of((None, 1, 2, 3, 7)),
     )
