@@ -77,6 +77,11 @@ class Work:
         return last_uses(self.nodes)
 
     @cached_property
+    def staying(self) -> int:
+        """Crossbars of all contexts whose weights stay."""
+        return sum(node.staying for node in self.nodes)
+
+    @cached_property
     def waiting(self) -> list[int]:
         """Bytes that wait in the global buffer when a phase begins with a stage, by the stage's number."""
         width = float(self.arch.chip.global_buffer_bytes_per_cycle)
@@ -150,7 +155,7 @@ def phase_cycles(work: Work, members: Sequence[Member], given: Handoff | None) -
                 nodes[number] = nodes[number].dealt(copies)
     kept = [n for n in here if work.last_use[n] > max(here)]
     moved = work.frames * carried(nodes, here, kept)
-    alone, lead, leaves = phase_span(nodes, here, given, moved)
+    alone, lead, leaves = phase_span(nodes, here, given, moved, work.staying)
     between = max((nodes[n].between * nodes[n].rows for n in here), default=0)
     slowest = max((-(-nodes[n].rows // nodes[n].copies) * nodes[n].turn for n in here), default=0)
     loads = sum(nodes[n].load for n in here)

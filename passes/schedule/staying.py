@@ -28,6 +28,9 @@ SHARES = (1.0, 15 / 16, 7 / 8, 13 / 16, 3 / 4, 5 / 8, 1 / 2, 1 / 4)
 FULL = 0.5
 """Weights that stay take crossbars as full as the fullest of the model, or half as full at least."""
 
+LEAST = 1 / 16
+"""Of all weights: a chip that could keep fewer saves less than that of the writes, which is not worth a search."""
+
 STEPS = 10
 """Halvings in the search for the most weights that could stay."""
 
@@ -65,7 +68,7 @@ def plans(make: Callable[[Sequence[Table]], Work], tables: Sequence[Table], *, s
     none = make(tables)
     found = [greedy_plan(none), Plan(none, *best(none))]
     most = _most(none) if stay else 0.0
-    for share in SHARES if most else ():
+    for share in SHARES if most >= LEAST else ():
         work = make(spread(tables, share * most))
         try:
             found.append(Plan(work, *best(work)))

@@ -81,15 +81,16 @@ def pipeline(nodes: Sequence[Timing]) -> list[Rows]:
     done: dict[int, Rows] = {}
     begin = lead = 0
     left: Handoff | None = None
-    phases = sorted({node.phase for node in nodes})
-    last_use = last_uses(nodes)
-    for phase in phases:
-        members = [number for number, node in enumerate(nodes) if node.phase == phase]
+    phases: dict[int, list[int]] = {}
+    for number, node in enumerate(nodes):
+        phases.setdefault(node.phase, []).append(number)
+    last_use, staying = last_uses(nodes), sum(node.staying for node in nodes)
+    for phase, members in sorted(phases.items()):
         if left is not None:
             lead = left.lead([nodes[number] for number in members])
         here = _phase(nodes, members, begin, lead, rewrites=len(phases) > 1)
         moved = carried(nodes, members, [n for n in members if nodes[last_use[n]].phase > phase])
-        left = _handoff(nodes, here, begin, lead, moved)
+        left = _handoff(nodes, here, begin, lead, moved, staying)
         done |= here
         loads = sum(nodes[number].load for number in members)
         ended = max(int(rows.sent[-1]) for rows in here.values())
@@ -130,18 +131,21 @@ def rows_of(nodes: Sequence[Timing], members: Sequence[int]) -> dict[int, Rows]:
 
 
 def phase_span(
-    nodes: Sequence[Timing], members: Sequence[int], before: Handoff | None, moved: int
+    nodes: Sequence[Timing], members: Sequence[int], before: Handoff | None, moved: int, staying: int
 ) -> tuple[int, int, Handoff]:
     """Cycles of a phase of ``members`` behind one that leaves ``before``, the lead of its writes, what it leaves.
 
-    ``moved``: cycles of the port for rows of other phases (:func:`carried`).
+    ``moved``: cycles of the port for rows of other phases (:func:`carried`). ``staying``: crossbars of all nodes whose
+    weights stay.
     """
     lead = before.lead([nodes[number] for number in members]) if before is not None else 0
     done = _phase(nodes, members, 0, lead, rewrites=True)
-    return max(int(rows.sent[-1]) for rows in done.values()), lead, _handoff(nodes, done, 0, lead, moved)
+    return max(int(rows.sent[-1]) for rows in done.values()), lead, _handoff(nodes, done, 0, lead, moved, staying)
 
 
-def _handoff(nodes: Sequence[Timing], done: Mapping[int, Rows], begin: int, lead: int, moved: int) -> Handoff:
+def _handoff(
+    nodes: Sequence[Timing], done: Mapping[int, Rows], begin: int, lead: int, moved: int, staying: int
+) -> Handoff:
     end = max(int(rows.sent[-1]) for rows in done.values())
     loaded = begin - lead + sum(nodes[number].load for number in done)
     used = sum(_crossbars(nodes[number]) for number in done)
@@ -157,7 +161,7 @@ def _handoff(nodes: Sequence[Timing], done: Mapping[int, Rows], begin: int, lead
         ahead = spread if node.rows <= AHEAD else AHEAD * node.turn
         first = min(first, int(rows.sent[-1] - min(spread, ahead)))
         supply = arrays.units.crossbars
-    supply -= sum(node.staying for node in nodes)
+    supply -= staying
     port = max(0, end - max(loaded, begin) - moved)
     return Handoff(port, end - first, supply - used if used else 0)
 
