@@ -64,6 +64,8 @@ class _Reader:
         self.makers: dict[SSAValue, tuple[int, ...]] = {}
         self.blocks: dict[int, tuple[int, ...]] = {}
         """Widths in channels of the parts in which a node sends its rows."""
+        self.known: dict[tuple[StageOp, int, int], tuple[Edge, ...]] = {}
+        """Edges of a stage by the blocks of channels its contexts take: those of hundreds of phases are the same."""
 
     def read(self, ops: Sequence[Operation]) -> list[Timing]:
         """All nodes."""
@@ -172,7 +174,7 @@ class _Reader:
                 wait=wait,
                 copies=stage.copies.value.data,
                 digital=digital,
-                edges=tuple(edges),
+                edges=edges,
                 phase=phase,
                 row=row,
                 parts=parts,
@@ -192,7 +194,7 @@ class _Reader:
             copies=dealing.rows,
             columns=dealing.columns,
             arrays=arrays,
-            edges=tuple(edges),
+            edges=edges,
             phase=phase,
             load=load,
             kept_load=kept_load,
@@ -260,14 +262,21 @@ class _Reader:
             finest_blocks(stage, self.arch),
         )
 
-    def _sources(self, stage: StageOp, one: Sequence[Sequence[int]]) -> list[Edge]:
+    def _sources(self, stage: StageOp, one: Sequence[Sequence[int]]) -> tuple[Edge, ...]:
         """``one``: the placement of one copy."""
-        first, *others = stage.sources
-        starts = sorted({row[_N0] for row in one})
+        starts = {row[_N0] for row in one}
         if stage.read is not None:
             blocks = len({stage.read.diagonal.channel_range(start) for start in starts})
         else:
             blocks = 1 if takes_whole_rows(stage) else len(starts)
+        key = stage, blocks, len(starts)
+        if key not in self.known:
+            self.known[key] = tuple(self._edges_of(stage, blocks, len(starts)))
+        return self.known[key]
+
+    def _edges_of(self, stage: StageOp, blocks: int, outputs: int) -> list[Edge]:
+        """``blocks`` of the first source's channels go to contexts of their own, ``outputs`` of the result's."""
+        first, *others = stage.sources
         window = head_window(stage)
         _, positions, _ = shape_of(stage.result)
         if window is not None:
@@ -292,7 +301,7 @@ class _Reader:
             edges += self._edges(frame, gather=step)
         for other in others:
             side, across = stage.read is not None or window is not None, self._same(other, positions)
-            edges += self._edges(other, side=side, across=across, blocks=len(starts))
+            edges += self._edges(other, side=side, across=across, blocks=outputs)
         return edges
 
     def _same(self, source: SSAValue, positions: int) -> Across | None:
