@@ -95,6 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(int(code))
 
 
+_AGAIN_S = 0.01
+"""Until an interrupt that Python had to drop is raised again."""
+
+
 class _Interrupts:
     """Handler of Ctrl-C that remembers it: a library may turn the exception into an error of its own."""
 
@@ -103,6 +107,17 @@ class _Interrupts:
     def __call__(self, number: int, frame: object) -> None:
         self.came = True
         raise KeyboardInterrupt
+
+    def dropped(self, problem: sys.UnraisableHookArgs) -> None:
+        """What is raised in a destructor or a callback of native code goes nowhere: interrupt again, outside of it."""
+        if problem.exc_type is not KeyboardInterrupt:
+            sys.__unraisablehook__(problem)
+            return
+        main = threading.main_thread().ident
+        assert main is not None
+        again = threading.Timer(_AGAIN_S, signal.pthread_kill, (main, signal.SIGINT))
+        again.daemon = True
+        again.start()
 
 
 @contextmanager
@@ -114,9 +129,11 @@ def _interrupts() -> Generator[_Interrupts]:
         yield interrupts
         return
     signal.signal(signal.SIGINT, interrupts)
+    hook, sys.unraisablehook = sys.unraisablehook, interrupts.dropped
     try:
         yield interrupts
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

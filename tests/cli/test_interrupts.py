@@ -1,8 +1,9 @@
-"""Ctrl-C that a library turns into an error of its own."""
+"""Ctrl-C that a library turns into an error of its own, and one that Python drops."""
 
 from __future__ import annotations
 
 import signal
+import time
 
 import pytest
 
@@ -26,6 +27,31 @@ def test_an_interrupt_stays_one(
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(entry.cimc, "invoke", interrupted)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            entry.main(["arch", "list"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+def test_a_dropped_interrupt_comes_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An interrupt in a destructor, whose exceptions go nowhere, ends the command all the same."""
+
+    class Left:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    def working(ctx: object) -> None:
+        left = Left()
+        del left
+        time.sleep(30)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(entry.cimc, "invoke", working)
     try:
         with pytest.raises(SystemExit) as ended:
             entry.main(["arch", "list"])
