@@ -15,15 +15,24 @@ from xdsl.ir import SSAValue
 
 from cimc.dialects.cim import ConcatOp, DcomOp, StageOp, ViewOp
 from cimc.dialects.cim_types import Function
-from cimc.passes.place.source_rows import holds_image, is_global_pool, shares_rows
+from cimc.passes.place.source_rows import (
+    has_blind_windows,
+    head_window,
+    holds_image,
+    is_global_pool,
+    shares_rows,
+)
 
 WHOLE_ROWS = (Function.AVERAGE_POOL, Function.GLOBAL_AVERAGE_POOL)
 """Functions whose constants are those of all columns of a row."""
 
 
 def divisible(stage: StageOp) -> bool:
-    """Whether a stage can compute its rows in pieces."""
+    """Whether a stage can compute its rows in pieces, each with columns of its source."""
     if stage.frame_product is not None or is_global_pool(stage) or holds_image(stage):
+        return False
+    window = head_window(stage)
+    if window is not None and has_blind_windows(window):
         return False
     return not any(isinstance(op, DcomOp) and op.function.data in WHOLE_ROWS for op in stage.body.block.ops)
 

@@ -31,6 +31,11 @@ def head_window(stage: StageOp) -> WindowAttr | None:
     return None
 
 
+def has_blind_windows(window: WindowAttr) -> bool:
+    """Whether padding beside the image is so wide that windows at an end of a row may see none of it."""
+    return max(window.pads[1], window.pads[3]) > (window.kernel[1] - 1) * window.dilations[1]
+
+
 def holds_image(stage: StageOp) -> bool:
     """Whether the stage is a global pool of float32 rows, which needs the whole image at once."""
     return is_global_pool(stage) and quant_of(stage.sources[0]) is None

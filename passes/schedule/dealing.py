@@ -15,7 +15,7 @@ from typing import Any
 
 from cimc.dialects.cim import ConcatOp, StageOp
 from cimc.dialects.graph_types import shape_of
-from cimc.passes.place.source_rows import shares_rows
+from cimc.passes.place.source_rows import has_blind_windows, shares_rows
 from cimc.passes.place.tail_plan import element_of
 
 MORE = 0.1
@@ -82,9 +82,7 @@ def extents(stage: StageOp) -> tuple[int, int]:
     rows, positions, _ = shape_of(stage.result)
     if stage.read is None:
         return rows, 1
-    window = stage.read.window
-    reach = (window.kernel[1] - 1) * window.dilations[1]
-    return rows, 1 if max(window.pads[1], window.pads[3]) > reach else positions
+    return rows, 1 if has_blind_windows(stage.read.window) else positions
 
 
 def finest_blocks(stage: StageOp, arch: Any) -> int | None:

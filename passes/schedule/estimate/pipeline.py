@@ -140,7 +140,11 @@ def phase_span(
     """
     lead = before.lead([nodes[number] for number in members]) if before is not None else 0
     done = _phase(nodes, members, 0, lead, rewrites=True)
-    return max(int(rows.sent[-1]) for rows in done.values()), lead, _handoff(nodes, done, 0, lead, moved, staying)
+    return (
+        max(int(rows.sent[-1]) for rows in done.values()),
+        lead,
+        _handoff(nodes, done, 0, lead, moved, staying),
+    )
 
 
 def _handoff(
