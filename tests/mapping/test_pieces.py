@@ -86,6 +86,37 @@ def test_pieces_change_no_integer(copies: int) -> None:
         assert stream.array_macs == stream.total_macs
 
 
+def test_windows_that_see_padding_only_keep_whole_rows() -> None:
+    """A transposed convolution with output padding has windows beyond the image: their piece would get no column."""
+    rng = np.random.default_rng(3)
+    weights = [
+        numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+        for name, shape in (("c.w", (4, 4, 1, 1)), ("t.w", (4, 3, 2, 2)))
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "c.w"], ["c"], "c"),
+        helper.make_node(
+            "ConvTranspose",
+            ["c", "t.w"],
+            ["y"],
+            "t",
+            strides=[2, 2],
+            output_padding=[1, 1],
+            kernel_shape=[2, 2],
+        ),
+    ]
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, SIDE, SIDE])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3, 2 * SIDE + 1, 2 * SIDE + 1])
+    graph = helper.make_graph(nodes, "net", [given], [y], weights)
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)])
+    made = _compiled(model, pieces=13)
+    assert verify_program(made.program) == []
+    x = {"x": rng.normal(size=(2, 4, SIDE, SIDE)).astype(np.float32)}
+    codes = [made.run(x, engine=engine).integer_outputs["y"] for engine in ("program", "quantised")]
+    np.testing.assert_array_equal(codes[0], codes[1])
+    assert len(np.unique(codes[0])) > 10
+
+
 def test_a_chain_of_points_in_pieces_ends_earlier() -> None:
     """With whole rows every stage behind another of equal turns T holds the last row back by T, in p pieces by T / p:
     four stages of 12 windows with 8 row groups and 8 digits each save 3 * T * (1 - 1 / p) (closed form), less what the
