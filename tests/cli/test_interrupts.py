@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 
 import pytest
 
 from cimc.cli import entry
 from cimc.diagnostics import UsageError
 from cimc.frontend.onnx import submodel
+
+
+def ended_with(invoke: Callable[[object], None], monkeypatch: pytest.MonkeyPatch) -> object:
+    """The exit code of a command that does ``invoke``, in a process that Python has prepared for Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(entry.cimc, "invoke", invoke)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            entry.main(["arch", "list"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return ended.value.code
 
 
 @pytest.mark.parametrize(
@@ -25,14 +38,7 @@ def test_an_interrupt_stays_one(
             signal.raise_signal(signal.SIGINT)
         raise left
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    monkeypatch.setattr(entry.cimc, "invoke", interrupted)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            entry.main(["arch", "list"])
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert ended.value.code == 130
+    assert ended_with(interrupted, monkeypatch) == 130
     assert capsys.readouterr().err == "error: interrupted\n"
 
 
@@ -50,14 +56,7 @@ def test_a_dropped_interrupt_comes_again(
         del left
         time.sleep(30)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    monkeypatch.setattr(entry.cimc, "invoke", working)
-    try:
-        with pytest.raises(SystemExit) as ended:
-            entry.main(["arch", "list"])
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert ended.value.code == 130
+    assert ended_with(working, monkeypatch) == 130
     assert capsys.readouterr().err == "error: interrupted\n"
 
 

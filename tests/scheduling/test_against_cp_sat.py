@@ -15,19 +15,18 @@ import numpy as np
 import pytest
 from ortools.sat.python import cp_model
 
-from cimc.dialects.cim_types import WindowAttr
 from cimc.passes.schedule.closed_form import copies as closed_form
 from cimc.passes.schedule.closed_form.copies import Product
 from cimc.passes.schedule.closed_form.makespan import Terms, terms
 from cimc.passes.schedule.closed_form.operators import Machine, Operator
 from cimc.passes.schedule.closed_form.scheduler import schedule
 from cimc.passes.schedule.copies.choose import Goal, Problem, choose
-from cimc.passes.schedule.copies.latency_bound import Link, Work, latency_bound
+from cimc.passes.schedule.copies.latency_bound import latency_bound
 from cimc.passes.schedule.copies.ours import Objective, min_max
-from cimc.passes.schedule.copies.receptive import Field, least_users
 from cimc.passes.schedule.copies.stage_costs import Source, StageCost
 from cimc.passes.schedule.copies.ways import Limits, Options, Way, Ways
 from tests.mapping.small_machine import small_machine
+from tests.scheduling.chains import Chain, works
 
 SMALL = Machine(cores=12, core_crossbars=4)
 MOST = 8
@@ -289,24 +288,6 @@ def test_latencies_are_near_the_optimum(seed: int) -> None:
     assert held.interval == held.interval_bound
     assert held.latency_bound <= at_it * (1 + 1e-9)
     assert at_it <= held.latency <= 1.02 * at_it
-
-
-Chain = Sequence[tuple[int, int, int]]
-"""Kernel, crossbars of a copy and cycles of a window of every stage, over one column with stride 1, padded."""
-
-
-def works(chain: Chain, rows: int) -> list[Work]:
-    """What the bound is told of the chain."""
-    shapes = [WindowAttr.of((kernel, 1), pads=(kernel // 2, 0, kernel // 2, 0)) for kernel, _, _ in chain]
-    field, found = Field.of_input(rows), list[Work]()
-    for number, ((_, tiles, window), shape) in enumerate(zip(chain, shapes, strict=True)):
-        made = field.through(shape, rows)
-        assert made is not None
-        field = made
-        late = {0: rows} | {n + 1: field.late(n) for n in range(rows)}
-        links = (Link(number - 1, 1, least_users(shape, (rows, 1), (rows, 1))),) if number else ()
-        found.append(Work(((tiles, window),), late, links))
-    return found
 
 
 def earliest_end(chain: Chain, rows: int, copies: Sequence[int], row_cycles: int) -> int:
