@@ -131,7 +131,9 @@ def test_copies_share_what_was_derived_from_equal_cells(
     assert shared[0] is shared[1]
 
     readers = [SetReader(arrays, sets[i], pieces[i], count=False) for i in range(2)]
-    arrays.write(sets[2], pieces[2][:1], again=True)  # one crossbar of the copy holds other digits from now on
+    arrays.write(
+        sets[2], pieces[2][:1], again=True
+    )  # one crossbar of the copy holds other digits from now on
     x = rng.integers(0, 256, (3, K), dtype=np.uint8)
     mixed = matrix.copy()
     mixed[1 : 1 + CUT, 2:6] = other[1 : 1 + CUT, 2:6]

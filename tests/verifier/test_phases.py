@@ -132,7 +132,9 @@ def test_weights_that_stay_where_another_set_is_written(
     for row in rows:
         broken = change(two_phases, "instructions", "func", row, 0)
         assert {finding.rule for finding in verify_program(broken)} == {"P086"}
-    assert {f.rule for f in verify_program(change(two_phases, "instructions", "func", rows[0], 2))} == {"P006"}
+    assert {f.rule for f in verify_program(change(two_phases, "instructions", "func", rows[0], 2))} == {
+        "P006"
+    }
 
 
 @pytest.mark.parametrize(
