@@ -49,6 +49,9 @@ REJECTIONS = (CimError, VerifyException, ValueError, KeyError, IndexError, Asser
 UNREAD = ("frame", "tensors", "label", "max_abs_weight", "grid")
 """Properties that name things for people, or repeat what types and tables say."""
 
+FREE = ("pieces",)
+"""Properties of which every value that is accepted is the same computation in another rhythm."""
+
 
 def candidates(module: ModuleOp) -> list[tuple[Operation, str]]:
     """Every property of a meta-operator or stage that a mutation may change."""
@@ -57,7 +60,7 @@ def candidates(module: ModuleOp) -> list[tuple[Operation, str]]:
         for op in module.walk()
         if op.name.startswith("cim.")
         for name, attr in op.properties.items()
-        if name not in UNREAD and isinstance(attr, MUTABLE)
+        if name not in (*UNREAD, *FREE) and isinstance(attr, MUTABLE)
     ]
 
 
