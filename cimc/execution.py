@@ -16,7 +16,7 @@ from cimc.dialects.graph_types import shape_of
 from cimc.passes.graph.rebind_batch import RebindBatch, is_batch_parallel
 from cimc.results import RunResult
 from cimc.runtime.functional.arrays import Arrays
-from cimc.runtime.functional.engine import run_program
+from cimc.runtime.functional.engine import FunctionalResult, run_program
 from cimc.runtime.numerics.digital import dequantise
 from cimc.runtime.program import Program
 
@@ -40,25 +40,23 @@ def run_stream(
     same crossbars: what stays in them is written by the first.
     """
     frames = max((len(a) if np.ndim(a) else 0 for a in inputs.values()), default=0)
+    groups = [inputs]
+    arrays: Arrays | None = None
     if int(program["contexts"]["phase"].max()) > 0 and frames > program.frames:
         step = program.frames
         groups = [{k: a[i : i + step] for k, a in inputs.items()} for i in range(0, frames, step)]
         arrays = Arrays(program, weights)
-        return joined([_run_call(program, weights, group, taps, hosts, walk, arrays) for group in groups])
-    return _run_call(program, weights, inputs, taps, hosts, walk, None)
+    calls = [
+        _in_reals(
+            program, run_program(program, weights, group, taps=taps, walk=walk, hosts=hosts, arrays=arrays)
+        )
+        for group in groups
+    ]
+    return calls[0] if len(calls) == 1 else joined(calls)
 
 
-def _run_call(
-    program: Program,
-    weights: Mapping[str, Array],
-    inputs: Mapping[str, Array],
-    taps: Collection[str],
-    hosts: Callable[[str], bytes],
-    walk: bool,
-    arrays: Arrays | None,
-) -> RunResult:
-    """One call of the program; ``arrays``: the crossbars as the call before left them."""
-    found = run_program(program, weights, inputs, taps=taps, walk=walk, hosts=hosts, arrays=arrays)
+def _in_reals(program: Program, found: FunctionalResult) -> RunResult:
+    """What a call of the program delivered, with the reals of its output codes."""
     outputs: dict[str, Array] = {}
     integers: dict[str, Array] = {}
     for io in program.io:
