@@ -255,10 +255,9 @@ class Artifact:
         from cimc.runtime.cycle.engine import simulate
         from cimc.runtime.cycle.trace import write_trace
 
-        phased = int(self.program["contexts"]["phase"].max()) > 0
         timing = simulate(
             self.program,
-            images=min(images, self.program.frames) if phased else images,
+            images=min(images, self.program.frames) if self.program.phased else images,
             trace=trace is not None,
             window_cycles=window_cycles,
             resident_weights=not include_writes,

@@ -42,7 +42,7 @@ def run_stream(
     frames = max((len(a) if np.ndim(a) else 0 for a in inputs.values()), default=0)
     groups = [inputs]
     arrays: Arrays | None = None
-    if int(program["contexts"]["phase"].max()) > 0 and frames > program.frames:
+    if program.phased and frames > program.frames:
         step = program.frames
         groups = [{k: a[i : i + step] for k, a in inputs.items()} for i in range(0, frames, step)]
         arrays = Arrays(program, weights)

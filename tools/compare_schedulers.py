@@ -172,13 +172,12 @@ def wide_interval(artifact: Any, images: int) -> float:
     from cimc.runtime.cycle.engine import simulate
 
     program = artifact.program
-    phased = int(program["contexts"]["phase"].max()) > 0
     machine = json.loads(json.dumps(program.machine))
     machine["network"] |= {"kind": "mesh", "link_bytes_per_cycle": WIDE, "hop_cycles": 1}
     machine["chip"] |= {"global_buffer_bytes_per_cycle": WIDE}
     if machine["chip"].get("host_link"):
         machine["chip"]["host_link"] |= {"bytes_per_cycle": WIDE}
-    frames = min(images, program.frames) if phased else images
+    frames = min(images, program.frames) if program.phased else images
     timing = simulate(replace(program, machine=machine), images=frames, resident_weights=True)
     return steady_interval(timing)
 

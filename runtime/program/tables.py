@@ -231,6 +231,11 @@ class Program:
     def __getitem__(self, table: str) -> Columns:
         return self.tables[table]
 
+    @property
+    def phased(self) -> bool:
+        """Whether it runs in several phases, on as many frames at most as one call has."""
+        return int(self["contexts"]["phase"].max(initial=0)) > 0
+
     def count(self, table: str) -> int:
         """Number of rows of a table."""
         columns = self.tables[table]
