@@ -20,20 +20,27 @@ _EXACT = ((1 << 24, np.float32), (1 << 53, np.float64))
 """Below each bound, sums of integers are exact in the type."""
 
 
+_ROWS_AT_ONCE = 1 << 22
+"""Weights of which magnitudes are summed at once, in 64 bits."""
+
+
 @dataclass(frozen=True)
 class ProductWeights:
-    """A product's integers: ``matrix`` (K, N) is ``qw - zw``, ``bias`` (N,). K counts the inputs of one group."""
+    """A product's integers: ``matrix`` (K, N) is ``qw - zw``, ``bias`` (N,). K counts the inputs of one group.
 
-    matrix: npt.NDArray[np.int64]
+    The matrix is as narrow as it is stored: a fully connected layer of 100 million weights is no rarity.
+    """
+
+    matrix: npt.NDArray[np.integer[Any]]
     bias: npt.NDArray[np.int64]
 
 
 def product_weights(op: ProductOperation, store: WeightStore) -> ProductWeights:
     """The weights of a level-2 product as (K, N); a convolution's K runs over (C, kH, kW)."""
-    codes = store.array(op.weight.key.data).astype(np.int64)
+    codes = store.array(op.weight.key.data)
     matrix = codes.reshape(codes.shape[0], -1).T if isinstance(op, ConvOp) else codes
     if op.weight_zero is not None:
-        matrix = matrix - store.array(op.weight_zero.key.data).astype(np.int64)
+        matrix = matrix.astype(np.int64) - store.array(op.weight_zero.key.data).astype(np.int64)
     columns = matrix.shape[1]
     bias = np.zeros(columns, np.int64) if op.bias is None else store.array(op.bias.key.data).astype(np.int64)
     return ProductWeights(matrix, bias)
@@ -41,7 +48,12 @@ def product_weights(op: ProductOperation, store: WeightStore) -> ProductWeights:
 
 def exact_type(weights: ProductWeights, reach: int) -> type[np.float32 | np.float64 | np.int64]:
     """The fastest type in which ``sum_k x[k] * w[k, n]`` is exact in any order for ``|x| <= reach``."""
-    bound = reach * int(np.abs(weights.matrix).sum(axis=0).max())
+    matrix, step = weights.matrix, max(1, _ROWS_AT_ONCE // weights.matrix.shape[1])
+    parts = (matrix[first : first + step].astype(np.int64) for first in range(0, len(matrix), step))
+    reached = np.zeros(matrix.shape[1], np.int64)
+    for part in parts:
+        reached += np.abs(part).sum(axis=0)
+    bound = reach * int(reached.max())
     return next((kind for limit, kind in _EXACT if bound < limit), np.int64)
 
 

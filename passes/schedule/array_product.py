@@ -110,7 +110,7 @@ def build_product(op: graph.ProductOperation, label: str, ctx: CimContext) -> Ar
     given = quant_of(op.input)
     assert given is not None
     weights, bits = stored_weights(op, ctx.store)
-    coding = machine_coding(ctx.arch, bits, given, int(np.abs(weights.astype(np.int64)).max()))
+    coding = machine_coding(ctx.arch, bits, given, max(int(weights.max()), -int(weights.min())))
     assert ctx.arch is not None
     columns = ctx.arch.crossbar.weight_columns(coding.weight_bits)
     if columns < 1:
@@ -138,7 +138,7 @@ def build_product(op: graph.ProductOperation, label: str, ctx: CimContext) -> Ar
         coding,
         (ceil(k / ctx.arch.crossbar.rows), n // width * ceil(width / columns)),
         label,
-        constant_correction(matrix.astype(np.int64), coding, given.zero_point) + bias,
+        constant_correction(matrix, coding, given.zero_point) + bias,
         accumulator_bits(largest_sum(matrix, coding, ctx.arch.crossbar.rows)),
     )
 

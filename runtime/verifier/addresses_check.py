@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cimc.runtime.program.opcodes import BY_WORDLINE, IMAGE_WRITES, READS, BufferKind, Opcode
 from cimc.runtime.verifier.code import Decoded, Step
 from cimc.runtime.verifier.held import held_places, left_at_end, net_of_loops
-from cimc.runtime.verifier.operands import Access, Affine, Tables, accesses
+from cimc.runtime.verifier.operands import Access, Affine, Tables, Touched
 from cimc.runtime.verifier.tables_check import Machine
 
 _ARRAYS = READS | IMAGE_WRITES
 _BY_TILE = _ARRAYS - BY_WORDLINE
 
 
-def check_addresses(decoded: Decoded, tables: Tables, machine: Machine) -> None:
+def check_addresses(
+    decoded: Decoded, tables: Tables, machine: Machine, touched: Sequence[Sequence[Touched]]
+) -> None:
     """Report operands outside their slot, their ring's held rows, their tensor or their set."""
     wordlines = set_wordlines(decoded)
-    for steps in decoded.steps:
-        running = [step for step in steps if step.runs]
-        for step, held in zip(running, held_places(running), strict=True):
-            for access in accesses(tables, step):
+    for running, own in zip(decoded.running, touched, strict=True):
+        for (step, accesses), held in zip(own, held_places(running), strict=True):
+            for access in accesses:
                 _check_columns(decoded, tables, step, access)
                 if tables.buffers["kind"][access.buffer] == BufferKind.RING:
                     _check_held(decoded, step, access, held.get(access.buffer))

@@ -218,7 +218,8 @@ def _check_range(
     decoded: Decoded, number: int, largest: int, weights: Mapping[str, npt.NDArray[Any]]
 ) -> None:
     """The weights of a set are within what its coding promises its cells."""
-    found = int(np.abs(_held(decoded, number, weights).astype(np.int64)).max(initial=0))
+    held = _held(decoded, number, weights)
+    found = max(int(held.max(initial=0)), -int(held.min(initial=0)))
     if found > largest:
         decoded.report(
             "P068",

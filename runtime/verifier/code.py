@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from typing import NamedTuple
 
 from cimc.runtime.program.opcodes import AluFunction, Opcode
 from cimc.runtime.program.rows import Row
@@ -16,12 +19,11 @@ IMMEDIATE = frozenset(("opcode", "func", "node", "dst_st", "a_st", "b_st"))
 _INT32 = range(-(2**31), 2**31)
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One instruction in one context, with the loops around it."""
 
     context: int
-    index: int
+    number: int
     """Row of the instruction table."""
     row: Row
     """Fields, parameters resolved."""
@@ -31,11 +33,8 @@ class Step:
     """Rows of those loops: two steps share the loops of their common prefix."""
     images: bool
     """Whether the outermost loop counts images."""
-
-    @property
-    def runs(self) -> bool:
-        """Whether it is ever executed."""
-        return all(self.trips)
+    runs: bool
+    """Whether it is ever executed: no loop around it has no iteration."""
 
 
 @dataclass
@@ -54,7 +53,7 @@ class Decoded:
             self.findings.append(Finding(rule, self.name(node), NONE, NONE, message))
             return
         own = step.row.node if step.row.node != NONE else self.node_of(step.context)
-        self.findings.append(Finding(rule, self.name(own), step.context, step.index, message))
+        self.findings.append(Finding(rule, self.name(own), step.context, step.number, message))
 
     def name(self, node: int) -> str:
         """A node's name, ``-`` if it has none."""
@@ -73,12 +72,14 @@ class Decoded:
         owner = int(self.program["buffers"]["context"][buffer])
         return self.node_of(owner) if owner != NONE else NONE
 
+    @cached_property
+    def running(self) -> list[list[Step]]:
+        """Per context, the steps that run; read once all contexts are decoded."""
+        return [[step for step in steps if step.runs] for steps in self.steps]
+
     def all(self) -> Iterator[Step]:
         """Every step that runs."""
-        for steps in self.steps:
-            for step in steps:
-                if step.runs:
-                    yield step
+        return chain.from_iterable(self.running)
 
 
 def decode(program: Program, images: int) -> Decoded:
@@ -93,14 +94,18 @@ def decode(program: Program, images: int) -> Decoded:
     ]
     params: list[int] = program["params"]["value"].tolist()
     contexts = {name: column.tolist() for name, column in program["contexts"].items()}
+    firsts, counts = bodies["first"].tolist(), bodies["count"].tolist()
+    read: dict[int, _Body] = {}
     for context, body in enumerate(contexts["body"]):
         if not sound[body]:
             decoded.steps.append([])
             continue
-        first, count = int(bodies["first"][body]), int(bodies["count"][body])
+        first, count = firsts[body], counts[body]
         start = contexts["param_first"][context]
         own = params[start : start + contexts["param_count"][context]]
-        decoded.steps.append(_resolve(decoded, context, rows[first : first + count], first, own))
+        if body not in read:
+            read[body] = _Body.of(rows[first : first + count], first)
+        decoded.steps.append(_resolve(decoded, context, read[body], own))
     return decoded
 
 
@@ -140,45 +145,77 @@ def _check_body(decoded: Decoded, rows: list[Row], body: int, first: int, count:
     return len(decoded.findings) == before
 
 
-def _resolve(decoded: Decoded, context: int, rows: list[Row], first: int, params: list[int]) -> list[Step]:
+@dataclass(frozen=True)
+class _Body:
+    """A body as its contexts share it."""
+
+    first: int
+    rows: list[Row]
+    parameters: list[tuple[tuple[int, int], ...]]
+    """Per row: the fields that name parameters, with the parameters' numbers."""
+
+    @staticmethod
+    def of(rows: list[Row], first: int) -> _Body:
+        """From its rows, the first of which is row ``first`` of the table."""
+        parameters = [
+            tuple((at, parameter_index(value)) for at, value in enumerate(row) if is_parameter(value))
+            if min(row) < NONE
+            else ()
+            for row in rows
+        ]
+        return _Body(first, rows, parameters)
+
+
+def _resolve(decoded: Decoded, context: int, body: _Body, params: list[int]) -> list[Step]:
     steps: list[Step] = []
-    trips: list[int] = []
-    loops: list[int] = []
-    images = False
-    for index, row in enumerate(rows, first):
+    trips: tuple[int, ...] = ()
+    loops: tuple[int, ...] = ()
+    images, runs = False, True
+    sound = all(-(2**31) <= value < 2**31 for value in params)
+    for index, (row, named) in enumerate(zip(body.rows, body.parameters, strict=True), body.first):
         if row.opcode == Opcode.END:
-            trips.pop()
-            loops.pop()
-        if min(row) < NONE:
-            row = _with_params(decoded, context, index, row, params)
-        step = Step(context, index, row, tuple(trips), tuple(loops), images and bool(loops))
+            trips, loops = trips[:-1], loops[:-1]
+            runs = all(trips)
+        if named:
+            row = _with_params(decoded, context, index, row, named, params, sound)
+        step = Step(context, index, row, trips, loops, images and bool(loops), runs)
         steps.append(step)
         if row.opcode == Opcode.LOOP:
-            if not loops:
-                images = row.func == IMAGES
             counts_images = row.func == IMAGES
+            if not loops:
+                images = counts_images
             if not counts_images and row.n < 0:
                 decoded.report("P012", f"the loop runs {row.n} times; a count is at least 0", step)
-            trips.append(decoded.images if counts_images else max(0, row.n))
-            loops.append(index)
+            trips = (*trips, decoded.images if counts_images else max(0, row.n))
+            loops = (*loops, index)
+            runs = all(trips)
     return steps
 
 
-def _with_params(decoded: Decoded, context: int, index: int, row: Row, params: list[int]) -> Row:
-    values: dict[str, int] = {}
-    for name, value in zip(Row._fields, row, strict=True):
-        if not is_parameter(value):
-            continue
-        number = parameter_index(value)
-        node = row.node if row.node >= 0 else decoded.node_of(context)
+def _with_params(
+    decoded: Decoded,
+    context: int,
+    index: int,
+    row: Row,
+    named: tuple[tuple[int, int], ...],
+    params: list[int],
+    sound: bool,
+) -> Row:
+    """The row with the values of the parameters it names; ``sound``: all values have 32 bits."""
+    values = list(row)
+    for at, number in named:
+        name = Row._fields[at]
         problem = ""
         if name in IMMEDIATE:
-            problem = f"field {name} holds {value}, but takes no parameter; give an immediate of at least -1"
+            problem = (
+                f"field {name} holds {row[at]}, but takes no parameter; give an immediate of at least -1"
+            )
         elif number >= len(params):
             problem = f"field {name} names parameter {number}, the context has {len(params)}; add it"
-        elif params[number] not in _INT32:
+        elif not sound and params[number] not in _INT32:
             problem = f"parameter {number} is {params[number]}, outside the 32 bits of field {name}"
         if problem:
+            node = row.node if row.node >= 0 else decoded.node_of(context)
             decoded.findings.append(Finding("P005", decoded.name(node), context, index, problem))
-        values[name] = NONE if problem else params[number]
-    return row._replace(**values)
+        values[at] = NONE if problem else params[number]
+    return Row._make(values)

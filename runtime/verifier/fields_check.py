@@ -20,7 +20,7 @@ _INT_RANGES = {
     Element.I64: (-(2**63), 2**63 - 1),
 }
 
-_TABLE_OF_IMM = {
+_TABLE_OF_IMM: dict[int, str] = {
     **{opcode: "windows" for opcode in READS},
     Opcode.COPY: "copies",
     Opcode.SEND: "route_sets",
@@ -51,6 +51,7 @@ class _Checker:
         self._program = program
         self._tables = tables
         self._counts = {table: program.count(table) for table in program.tables}
+        self._elements = [Element(element) for element in tables.buffers["element"]]
         self._sets = {name: column.tolist() for name, column in program["array_sets"].items()}
 
     def problems(self, step: Step) -> Iterator[Problem]:
@@ -84,7 +85,7 @@ class _Checker:
                     yield "P007", f"{Opcode(row.opcode).name.lower()} of buffer {buffer}, which is no ring"
             elif operand == "dst" and self._tables.buffers["kind"][buffer] == BufferKind.RING:
                 yield "P007", f"writes ring {buffer}; only send puts rows into a ring"
-        table = _TABLE_OF_IMM.get(Opcode(row.opcode))
+        table = _TABLE_OF_IMM.get(row.opcode)
         if table and not 0 <= row.imm < self._counts[table]:
             yield "P009", f"imm names row {row.imm} of '{table}', there are {self._counts[table]}"
         if row.opcode in _ARRAYS and not 0 <= row.xb < self._counts["array_sets"]:
@@ -269,4 +270,4 @@ class _Checker:
             yield "P045", f"{name}: takes constants {low} … {high}, the record has {size}"
 
     def _element(self, buffer: int) -> Element:
-        return Element(self._tables.buffers["element"][buffer])
+        return self._elements[buffer]

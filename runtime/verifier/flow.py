@@ -121,25 +121,25 @@ def _compress(steps: list[Step], code: list[tuple[int, ...]], source: list[tuple
     for step in steps:
         row = step.row
         if row.opcode == Opcode.LOOP:
-            open_rows.append(step.index)
-            if step.index in kept:
+            open_rows.append(step.number)
+            if step.number in kept:
                 open_loops.append(len(code))
                 n = NONE if row.func == IMAGES else row.n
                 code.append((_LOOP, n, 0, 0, len(step.loops), 0, 0))
-                source.append((step.context, step.index))
+                source.append((step.context, step.number))
         elif row.opcode == Opcode.END:
             if open_rows.pop() in kept:
                 begin = open_loops.pop()
                 code.append((_END, 0, 0, begin, code[begin][LEVEL], 0, 0))
-                source.append((step.context, step.index))
+                source.append((step.context, step.number))
         elif row.opcode == Opcode.HALT:
             code.append((_HALT, 0, 0, 0, 0, 0, 0))
-            source.append((step.context, step.index))
+            source.append((step.context, step.number))
         elif row.opcode in _CHANNEL and step.runs:
             target = row.a if row.opcode in (Opcode.RECV, Opcode.FREE) else row.imm
             # Outside an image loop a send belongs to image 0: its LEVEL says whether counter 0 counts images.
             code.append((row.opcode, row.n, target, 0, int(step.images), row.b_row, row.b_st))
-            source.append((step.context, step.index))
+            source.append((step.context, step.number))
 
 
 def _link_phases(program: Program, contexts: Int) -> None:

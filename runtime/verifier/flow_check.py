@@ -53,7 +53,7 @@ def step_at(decoded: Decoded, network: Network, context: int) -> Step:
     """The step a context stands at."""
     index = int(network.source[network.contexts[context, C_PC], 1])
     steps = decoded.steps[context]
-    return steps[index - steps[0].index]
+    return steps[index - steps[0].number]
 
 
 def blocked(decoded: Decoded, network: Network) -> list[tuple[Step, str]]:

@@ -35,36 +35,35 @@ def net_of_loops(steps: Sequence[Step]) -> dict[int, Counter[int]]:
 
 
 def held_places(steps: Sequence[Step]) -> list[dict[int, Affine]]:
-    """Per step of one context, for each ring it receives or frees: places held before the step.
+    """Per step of one context, for each ring it names and the context receives or frees: places held before the step.
 
     ``steps`` are those that run, ``loop`` and ``end`` included.
     """
     nets = net_of_loops(steps)
-    rings = sorted({step.row.a for step in steps if change(step)})
-    gained: list[Counter[int]] = [Counter()]
-    """What was gained since the present iteration of each open loop began, the context itself first."""
-    trips: list[int] = []
+    held = dict.fromkeys((step.row.a for step in steps if change(step)), 0)
+    outside: list[tuple[dict[int, int], int]] = []
+    """What was held before each open loop, and its iterations."""
+    gains: dict[tuple[int, tuple[int, ...]], tuple[int, ...]] = {}
     result: list[dict[int, Affine]] = []
     for step in steps:
-        while len(trips) > len(step.trips):
-            inner, count = gained.pop(), trips.pop()
-            for ring, amount in inner.items():
-                gained[-1][ring] += amount * count
-        while len(trips) < len(step.trips):
-            trips.append(step.trips[len(trips)])
-            gained.append(Counter())
-        result.append(
-            {
-                ring: Affine(
-                    sum(amounts[ring] for amounts in gained),
-                    tuple(nets[loop][ring] if loop in nets else 0 for loop in step.loops),
-                )
-                for ring in rings
-            }
-        )
+        while len(outside) > len(step.trips):
+            before, count = outside.pop()
+            held = {ring: n + (n - before[ring]) * (count - 1) for ring, n in held.items()}
+        while len(outside) < len(step.trips):
+            outside.append((dict(held), step.trips[len(outside)]))
+        row = step.row
+        named: dict[int, Affine] = {}
+        for ring in (row.dst, row.a, row.b):
+            if ring not in held:
+                continue
+            key = ring, step.loops
+            if key not in gains:
+                gains[key] = tuple(nets[loop][ring] if loop in nets else 0 for loop in step.loops)
+            named[ring] = Affine(held[ring], gains[key])
+        result.append(named)
         amount = change(step)
         if amount:
-            gained[-1][step.row.a] += amount
+            held[row.a] += amount
     return result
 
 

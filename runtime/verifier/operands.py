@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from cimc.runtime.program.opcodes import READS, AluFunction, Opcode
 from cimc.runtime.program.rows import Row
 from cimc.runtime.program.tables import SCHEMAS, Program
-from cimc.runtime.verifier.code import Step
+from cimc.runtime.verifier.code import Decoded, Step
 from cimc.runtime.verifier.functions import FUNCTIONS
 
 
@@ -21,11 +21,19 @@ class Affine(NamedTuple):
 
     def low(self, trips: Sequence[int]) -> int:
         """Least value over all counters."""
-        return self.base + sum(min(0, s) * (n - 1) for s, n in zip(self.steps, trips, strict=True) if n > 0)
+        least = self.base
+        for step, n in zip(self.steps, trips, strict=True):
+            if step < 0 < n:
+                least += step * (n - 1)
+        return least
 
     def high(self, trips: Sequence[int]) -> int:
         """Greatest value over all counters."""
-        return self.base + sum(max(0, s) * (n - 1) for s, n in zip(self.steps, trips, strict=True) if n > 0)
+        greatest = self.base
+        for step, n in zip(self.steps, trips, strict=True):
+            if step > 0 < n:
+                greatest += step * (n - 1)
+        return greatest
 
 
 class Access(NamedTuple):
@@ -58,8 +66,8 @@ class Window(NamedTuple):
 class Tables:
     """Small tables as plain integers."""
 
-    row_strides: list[list[int]]
-    col_strides: list[list[int]]
+    row_strides: list[tuple[int, ...]]
+    col_strides: list[tuple[int, ...]]
     windows: list[Window]
     copies: list[tuple[int, ...]]
     buffers: dict[str, list[int]]
@@ -77,8 +85,8 @@ class Tables:
             return list(zip(*columns, strict=True))
 
         return Tables(
-            program["strides"]["row"].tolist(),
-            program["strides"]["col"].tolist(),
+            [tuple(values) for values in program["strides"]["row"].tolist()],
+            [tuple(values) for values in program["strides"]["col"].tolist()],
             [Window(*values) for values in rows("windows")],
             rows("copies"),
             {name: column.tolist() for name, column in program["buffers"].items()},
@@ -101,7 +109,7 @@ class Tables:
         return _affine(self.col_strides, step, operand, "col")
 
 
-def _affine(table: list[list[int]], step: Step, operand: str, axis: str) -> Affine:
+def _affine(table: list[tuple[int, ...]], step: Step, operand: str, axis: str) -> Affine:
     row = step.row
     if operand == "dst":
         base, stride = (row.dst_row if axis == "row" else row.dst_col), row.dst_st
@@ -109,7 +117,7 @@ def _affine(table: list[list[int]], step: Step, operand: str, axis: str) -> Affi
         base, stride = (row.a_row if axis == "row" else row.a_col), row.a_st
     else:
         base, stride = (row.b_row if axis == "row" else row.b_col), row.b_st
-    return Affine(base, tuple(table[stride][: len(step.trips)]))
+    return Affine(base, table[stride][: len(step.trips)])
 
 
 class _At(Protocol):
@@ -118,6 +126,15 @@ class _At(Protocol):
     def __call__(
         self, operand: str, rows: tuple[int, int], cols: tuple[int, int], *, reads: bool, writes: bool
     ) -> Access: ...
+
+
+Touched = tuple[Step, list[Access]]
+"""A step and what it touches."""
+
+
+def touched(decoded: Decoded, tables: Tables) -> list[list[Touched]]:
+    """Per context, the steps that run with their operands in buffers, for all checks that ask where these are."""
+    return [[(step, accesses(tables, step)) for step in steps] for steps in decoded.running]
 
 
 def accesses(tables: Tables, step: Step) -> list[Access]:
@@ -129,7 +146,7 @@ def accesses(tables: Tables, step: Step) -> list[Access]:
     def at(
         operand: str, rows: tuple[int, int], cols: tuple[int, int], *, reads: bool, writes: bool
     ) -> Access:
-        buffer = {"dst": row.dst, "a": row.a, "b": row.b}[operand]
+        buffer = row.dst if operand == "dst" else row.a if operand == "a" else row.b
         return Access(
             operand,
             buffer,

@@ -85,7 +85,7 @@ def _signals(decoded: Decoded) -> dict[int, list[_Signal]]:
     for step in decoded.all():
         if step.row.opcode == Opcode.SIGNAL:
             amount = step.row.n * prod(step.trips)
-            found[step.row.imm].append(_Signal(step.context, step.index, amount, bool(step.loops)))
+            found[step.row.imm].append(_Signal(step.context, step.number, amount, bool(step.loops)))
     return found
 
 
@@ -138,7 +138,7 @@ class _Known:
             if step.row.opcode == Opcode.WAIT and not step.loops:
                 knows |= self._behind(step)
             elif step.row.opcode == Opcode.SIGNAL and not step.loops:
-                at = context, step.index
+                at = context, step.number
                 changed |= self.at_signal.get(at) != knows
                 self.at_signal[at] = knows
             elif step.row.opcode in WRITES:

@@ -6,140 +6,101 @@ complete" is checked for every place of every ring, not sampled.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from cimc.runtime.program.opcodes import BufferKind, Element, Opcode
+from cimc.runtime.verifier.arrivals import unclear_rings
 from cimc.runtime.verifier.code import Decoded, Step
-from cimc.runtime.verifier.operands import Affine, Tables
-
-Rectangle = tuple[int, int, int, int]
-"""dst_pos, dst_chan, positions, channels."""
-
-_LIMIT = 1 << 26
-"""Rows of one send in one image beyond which a program is refused rather than enumerated."""
-
-
-class _Part(NamedTuple):
-    """What one send puts into one ring in one image."""
-
-    step: Step
-    rectangle: Rectangle
-    places: npt.NDArray[np.int64]
+from cimc.runtime.verifier.operands import Tables
+from cimc.runtime.verifier.sends import Ints, Part, Rectangle, Sends, image_rows
 
 
 def check_routes(decoded: Decoded, tables: Tables) -> None:
     """Report wrong rectangles, overlapping or missing parts, output rows not written once."""
-    parts: dict[int, list[_Part]] = defaultdict(list)
-    program = decoded.program
-    sets = list(
-        zip(program["route_sets"]["first"].tolist(), program["route_sets"]["count"].tolist(), strict=True)
-    )
-    routes = [
-        dict(zip(program["routes"], values, strict=True))
-        for values in zip(*(c.tolist() for c in program["routes"].values()), strict=True)
-    ]
-    for step in decoded.all():
-        if step.row.opcode != Opcode.SEND:
-            continue
-        rows = image_rows(step, tables.row_address(step, "b"))
-        if rows is None:
-            decoded.report("P012", "sends more rows an image than can be enumerated", step)
-            continue
-        first, count = sets[step.row.imm]
-        _check_groups(decoded, step, routes[first : first + count])
-        for route in routes[first : first + count]:
-            if not _check_route(decoded, tables, step, route):
-                continue
-            rectangle = (route["dst_pos"], route["dst_chan"], route["positions"], route["channels"])
-            places = _places(tables, route["ring"], rows)
-            parts[route["ring"]].append(_Part(step, rectangle, places))
-    for ring, kind in enumerate(tables.buffers["kind"]):
-        if kind == BufferKind.RING:
-            _check_ring(decoded, tables, ring, parts[ring])
+    sends = Sends.of(decoded, tables)
+    _check_groups(decoded, sends)
+    sound = _check_each(decoded, tables, sends)
+    # Stable: parts of a ring stay in the order of their sends.
+    routes = sound[np.argsort(sends.routes["ring"][sound], kind="stable")]
+    rings = sends.routes["ring"][routes]
+    for ring in sorted(unclear_rings(tables, sends, routes)):
+        own = routes[np.searchsorted(rings, ring) : np.searchsorted(rings, ring, side="right")]
+        check_ring(decoded, tables, ring, sends.parts(tables, own))
     _check_outputs(decoded, tables)
 
 
-def image_rows(step: Step, address: Affine) -> npt.NDArray[np.int64] | None:
-    """Row numbers of a send or DMA in one image, in order; None if there are too many to list."""
-    rows = np.array([address.base], np.int64)
-    for level, (increment, trips) in enumerate(zip(address.steps, step.trips, strict=True)):
-        if level == 0 and step.images:
+def _check_groups(decoded: Decoded, sends: Sends) -> None:
+    """All routes of one multicast of a send carry the same part of its row."""
+    routes = sends.routes
+    order = np.lexsort((routes["group"], sends.sender))
+    sender, group = sends.sender[order], routes["group"][order]
+    begins = np.concatenate([[True], (np.diff(sender) != 0) | (np.diff(group) != 0)])[: len(order)]
+    first = order[np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))]
+    names = ("src_pos", "src_chan", "positions", "channels")
+    differs = np.any([routes[name][first] != routes[name][order] for name in names], axis=0)
+    for one, other in zip(first[differs].tolist(), order[differs].tolist(), strict=True):
+        carried, given = (tuple(int(routes[name][route]) for name in names) for route in (one, other))
+        decoded.report(
+            "P075",
+            f"multicast {routes['group'][one]} carries {carried} and {given}; give the second a group of its own",
+            sends.steps[int(sends.sender[one])],
+        )
+
+
+def _check_each(decoded: Decoded, tables: Tables, sends: Sends) -> Ints:
+    """Report what is wrong with single routes; the routes whose parts lie in both rows."""
+    routes, ring = sends.routes, sends.routes["ring"]
+    columns = {
+        name: np.array(tables.buffers[name], np.int64) for name in ("kind", "channels", "pitch", "element")
+    }
+
+    def of_send(field: str) -> Ints:
+        return np.array([getattr(step.row, field) for step in sends.steps], np.int64)[sends.sender]
+
+    m, n, source = of_send("m"), of_send("n"), of_send("a")
+    positions, channels = routes["positions"], routes["channels"]
+    no_ring = columns["kind"][ring] != BufferKind.RING
+    none = np.minimum(positions, channels) < 1
+    leaves = none | (routes["src_pos"] + positions > m) | (routes["src_chan"] + channels > n)
+    leaves |= np.minimum(routes["src_pos"], routes["src_chan"]) < 0
+    end = (routes["dst_pos"] + positions - 1) * columns["channels"][ring] + routes["dst_chan"] + channels
+    misses = (np.minimum(routes["dst_pos"], routes["dst_chan"]) < 0) | (end > columns["pitch"][ring])
+    misses |= routes["dst_chan"] + channels > columns["channels"][ring]
+    given, wanted = columns["element"][source], columns["element"][ring]
+    for number in np.flatnonzero(no_ring | leaves | misses | (given != wanted)).tolist():
+        step = sends.steps[int(sends.sender[number])]
+        route = {name: int(column[number]) for name, column in routes.items()}
+        to = route["ring"]
+        if no_ring[number]:
+            decoded.report("P007", f"a route leads to buffer {to}, which is no ring", step)
             continue
-        if len(rows) * trips > _LIMIT:
-            return None
-        rows = (rows[:, None] + increment * np.arange(trips)).reshape(-1)
-    return rows
-
-
-def _places(tables: Tables, ring: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Places of the rows the ring wants, in one image (``docs/isa.md``, Rings)."""
-    columns = tables.buffers
-    first, last = columns["first"][ring], columns["last"][ring]
-    turn, offset = np.divmod(rows - first, columns["period"][ring])
-    wanted = (rows >= first) & (rows <= last) & (offset < columns["advance"][ring])
-    return (turn * columns["advance"][ring] + offset)[wanted]
-
-
-def _check_groups(decoded: Decoded, step: Step, routes: Iterable[dict[str, int]]) -> None:
-    carried: dict[int, tuple[int, ...]] = {}
-    for route in routes:
-        rectangle = tuple(route[name] for name in ("src_pos", "src_chan", "positions", "channels"))
-        if carried.setdefault(route["group"], rectangle) != rectangle:
+        if leaves[number]:
             decoded.report(
-                "P075",
-                f"multicast {route['group']} carries {carried[route['group']]} and {rectangle}; give the second"
-                " a group of its own",
+                "P070",
+                f"takes positions {route['src_pos']} + {route['positions']} x channels {route['src_chan']} +"
+                f" {route['channels']} of a row of {m[number]} x {n[number]}",
                 step,
             )
+        if misses[number]:
+            decoded.report(
+                "P071",
+                f"puts {route['positions']} x {route['channels']} at position {route['dst_pos']}, channel"
+                f" {route['dst_chan']} of ring {to}, whose slots have {columns['pitch'][to]} elements of"
+                f" {columns['channels'][to]} channels",
+                step,
+            )
+        if given[number] != wanted[number]:
+            names = Element(int(given[number])).name, Element(int(wanted[number])).name
+            decoded.report("P074", f"sends {names[0]} to ring {to} of {names[1]}", step)
+    return np.flatnonzero(~(no_ring | leaves | misses))
 
 
-def _check_route(decoded: Decoded, tables: Tables, step: Step, route: dict[str, int]) -> bool:
-    row, ring = step.row, route["ring"]
-    columns = tables.buffers
-    if columns["kind"][ring] != BufferKind.RING:
-        decoded.report("P007", f"a route leads to buffer {ring}, which is no ring", step)
-        return False
-    positions, channels = route["positions"], route["channels"]
-    sound = True
-    if (
-        min(positions, channels) < 1
-        or min(route["src_pos"], route["src_chan"]) < 0
-        or route["src_pos"] + positions > row.m
-        or route["src_chan"] + channels > row.n
-    ):
-        sound = False
-        decoded.report(
-            "P070",
-            f"takes positions {route['src_pos']} + {positions} x channels {route['src_chan']} + {channels} of a"
-            f" row of {row.m} x {row.n}",
-            step,
-        )
-    end = (route["dst_pos"] + positions - 1) * columns["channels"][ring] + route["dst_chan"] + channels
-    if (
-        min(route["dst_pos"], route["dst_chan"]) < 0
-        or route["dst_chan"] + channels > columns["channels"][ring]
-        or end > columns["pitch"][ring]
-    ):
-        sound = False
-        decoded.report(
-            "P071",
-            f"puts {positions} x {channels} at position {route['dst_pos']}, channel {route['dst_chan']} of ring"
-            f" {ring}, whose slots have {columns['pitch'][ring]} elements of {columns['channels'][ring]} channels",
-            step,
-        )
-    given, wanted = Element(columns["element"][row.a]), Element(columns["element"][ring])
-    if given != wanted:
-        decoded.report("P074", f"sends {given.name} to ring {ring} of {wanted.name}", step)
-    return sound
-
-
-def _check_ring(decoded: Decoded, tables: Tables, ring: int, parts: list[_Part]) -> None:
+def check_ring(decoded: Decoded, tables: Tables, ring: int, parts: Sequence[Part]) -> None:
+    """Report parts that overlap and places that are not filled, of one ring and the parts it gets."""
     columns = tables.buffers
     length, fill = columns["places"][ring], columns["fill"][ring]
     data = slice(columns["top"][ring], length - columns["bottom"][ring])

@@ -16,7 +16,7 @@ from cimc.runtime.verifier.code import decode
 from cimc.runtime.verifier.fields_check import check_fields
 from cimc.runtime.verifier.findings import Finding, merged
 from cimc.runtime.verifier.flow_check import check_flow
-from cimc.runtime.verifier.operands import Tables
+from cimc.runtime.verifier.operands import Tables, touched
 from cimc.runtime.verifier.placement_check import check_placement
 from cimc.runtime.verifier.reuse_check import check_reuse
 from cimc.runtime.verifier.routes_check import check_routes
@@ -62,11 +62,12 @@ def verify_program(
     decoded.findings.extend(check_canonical(program))
     check_placement(decoded, tables, machine)
     check_arrays(decoded, machine, codings, weights_shapes, weights)
-    check_addresses(decoded, tables, machine)
+    operands = touched(decoded, tables)
+    check_addresses(decoded, tables, machine, operands)
     check_routes(decoded, tables)
     if decoded.findings:
         return merged(decoded.findings)
-    check_written(decoded, tables)
+    check_written(decoded, tables, operands)
     check_sums(decoded, tables, codings, weights)
     check_flow(decoded, tables)
     check_reuse(decoded)

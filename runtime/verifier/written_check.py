@@ -10,7 +10,8 @@ not looked for: the functional engine finds those.
 from __future__ import annotations
 
 from collections import defaultdict
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import chain, pairwise
 from math import prod
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from cimc.runtime.program.opcodes import BY_WORDLINE, READS, WRITES, BufferKind,
 from cimc.runtime.program.tables import NONE
 from cimc.runtime.verifier.addresses_check import set_wordlines
 from cimc.runtime.verifier.code import Decoded, Step
-from cimc.runtime.verifier.operands import Affine, Tables, accesses
+from cimc.runtime.verifier.operands import Affine, Tables, Touched
 
 
 class _Region(NamedTuple):
@@ -42,7 +43,7 @@ class _Box(NamedTuple):
     col1: int
 
 
-def check_written(decoded: Decoded, tables: Tables) -> None:
+def check_written(decoded: Decoded, tables: Tables, touched: Sequence[Sequence[Touched]]) -> None:
     """Report reads of buffers and cells that nothing wrote before."""
     streams: dict[int, list[int]] = defaultdict(list)
     contexts = decoded.program["contexts"]
@@ -52,17 +53,17 @@ def check_written(decoded: Decoded, tables: Tables) -> None:
     wordlines = set_wordlines(decoded)
     local = [kind == BufferKind.LOCAL for kind in tables.buffers["kind"]]
     for members in streams.values():
-        steps = [step for context in members for step in decoded.steps[context] if step.runs]
+        steps = [one for context in members for one in touched[context]]
         _check_stream(decoded, tables, steps, wordlines, local)
-    _check_shared(decoded, tables)
+    _check_shared(decoded, tables, touched)
 
 
 def _check_stream(
-    decoded: Decoded, tables: Tables, steps: list[Step], wordlines: list[int], local: list[bool]
+    decoded: Decoded, tables: Tables, steps: Sequence[Touched], wordlines: list[int], local: list[bool]
 ) -> None:
     defined: dict[int, list[_Region]] = defaultdict(list)
     cells: dict[int, list[_Region]] = defaultdict(list)
-    for step in steps:
+    for step, accesses in steps:
         if step.row.opcode in READS or step.row.opcode in WRITES:
             region = _cell_region(decoded, tables, step, wordlines)
             if step.row.opcode in WRITES:
@@ -72,7 +73,7 @@ def _check_stream(
                     "P051", f"reads cells of array set {step.row.xb} that no write before it programs", step
                 )
         writes: list[tuple[int, _Region]] = []
-        for access in accesses(tables, step):
+        for access in accesses:
             if not local[access.buffer]:
                 continue
             region = _Region(
@@ -187,13 +188,13 @@ def _union_covers(boxes: list[_Box], rows: int, cols: int) -> bool:
     return True
 
 
-def _check_shared(decoded: Decoded, tables: Tables) -> None:
+def _check_shared(decoded: Decoded, tables: Tables, touched: Sequence[Sequence[Touched]]) -> None:
     """What is read of whole buffers is written by someone, before or after: events order the two."""
     whole = [kind == BufferKind.WHOLE for kind in tables.buffers["kind"]]
     written: dict[int, list[_Region]] = defaultdict(list)
     read: list[tuple[int, _Region]] = []
-    for step in decoded.all():
-        for access in accesses(tables, step):
+    for step, accesses in chain.from_iterable(touched):
+        for access in accesses:
             if not whole[access.buffer]:
                 continue
             pitch = tables.buffers["pitch"][access.buffer]
