@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import Any
-
-import numpy as np
 
 from cimc.dialects.cim import ReadCoreOp, StageOp
 from cimc.dialects.cim_products import FrameProductOp
@@ -18,61 +15,68 @@ from cimc.runtime.program import NONE
 from cimc.runtime.program.builder import ProgramBuilder, Tile
 
 
-def add_read_window(builder: ProgramBuilder, spec: ContextSpec, stage: StageOp) -> int:
-    """What a read gathers: the kernel rows of the context's chunk, cut to its weight rows."""
-    assert stage.read is not None
-    window = stage.read.window
-    depth = stage.read.diagonal.channels
-    row = window.kernel[1] * depth
-    first, last = spec.k0 // row, ceil(spec.k1 / row)
-    return builder.add_window(
-        kh=last - first,
-        row_step=window.dilations[0],
-        kw=window.kernel[1],
-        col_step=window.dilations[1] * depth,
-        c=depth,
-        lo=spec.k0 - first * row,
-        hi=spec.k1 - first * row,
-        pos_step=window.strides[1] * depth if isinstance(stage.read, ReadCoreOp) else 0,
-    )
+class StageArrays:
+    """The arrays of an array stage's contexts; what all share is read off the stage and added to the program once."""
 
+    def __init__(self, builder: ProgramBuilder, ctx: CimContext, stage: StageOp):
+        write, read = stage.write, stage.read
+        assert write is not None
+        assert read is not None
+        assert ctx.arch is not None
+        coding = coding_of(write.coding)
+        steps = [1] * coding.step_count
+        if read.steps is not None:
+            steps = ctx.store.array(read.steps.key.data).reshape(-1).tolist()
+        self._builder, self._read = builder, read
+        self._height = stage_tile_height(write, ctx.arch, coding)
+        self._width = ctx.arch.crossbar.weight_columns(coding.weight_bits)
+        self._coding = builder.add_coding(coding.to_row().tolist())
+        self._weight = builder.weight(write.weight.key.data)
+        self._steps = builder.add_steps(steps)
+        self._groups = read.diagonal.groups
+        self._windows: dict[tuple[int, int], int] = {}
 
-def wordlines(spec: ContextSpec, stage: StageOp, arch: Any) -> int:
-    """The wordlines of the context's tallest tile: what a read or write by wordlines goes over."""
-    assert stage.write is not None
-    return min(stage_tile_height(stage.write, arch, coding_of(stage.write.coding)), spec.k1 - spec.k0)
+    def add(self, number: int, spec: ContextSpec) -> dict[str, int]:
+        """Window, array set and wordlines of context ``number``: its block of the weights in tiles, a crossbar each."""
+        k, n = spec.k1 - spec.k0, spec.n1 - spec.n0
+        blocks = [
+            (k0, min(k0 + self._height, k), n0, min(n0 + self._width, n))
+            for n0 in range(0, n, self._width)
+            for k0 in range(0, k, self._height)
+        ]
+        arrays = self._builder.add_array_set(
+            number,
+            spec.core,
+            self._coding,
+            self._weight,
+            (spec.k0, spec.k1, spec.n0, spec.n1),
+            [Tile(spec.xbar + i, *block) for i, block in enumerate(blocks)],
+            step_first=self._steps,
+            phase=spec.phase,
+            groups=self._groups,
+        )
+        # Wordlines are those of the tallest tile: what a read or write by wordlines goes over.
+        return {"window": self._window(spec), "arrays": arrays, "wordlines": min(self._height, k)}
 
-
-def add_arrays(
-    builder: ProgramBuilder, ctx: CimContext, number: int, spec: ContextSpec, stage: StageOp
-) -> int:
-    """The array set of context ``number``: its block of the weights in tiles, a crossbar each."""
-    write, read = stage.write, stage.read
-    assert write is not None
-    assert read is not None
-    assert ctx.arch is not None
-    coding = coding_of(write.coding)
-    rows = stage_tile_height(write, ctx.arch, coding)
-    columns = ctx.arch.crossbar.weight_columns(coding.weight_bits)
-    k, n = spec.k1 - spec.k0, spec.n1 - spec.n0
-    blocks = [
-        (k0, min(k0 + rows, k), n0, min(n0 + columns, n))
-        for n0 in range(0, n, columns)
-        for k0 in range(0, k, rows)
-    ]
-    ones = np.ones(coding.step_count, np.int64)
-    steps = ctx.store.array(read.steps.key.data).reshape(-1) if read.steps is not None else ones
-    return builder.add_array_set(
-        number,
-        spec.core,
-        builder.add_coding(coding.to_row().tolist()),
-        builder.weight(write.weight.key.data),
-        (spec.k0, spec.k1, spec.n0, spec.n1),
-        [Tile(spec.xbar + i, *block) for i, block in enumerate(blocks)],
-        step_first=builder.add_steps(steps.tolist()),
-        phase=spec.phase,
-        groups=read.diagonal.groups,
-    )
+    def _window(self, spec: ContextSpec) -> int:
+        """What a read gathers: the kernel rows of the context's chunk, cut to its weight rows."""
+        key = spec.k0, spec.k1
+        if key in self._windows:
+            return self._windows[key]
+        window, depth = self._read.window, self._read.diagonal.channels
+        row = window.kernel[1] * depth
+        first, last = spec.k0 // row, ceil(spec.k1 / row)
+        self._windows[key] = self._builder.add_window(
+            kh=last - first,
+            row_step=window.dilations[0],
+            kw=window.kernel[1],
+            col_step=window.dilations[1] * depth,
+            c=depth,
+            lo=spec.k0 - first * row,
+            hi=spec.k1 - first * row,
+            pos_step=window.strides[1] * depth if isinstance(self._read, ReadCoreOp) else 0,
+        )
+        return self._windows[key]
 
 
 def add_frame_arrays(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from xdsl.ir import Operation
 
@@ -78,6 +78,8 @@ class BodyMaker:
     tap: int
     phased: bool
     """Whether the program has several phases: what does not stay is written in every call."""
+    requantised: dict[Operation, tuple[str, int]] = field(default_factory=dict[Operation, tuple[str, int]])
+    """Function and record of every requantisation: all bodies and pieces have the same."""
 
     def ops(self, spec: ContextSpec) -> list[Operation]:
         """The instructions of a context like ``spec``, without the final halt."""
@@ -252,7 +254,9 @@ class BodyMaker:
         if isinstance(step.op, FrameProductOp) and step.op.coding is not None:
             alu = self._read_frame(reads[0], to, n)
         elif isinstance(step.op, RequantiseOp):
-            function, record = requantise_record(step.op, self.ctx, self.builder)
+            if step.op not in self.requantised:
+                self.requantised[step.op] = requantise_record(step.op, self.ctx, self.builder)
+            function, record = self.requantised[step.op]
             column = Address(NO_BUFFER, 0, "n0")
             alu = AluOp(function, to, reads[0], column, n=n, m=m, record=record)
         elif isinstance(step.op, FrameProductOp):

@@ -18,7 +18,7 @@ from cimc.dialects.graph_types import shape_of
 from cimc.dialects.isa import BodyOp
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
 from cimc.dialects.mem_real import IndexMapOp, MatmulOp
-from cimc.passes.lower.array_sets import add_arrays, add_frame_arrays, add_read_window, wordlines
+from cimc.passes.lower.array_sets import StageArrays, add_frame_arrays
 from cimc.passes.lower.bodies import BodyMaker, is_whole, used_parameters
 from cimc.passes.lower.chip_bodies import (
     ChipBody,
@@ -32,11 +32,10 @@ from cimc.passes.lower.emit import body_rows
 from cimc.passes.lower.memory_map import MemoryMap
 from cimc.passes.lower.phase_bodies import BARRIER_PARAMS, barrier_ops, ordered, spill_ops
 from cimc.passes.lower.real_bodies import index_map_body, matmul_body
+from cimc.passes.lower.stage_scalars import StageScalars
 from cimc.passes.lower.write_order import Order, write_order
 from cimc.passes.place.network import CHIP, PARTIAL, ContextSpec, Network, Node, Spill
-from cimc.passes.place.pieces import splits
-from cimc.passes.place.source_rows import ring_columns, source_columns
-from cimc.passes.place.tail_plan import ACC, element_of, piece_name, ring_name
+from cimc.passes.place.tail_plan import ACC, TailPlan, element_of
 from cimc.runtime.program import BufferKind, Element, HostOperator, Program
 from cimc.runtime.program.builder import ProgramBuilder, Route
 from cimc.runtime.program.geometry import ring_geometry
@@ -258,12 +257,14 @@ class _Linker:
         assert node.tail is not None
         tap = self._tap(stage, 0, stage.result, stage.frame.data)
         maker = BodyMaker(node, stage, self.ctx, self.builder, tap, self.phases > 1)
+        scalars = StageScalars(stage, self.ctx.arch)
+        arrays = StageArrays(self.builder, self.ctx, stage) if stage.read is not None else None
         for number in node.contexts:
             spec = self.network.contexts[number]
             psums = sum(name.startswith("psum") for name in spec.rings)
             whole, channels = is_whole(spec, stage), spec.n1 - spec.n0
             # A digital stage's body has the widths of its pieces in it.
-            cut = tuple(b - a for a, b in spec.pieces) if stage.read is None else len(spec.pieces)
+            cut = tuple(b - a for a, b in spec.pieces) if arrays is None else len(spec.pieces)
             key = (
                 index,
                 spec.role,
@@ -279,39 +280,23 @@ class _Linker:
                 label = f"{node.label}.{spec.role}.{channels}" + ("" if whole else ".block")
                 self._body(key, label, node, self._ordered(maker.ops(spec), number))
             self._use_body(number, self.seen[key])
-            self._stage_values(number, spec, stage, node)
+            values = self.values[number]
+            values |= scalars.of(spec, self.network.rings[spec.rings["in0"]])
+            values |= self._row_buffers(number, spec, node.tail)
+            product = stage.frame_product
+            if product is not None and product.coding is not None:
+                values |= add_frame_arrays(self.builder, self.ctx, number, spec, product)
+            if arrays is not None:
+                values |= arrays.add(number, spec)
 
-    def _stage_values(self, number: int, spec: ContextSpec, stage: StageOp, node: Node) -> None:
-        """Buffers, arrays and scalars of a stage's context."""
-        assert node.tail is not None
-        values = self.values[number]
+    def _row_buffers(self, number: int, spec: ContextSpec, tail: TailPlan) -> dict[str, int]:
+        """The buffers of a stage's context other than rings."""
         n, positions = spec.n1 - spec.n0, max(b - a for a, b in spec.pieces)
-        first = self.network.rings[spec.rings["in0"]].geometry
-        values |= {"copy": spec.copy, "n0": spec.n0, "turns": first.turns, "tiles": spec.xbars}
-        for piece, (a, b) in enumerate(spec.pieces):
-            own = {"p0": a, "positions": b - a, "at": spec.n0 + a * shape_of(stage.result)[2]}
-            own |= {f"first_{ring_name(i)}": (a - spec.p0) * n for i in range(1, len(stage.sources))}
-            own["first_in0"] = (
-                self._first_column(spec, stage, a, b) * self.network.rings[spec.rings["in0"]].channels
-            )
-            values |= {piece_name(name, piece): value for name, value in own.items()}
-        for buffer in node.tail.buffers:
-            if spec.role == PARTIAL and buffer.name != ACC:
-                continue
-            pitch = buffer.pitch(n, positions)
-            values[buffer.name] = self._buffer(number, buffer.element, buffer.slots, pitch, n)
-        if stage.frame_product is not None and stage.frame_product.coding is not None:
-            values |= add_frame_arrays(self.builder, self.ctx, number, spec, stage.frame_product)
-        if stage.read is not None:
-            values["window"] = add_read_window(self.builder, spec, stage)
-            values["arrays"] = add_arrays(self.builder, self.ctx, number, spec, stage)
-            assert self.ctx.arch is not None
-            values["wordlines"] = wordlines(spec, stage, self.ctx.arch)
-
-    def _first_column(self, spec: ContextSpec, stage: StageOp, a: int, b: int) -> int:
-        """Where the windows of positions [a, b) begin in the ring of the first source: of all pieces, or its own."""
-        held = (a, b) if splits(stage, 0, self.ctx.arch) else (spec.p0, spec.p1)
-        return source_columns(stage, a, b)[0] - ring_columns(stage, *held, self.ctx.arch)[0]
+        return {
+            buffer.name: self._buffer(number, buffer.element, buffer.slots, buffer.pitch(n, positions), n)
+            for buffer in tail.buffers
+            if spec.role != PARTIAL or buffer.name == ACC
+        }
 
     def _chip(self, index: int, node: Node) -> None:
         spec = self.network.contexts[node.contexts[0]]

@@ -18,7 +18,7 @@ from cimc.runtime.program.builder import ProgramBuilder
 
 def requantise_record(op: RequantiseOp, ctx: CimContext, builder: ProgramBuilder) -> tuple[str, int]:
     """Function and record of a requantisation."""
-    constant = ctx.store.array(op.constant.key.data)
+    constant = ctx.store.array(op.constant.key.data).tolist()
     multiplier = ctx.store.array(op.multiplier.key.data)
     codes = quant_of(op.result)
     if codes is None:

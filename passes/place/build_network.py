@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import gcd
+from typing import Any
 
 import numpy as np
 from xdsl.ir import Operation, SSAValue
@@ -36,13 +37,56 @@ from cimc.runtime.program.geometry import RingGeometry, ring_geometry
 
 _CHIP_OPERATIONS = (InputOp, OutputOp, RelayoutOp, HostCallOp, IndexMapOp, MatmulOp)
 
+_COPY, _P0 = map(COLUMNS.index, ("copy", "p0"))
+
 INPUT_STEPS = 3
 """Steps of an input's row on the chip: host link, digital unit, send. As many rows are under way at a time."""
+
+Span = tuple[int, int]
+"""A range [first, last) of channels or columns."""
+
+_Met = tuple[list[Target], tuple[int, int, int, int, int, int]]
+"""The targets of a context's result, and what a ring adds to them behind its number."""
 
 
 def build_network(ops: list[Operation], ctx: CimContext) -> Network:
     """The network of a mapped block. Stages must have a partition table (pass ``partition-stages``)."""
     return _Builder(ctx).build(ops)
+
+
+class _Inputs:
+    """What the rings of a stage's contexts hold, read off the stage once: contexts differ in blocks and copies."""
+
+    def __init__(self, stage: StageOp, arch: Any):
+        self._stage, self._arch = stage, arch
+        self.splits = [splits(stage, number, arch) for number in range(len(stage.sources))]
+        """Whether pieces have rings of their own, by source."""
+        self.pad = pad_value(stage.sources[0], stage)
+        self._diagonal = stage.read.diagonal if stage.read is not None else None
+        self._whole = (0, shape_of(stage.sources[0])[2]) if takes_whole_rows(stage) else None
+        self._columns: dict[Span, Span] = {}
+        self._geometries: dict[tuple[int, int, int, int], RingGeometry] = {}
+
+    def geometry(self, spec: ContextSpec) -> RingGeometry:
+        """Rows of the first source."""
+        key = spec.k0, spec.k1, spec.copy, spec.copies
+        if key not in self._geometries:
+            kernel = kernel_rows(self._stage, spec.k0, spec.k1)
+            self._geometries[key] = source_geometry(self._stage, kernel, spec.copy, spec.copies)
+        return self._geometries[key]
+
+    def channels(self, spec: ContextSpec) -> Span:
+        """Channels of the first source."""
+        if self._whole is not None:
+            return self._whole
+        diagonal = self._diagonal
+        return diagonal.channel_range(spec.n0) if diagonal is not None else (spec.n0, spec.n1)
+
+    def columns(self, block: Span) -> Span:
+        """Columns of the first source for a block of positions."""
+        if block not in self._columns:
+            self._columns[block] = ring_columns(self._stage, *block, self._arch)
+        return self._columns[block]
 
 
 class _Builder:
@@ -51,6 +95,9 @@ class _Builder:
         self.network = Network()
         self.parts: dict[SSAValue, list[Part]] = {}
         self.spills: dict[tuple[int, ...], Spill] = {}
+        self.met: dict[tuple[SSAValue, int, int, int, int, Span, Span], list[_Met]] = {}
+        """What :meth:`_meeting` found, by value, rows, phase, channels and columns: contexts with other channels of a
+        result take the same of its source."""
 
     def build(self, ops: list[Operation]) -> Network:
         for op in ops:
@@ -143,12 +190,13 @@ class _Builder:
         index, node = self._node(stage, stage.label.data)
         node.tail = plan_tail(stage)
         table = self.ctx.store.array(stage.placement.key.data)
-        copies = 1 + int(table[:, COLUMNS.index("copy")].max(initial=0))
-        blocks = np.unique(table[:, COLUMNS.index("p0")]).tolist()
+        copies = 1 + int(table[:, _COPY].max(initial=0))
+        blocks = np.unique(table[:, _P0]).tolist()
+        inputs = _Inputs(stage, self.ctx.arch)
         mains: dict[tuple[int, int, int], int] = {}
         parts: list[Part] = []
-        for row in table:
-            f = dict(zip(COLUMNS, map(int, row), strict=True))
+        for row in table.tolist():
+            f = dict(zip(COLUMNS, row, strict=True))
             role = MAIN if f["chunk"] == 0 else PARTIAL
             context = self._context(
                 node,
@@ -161,7 +209,7 @@ class _Builder:
             )  # fmt: skip
             spec = self.network.contexts[context]
             spec.targets = [[] for _ in spec.pieces]
-            self._source_rings(stage, context)
+            self._source_rings(stage, context, inputs)
             block = f["copy"], f["n0"], f["p0"]
             if role == PARTIAL:
                 self._psum_rings(stage, context, mains[block], f["chunk"])
@@ -171,29 +219,18 @@ class _Builder:
                 Part(context, piece, f["n0"], f["n1"] - f["n0"], first, last - first)
                 for piece, (first, last) in enumerate(spec.pieces)
             ]
-            self._tail_rings(stage, context)
+            self._tail_rings(stage, context, inputs)
         self.parts[stage.result] = parts
 
-    def _blocks(self, stage: StageOp, source: int, context: int) -> list[tuple[int, int]]:
-        """The blocks of positions for which a context has rings of a source: its pieces, or all of them in one."""
+    def _source_rings(self, stage: StageOp, context: int, inputs: _Inputs) -> None:
         spec = self.network.contexts[context]
-        return spec.pieces if splits(stage, source, self.ctx.arch) else [(spec.p0, spec.p1)]
-
-    def _source_rings(self, stage: StageOp, context: int) -> None:
-        spec = self.network.contexts[context]
-        source = stage.sources[0]
-        geometry = source_geometry(stage, kernel_rows(stage, spec.k0, spec.k1), spec.copy, spec.copies)
+        geometry, channels = inputs.geometry(spec), inputs.channels(spec)
         spec.holds = geometry.window > geometry.advance
-        read = stage.read
-        channels = read.diagonal.channel_range(spec.n0) if read is not None else (spec.n0, spec.n1)
-        if takes_whole_rows(stage):
-            channels = (0, shape_of(source)[2])
-        for piece, block in enumerate(self._blocks(stage, 0, context)):
-            columns = ring_columns(stage, *block, self.ctx.arch)
-            name = piece_name(ring_name(0), piece)
-            self._ring(context, name, source, geometry, channels, columns, pad_value(source, stage))
+        for piece, block in enumerate(_blocks(spec, inputs.splits[0])):
+            name, columns = piece_name(ring_name(0), piece), inputs.columns(block)
+            self._ring(context, name, stage.sources[0], geometry, channels, columns, inputs.pad)
 
-    def _tail_rings(self, stage: StageOp, context: int) -> None:
+    def _tail_rings(self, stage: StageOp, context: int, inputs: _Inputs) -> None:
         """Rings of the sources that enter the tail: the context's channels of every row it computes."""
         spec = self.network.contexts[context]
         turns = shape_of(stage.result)[0]
@@ -205,7 +242,7 @@ class _Builder:
                 own = (0, depth) if stage.frame_product.coding is None else (spec.n0, spec.n1)
                 self._ring(context, ring_name(1), source, whole, own, (spec.p0, spec.p1), 0)
                 continue
-            for piece, columns in enumerate(self._blocks(stage, number, context)):
+            for piece, columns in enumerate(_blocks(spec, inputs.splits[number])):
                 name = piece_name(ring_name(number), piece)
                 self._ring(context, name, source, geometry, (spec.n0, spec.n1), columns, 0)
 
@@ -303,40 +340,53 @@ class _Builder:
         name: str,
         value: SSAValue,
         geometry: RingGeometry,
-        wanted: tuple[int, int],
-        columns: tuple[int, int],
+        wanted: Span,
+        columns: Span,
         pad: int,
     ) -> None:
         """A ring for channels ``wanted`` and ``columns`` of ``value``, some of which may lie outside the image, and a
         target at every context that produces some of them."""
-        _, width, _ = shape_of(value)
-        channels = wanted[1] - wanted[0]
-        element = element_of(value.type)
-        first, positions = columns[0], columns[1] - columns[0]
-        inside = max(first, 0), min(columns[1], width)
-        fill = (inside[1] - inside[0]) * channels
+        channels, positions = wanted[1] - wanted[0], columns[1] - columns[0]
+        first, last = self._inside(value, columns)
+        element, fill = element_of(value.type), (last - first) * channels
         self._add_ring(Ring(context, name, geometry, element, positions, channels, pad, fill))
-        number = len(self.network.rings) - 1
-        phase = self.network.contexts[context].phase
+        number, phase = len(self.network.rings) - 1, self.network.contexts[context].phase
+        rows = geometry.first, geometry.period, geometry.advance
+        key = value, *rows, phase, wanted, columns
+        if key not in self.met:
+            self.met[key] = self._meeting(value, geometry, phase, wanted, columns)
+        for targets, rectangle in self.met[key]:
+            targets.append(Target(number, *rectangle))
+
+    def _inside(self, value: SSAValue, columns: Span) -> Span:
+        """The ``columns`` that lie in the image."""
+        return max(columns[0], 0), min(columns[1], shape_of(value)[1])
+
+    def _meeting(
+        self, value: SSAValue, geometry: RingGeometry, phase: int, wanted: Span, columns: Span
+    ) -> list[_Met]:
+        """What contexts send to a ring in ``phase``."""
+        inside = self._inside(value, columns)
         overlapping = [
             p for p in self.parts[value] if p.pos0 < inside[1] and inside[0] < p.pos0 + p.positions
         ]
         found = (self._available(p, value, phase) for p in overlapping if self._meets(p, geometry))
+        met: list[_Met] = []
         for part in dict.fromkeys(found):
             low, high = max(part.chan0, wanted[0]), min(part.chan0 + part.channels, wanted[1])
             left, right = max(part.pos0, inside[0]), min(part.pos0 + part.positions, inside[1])
             if low >= high or left >= right:
                 continue
-            target = Target(
-                number,
-                part.src_pos + left - part.pos0,
-                part.src_chan + low - part.chan0,
-                right - left,
-                high - low,
-                left - first,
-                low - wanted[0],
-            )
-            self.network.contexts[part.context].targets[part.result].append(target)
+            position, channel = part.src_pos + left - part.pos0, part.src_chan + low - part.chan0
+            place = left - columns[0], low - wanted[0]
+            targets = self.network.contexts[part.context].targets[part.result]
+            met.append((targets, (position, channel, right - left, high - low, *place)))
+        return met
+
+
+def _blocks(spec: ContextSpec, split: bool) -> list[Span]:
+    """The blocks of positions for which a context has rings of a source: its pieces, or all of them in one."""
+    return spec.pieces if split else [(spec.p0, spec.p1)]
 
 
 def _whole_row(value: SSAValue) -> tuple[int, int]:

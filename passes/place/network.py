@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from xdsl.ir import Operation
@@ -66,8 +66,7 @@ class Ring:
         return self.pitch * self.element.size_bytes
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """One entry of a route set: the rectangle of the sent row that goes to a ring, and where it lands."""
 
     ring: int
