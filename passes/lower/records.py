@@ -22,11 +22,11 @@ def requantise_record(op: RequantiseOp, ctx: CimContext, builder: ProgramBuilder
     multiplier = ctx.store.array(op.multiplier.key.data)
     codes = quant_of(op.result)
     if codes is None:
-        return "acc_to_float", builder.add_record([len(constant), *constant], multiplier)
+        return "acc_to_float", builder.add_record(np.concatenate([[len(constant)], constant]), multiplier)
     assert op.lo is not None
     assert op.hi is not None
     head = [codes.zero_point, op.lo.value.data, op.hi.value.data, len(constant)]
-    return "requantise", builder.add_record([*head, *constant], multiplier)
+    return "requantise", builder.add_record(np.concatenate([head, constant]), multiplier)
 
 
 def dcom_record(op: DcomOp, builder: ProgramBuilder, channels: int) -> tuple[str, int]:

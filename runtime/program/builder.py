@@ -7,11 +7,12 @@ Nothing is checked here beyond types and sizes: the verifier judges a built prog
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from cimc.runtime.program.geometry import RingGeometry
 from cimc.runtime.program.opcodes import BufferKind, Element
@@ -235,15 +236,14 @@ class ProgramBuilder:
         """Extents and strides (source, destination) of a ``copy``, outer then inner."""
         return self._unique("copies", (n0, s0, d0, n1, s1, d1))
 
-    def add_record(self, ints: Iterable[int] = (), floats: Iterable[float | np.float32] = ()) -> int:
+    def add_record(self, ints: npt.ArrayLike = (), floats: npt.ArrayLike = ()) -> int:
         """Constants of a digital function; floats are rounded to float32."""
-        i = tuple(int(v) for v in ints)
-        f = tuple(float(np.float32(v)) for v in floats)
-        key = ("records", (i, np.asarray(f, np.float32).tobytes()))
+        i, f = np.asarray(ints, np.int64), np.asarray(floats, np.float32)
+        key = ("records", (i.tobytes(), f.tobytes()))
         if key not in self._seen:
             row = (len(self._const_i), len(i), len(self._const_f), len(f))
-            self._const_i.extend(i)
-            self._const_f.extend(f)
+            self._const_i.extend(i.tolist())
+            self._const_f.extend(f.tolist())
             self._seen[key] = self._append("records", row)
         return self._seen[key]
 
