@@ -111,12 +111,6 @@ class WeightStore:
         self._digests[key] = digest.hexdigest()
         return self._digests[key]
 
-    def keep_only(self, keys: set[str]) -> None:
-        """Drop every array whose key is not in ``keys``."""
-        for key in self._arrays.keys() - keys:
-            del self._arrays[key]
-            self._digests.pop(key, None)
-
     def save(self, path: Path) -> None:
         """Write a safetensors file; equal contents give equal bytes."""
         from safetensors.numpy import save_file

@@ -35,10 +35,6 @@ class Qwen3Shape:
 
 QWEN3_0_6B = Qwen3Shape(151936, 1024, 28, 16, 8, 128, 3072, True)
 """0.60 G weights, 0.44 G of them outside the embedding."""
-QWEN3_1_7B = Qwen3Shape(151936, 2048, 28, 16, 8, 128, 6144, True)
-"""1.72 G weights."""
-QWEN3_8B = Qwen3Shape(151936, 4096, 36, 32, 8, 128, 12288, False)
-"""8.19 G weights, two tables of 0.62 G among them."""
 
 
 class RmsNorm(nn.Module):

@@ -34,8 +34,6 @@ Step = Callable[[], int]
 
 BLOCKED = -1
 HALTED = -2
-UNCOUNTED = frozenset((Opcode.HALT, Opcode.LOOP, Opcode.END, Opcode.WAIT))
-"""Rows that are no executed instructions."""
 
 _WINDOW_READS = frozenset((Opcode.READ_XB, Opcode.READ_ROW))
 """Reads of one window, whose loops over positions become one step."""

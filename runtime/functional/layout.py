@@ -43,8 +43,6 @@ ROW_WIDTH = 22
 
 ALONE = -1
 """GROUP of a row that is executed by itself."""
-UNKNOWN = -2
-"""GROUP of a read whose cells were not looked at since the last write."""
 
 # -- contexts ------------------------------------------------------------------------------------
 

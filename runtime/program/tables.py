@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 FORMAT_VERSION = (1, 3)
@@ -244,13 +243,3 @@ class Program:
     def name_of(self, node: int) -> str:
         """The layer a node index stands for."""
         return self.names[node] if node >= 0 else "-"
-
-
-def empty_columns(table: str, rows: int) -> dict[str, npt.NDArray[Any]]:
-    """Zeroed columns of ``table`` with ``rows`` rows."""
-    columns: dict[str, npt.NDArray[Any]] = {}
-    for name, spec in SCHEMAS[table].items():
-        dtype, _, width = spec.partition(":")
-        shape = (rows, int(width)) if width else (rows,)
-        columns[name] = np.zeros(shape, dtype=dtype)
-    return columns
