@@ -304,12 +304,12 @@ class StageOp(CimOperation):
     @property
     def read(self) -> Read | None:
         """The stage's array operator, if it has one."""
-        return cast("Read | None", _first_of(get_args(Read), self.body.block))
+        return cast("Read | None", _first_of(_READS, self.regions[0].block))
 
     @property
     def write(self) -> Write | None:
         """The operation that programs the stage's arrays, if it has any."""
-        return cast("Write | None", _first_of(get_args(Write), self.body.block))
+        return cast("Write | None", _first_of(_WRITES, self.regions[0].block))
 
     def verify_(self) -> None:
         if self.copies.value.data < 1:
@@ -324,9 +324,13 @@ class StageOp(CimOperation):
             raise VerifyException("a stage ends in a cim.yield of its result's type")
 
 
+_READS, _WRITES = get_args(Read), get_args(Write)
+
+
 def _first_of(kinds: tuple[type[Operation], ...], block: Block) -> Operation | None:
     """The first operation of a block that is of one of ``kinds``. Passes ask a stage for its array operator thousands
-    of times, so this looks at types: an ``isinstance`` of abstract classes takes most of a microsecond."""
+    of times, so this looks at types, and at regions without their names: an ``isinstance`` of abstract classes and the
+    look-up of a region by name take most of a microsecond each."""
     op = block.first_op
     while op is not None and type(op) not in kinds:
         op = op.next_op

@@ -16,7 +16,6 @@ from cimc.diagnostics import DoesNotFitError
 from cimc.dialects.cim import StageOp
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph import main_function
-from cimc.dialects.graph_types import IntsAttr
 from cimc.passes.place.network import COLUMNS
 from cimc.passes.place.pieces import divisible
 from cimc.passes.place.place_contexts import frames_of
@@ -25,16 +24,15 @@ from cimc.passes.schedule.copies.choose import Goal, Problem, choose
 from cimc.passes.schedule.copies.ours import ADDED_CONTEXTS, TIMES_CONTEXTS
 from cimc.passes.schedule.copies.stage_costs import StageCost, cuts_of, stage_cost, stages_of, stride_of
 from cimc.passes.schedule.copies.ways import Options, Way, Ways
-from cimc.passes.schedule.deal_pieces import MOST, shorten, useful
+from cimc.passes.schedule.deal_pieces import MOST
 from cimc.passes.schedule.dealing import possible_copies
-from cimc.passes.schedule.estimate.critical import critical_turns
 from cimc.passes.schedule.estimate.nodes import Timing
-from cimc.passes.schedule.estimate.pipeline import Flow, span
-from cimc.passes.schedule.estimate.timings import cut_again, timings
+from cimc.passes.schedule.estimate.timings import timings
 from cimc.passes.schedule.packing import Table, needs_of
-from cimc.passes.schedule.partition_stages import partition
 from cimc.passes.schedule.phase_costs import STAYS, Choices, Work, copies_that_pay
-from cimc.passes.schedule.segment_stages import XBARS, fit_together
+from cimc.passes.schedule.phase_estimate import PhaseEstimate, WayNodes, cut, set_copies
+from cimc.passes.schedule.placements import Placements
+from cimc.passes.schedule.segment_stages import XBARS
 from cimc.passes.schedule.segments import segments_of
 from cimc.passes.schedule.staying import (
     Plan,
@@ -76,21 +74,11 @@ class AssignCopiesPass(ModulePass):
         for stage in stages:
             named = ctx.mapping.for_node(stage.label.data)
             if stage.read is not None and ctx.mapping.chosen_scheduler == "none":
-                _set(stage, named.copies, ctx.arch)
+                set_copies(stage, named.copies, ctx.arch)
             if named.pieces is not None and divisible(stage):
                 stage.pieces = IntegerAttr(named.pieces, i64)
         if ctx.mapping.chosen_scheduler != "none":
             _schedule(op, stages, ctx, self.share)
-
-
-def _set(stage: StageOp, copies: int, arch: Any) -> None:
-    stage.copies = IntegerAttr(possible_copies(stage, copies, arch), i64)
-
-
-def _cut(stage: StageOp, row_tiles: int) -> None:
-    """Cut the rows of the stage's weights into so many tiles."""
-    assert stage.write is not None
-    stage.write.grid = IntsAttr.of((row_tiles, stage.write.grid.data[1]))
 
 
 def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, share: float) -> None:
@@ -102,16 +90,17 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, shar
     named = {i: ctx.mapping.named_copies(s.label.data) for i, s in enumerate(stages) if s.read is not None}
     pinned = {i: possible_copies(stages[i], n, ctx.arch) for i, n in named.items() if n is not None}
     for i, stage in enumerate(stages):
-        _set(stage, pinned.get(i, 1), ctx.arch)
-    tables = [partition(stage, ctx.arch) for stage in stages]
+        set_copies(stage, pinned.get(i, 1), ctx.arch)
+    placements = Placements(ctx.arch)
+    tables = [placements.table(stage) for stage in stages]
     goal = Goal(ctx.mapping.chosen_scheduler, ctx.mapping.objective, ctx.mapping.power_cap_mw)
-    together = fit_together(list(zip(stages, tables, strict=True)), ctx.arch)
+    together = placements.fit_together(stages)
     if not together and not ctx.arch.chip.allow_writes:
         return  # does not fit: segment-stages says by how much with one copy each
     cuts = goal.scheduler == "cimc" and together
     by_cut = [
-        _cut_tables(stage, table, ctx.arch, cuts=cuts and i not in pinned)
-        for i, (stage, table) in enumerate(zip(stages, tables, strict=True))
+        _cut_tables(stage, placements, ctx.arch, cuts=cuts and i not in pinned)
+        for i, stage in enumerate(stages)
     ]
     options = [_options(stage, own, ctx.arch) for stage, own in zip(stages, by_cut, strict=True)]
     by_stage = dict(zip(stages, tables, strict=True))
@@ -121,19 +110,17 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, shar
         floor = max(traffic(module, ctx.arch).values())
         most = _most_pieces(stages, goal, ctx.mapping)
         # Ways are chosen for whole rows, and for rows in pieces: the quicker ones are taken.
+        whole = WayNodes(nodes, stages, by_cut, ctx.arch)
         phases = [
-            _Phase(nodes, stages, by_cut, range(len(nodes)), ctx.arch, rewrites=False, most=own)
+            PhaseEstimate(whole, range(len(nodes)), rewrites=False, most=own)
             for own in (({}, most) if most else ({},))
         ]
         strides = tuple(stride_of(stage) for stage in stages)
 
-        def room(tables: Sequence[Table]) -> bool:
-            return fit_together(list(zip(stages, tables, strict=True)), ctx.arch)
-
         tried: list[tuple[int, list[int], Ways]] = []
         for known in phases:
             problem = Problem(tuple(options), strides, pinned, floor, known)
-            ways = _choose(problem, goal, stages, ctx.arch, share, room)
+            ways = _choose(problem, goal, stages, ctx.arch, share, lambda: placements.fit_together(stages))
             tried.append((*known.cut_rows(ways, most, float(floor)), ways))
         _, pieces, ways = min(tried, key=lambda way: way[0])
         _put(stages, ways, ctx.arch)
@@ -152,18 +139,18 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, shar
         return Work(stages, given, read(given), ctx.arch, frames, choices, contexts)
 
     if goal.scheduler != "cimc":
-        _choose_by_phase(greedy_plan(work(tables)), goal, options, by_cut, pinned, share)
+        _choose_by_phase(greedy_plan(work(tables)), goal, options, by_cut, pinned, share, placements)
         return
     found = plans(work, tables, stay=share == 1)
     runs: list[tuple[float, list[int]]] = []
     for plan in leading(found):
         for i, stage in enumerate(stages):
-            _set(stage, pinned.get(i, 1), ctx.arch)
-        _choose_by_phase(plan, goal, options, by_cut, pinned, share)
-        done = with_copies(plan, [partition(stage, ctx.arch) for stage in stages])
+            set_copies(stage, pinned.get(i, 1), ctx.arch)
+        _choose_by_phase(plan, goal, options, by_cut, pinned, share, placements)
+        done = with_copies(plan, [placements.table(stage) for stage in stages])
         runs.append((estimated(done, read), [stage.copies.value.data for stage in stages]))
     for stage, copies in zip(stages, min(runs)[1], strict=True):
-        _set(stage, copies, ctx.arch)
+        set_copies(stage, copies, ctx.arch)
 
 
 def _choose_by_phase(
@@ -173,6 +160,7 @@ def _choose_by_phase(
     by_cut: Sequence[Mapping[int, Table]],
     pinned: Mapping[int, int],
     share: float,
+    placements: Placements,
 ) -> None:
     """Set the copies of the stages of every phase that no operator larger than the chip has a part in."""
     work, stages, arch = plan.work, plan.work.stages, plan.work.arch
@@ -185,20 +173,17 @@ def _choose_by_phase(
             tuple(stride_of(stages[i]) for i in members),
             {number[i]: n for i, n in pinned.items() if i in number},
             Fraction(0),
-            _Phase(
-                work.nodes,
-                [stages[i] for i in members],
-                [by_cut[i] for i in members],
+            PhaseEstimate(
+                WayNodes(work.nodes, [stages[i] for i in members], [by_cut[i] for i in members], arch),
                 here,
-                arch,
                 rewrites=True,
             ),
             _Paying(work, here, number),
         )
 
-        def fits(tables: Sequence[Table], members: Sequence[int] = members) -> bool:
+        def fits(members: Sequence[int] = members) -> bool:
             """Whether what is rewritten has room beside what stays."""
-            marked = [marked_like(work.tables[i], table) for i, table in zip(members, tables, strict=True)]
+            marked = [marked_like(work.tables[i], placements.table(stages[i])) for i in members]
             needs = [
                 need
                 for i, table in zip(members, marked, strict=True)
@@ -243,20 +228,20 @@ def _choices(cost: StageCost) -> Choices:
     return Choices(copies, cycles, cost.tiles, cost.contexts)
 
 
-def _cut_tables(stage: StageOp, table: Table, arch: Any, *, cuts: bool) -> dict[int, Table]:
+def _cut_tables(stage: StageOp, placements: Placements, arch: Any, *, cuts: bool) -> dict[int, Table]:
     """The placement of a stage with one copy in every useful cut of its weights, by row tiles; none for digital ones.
 
-    ``table``: in the cut it has, which comes first; without ``cuts`` it is the only one.
+    The cut it has comes first; without ``cuts`` it is the only one.
     """
     if stage.write is None:
         return {}
     base = stage.write.grid.data[0]
-    found = {base: table}
+    found = {base: placements.table(stage)}
     for row_tiles in cuts_of(stage, arch) if cuts else ():
         if row_tiles != base:
-            _cut(stage, row_tiles)
-            found[row_tiles] = partition(stage, arch)
-    _cut(stage, base)
+            cut(stage, row_tiles)
+            found[row_tiles] = placements.table(stage)
+    cut(stage, base)
     return found
 
 
@@ -279,17 +264,17 @@ def _choose(
     stages: Sequence[StageOp],
     arch: Any,
     share: float,
-    room: Callable[[Sequence[Table]], bool],
+    room: Callable[[], bool],
 ) -> Ways:
     """Set copies and cuts of the stages of one phase; the ways of those with arrays.
 
-    ``room``: whether their tables fit side by side.
+    ``room``: whether they fit side by side as they are.
     """
 
     def fits(decided: Sequence[Way | None]) -> bool:
         """Whether the stages in these ways run side by side."""
         _put(stages, _known(decided), arch)
-        return room([partition(stage, arch) for stage in stages])
+        return room()
 
     chosen = choose(problem, goal, arch, fits, share)
     ways = _known(problem.complete({}) if chosen is None else chosen)
@@ -304,97 +289,8 @@ def _known(decided: Sequence[Way | None]) -> dict[int, Way]:
 def _put(stages: Sequence[StageOp], ways: Ways, arch: Any) -> None:
     """Set copies and cuts of stages."""
     for i, way in ways.items():
-        _cut(stages[i], way.cost.row_tiles)
-        _set(stages[i], way.copies, arch)
-
-
-class _Phase:
-    """The estimate of a phase as a function of the ways of its stages."""
-
-    def __init__(
-        self,
-        nodes: Sequence[Timing],
-        stages: Sequence[StageOp],
-        tables: Sequence[Mapping[int, Table]],
-        members: Sequence[int],
-        arch: Any,
-        *,
-        rewrites: bool,
-        most: Mapping[int, int] | None = None,
-    ):
-        """``tables``: of every stage, its placement with one copy in every cut, by row tiles. ``most``: pieces of their
-        rows that stages may choose; others have what they are given."""
-        numbers = {node.op: i for i, node in enumerate(nodes)}
-        self._nodes, self._members, self._rewrites = list(nodes), members, rewrites
-        self._most = most or {}
-        for i, pieces in self._most.items():
-            self._nodes[numbers[stages[i]]] = useful(self._nodes[numbers[stages[i]]], pieces)
-        self._stages, self._tables, self._arch = stages, tables, arch
-        self._numbers = [numbers[stage] for stage in stages]
-        self._flow = Flow(self._nodes, members)
-        self._known: dict[tuple[int, tuple[int, int]], Timing] = {}
-        self._cuts = {
-            (i, stage.write.grid.data[0]): nodes[number]
-            for i, (stage, number) in enumerate(zip(stages, self._numbers, strict=True))
-            if stage.write is not None
-        }
-
-    def latency(self, ways: Ways) -> int:
-        """Cycles with ``ways`` of the stages named by their number."""
-        for i, number in enumerate(self._numbers):
-            self._flow.put(number, self._node(i, ways[i]) if i in ways else self._nodes[number])
-        return self._flow.span(rewrites=self._rewrites)
-
-    def turn(self, stage: int, way: Way) -> int:
-        """Cycles of a context of the stage from one row to its next."""
-        return self._node(stage, way).turn
-
-    def interval(self, stage: int, way: Way) -> int:
-        """Cycles between images that the stage's contexts allow."""
-        node = self._node(stage, way)
-        return -(-node.rows // node.copies) * node.turn
-
-    def critical_turns(self, ways: Ways) -> dict[int, float]:
-        """Turns of each of the stages in ``ways`` on the way that decides the latency."""
-        found = critical_turns(self._with(ways), self._members)
-        return {i: found[self._numbers[i]] for i in ways}
-
-    def cut_rows(self, ways: Ways, most: Mapping[int, int], floor: float) -> tuple[int, list[int]]:
-        """Cycles, and pieces of the rows of all stages: of those in ``most``, with how many they may have, as many as
-        shorten the latency while the interval stays at ``floor`` or as it is without them."""
-        nodes = self._with(ways)
-        if most:
-            open_to = {self._numbers[i]: pieces for i, pieces in most.items()}
-            nodes = shorten(nodes, open_to, self._members, floor)
-        pieces = [stage.pieces.value.data for stage in self._stages]
-        for i in most:
-            pieces[i] = len(nodes[self._numbers[i]].steps)
-        return span(nodes, self._members, rewrites=self._rewrites), pieces
-
-    def _with(self, ways: Ways) -> list[Timing]:
-        nodes = list(self._nodes)
-        for i, way in ways.items():
-            nodes[self._numbers[i]] = self._node(i, way)
-        return nodes
-
-    def _node(self, i: int, way: Way) -> Timing:
-        if (i, way.key) not in self._known:
-            node = self._cut_node(i, way.cost.row_tiles).dealt(way.copies, self._stages[i].pieces.value.data)
-            self._known[i, way.key] = useful(node, self._most[i]) if i in self._most else node
-        return self._known[i, way.key]
-
-    def _cut_node(self, i: int, row_tiles: int) -> Timing:
-        """The node of a stage with its weights cut so."""
-        if (i, row_tiles) not in self._cuts:
-            node, stage = self._nodes[self._numbers[i]], self._stages[i]
-            assert stage.write is not None
-            before = stage.write.grid.data[0], stage.copies.value.data
-            _cut(stage, row_tiles)
-            _set(stage, 1, self._arch)
-            self._cuts[i, row_tiles] = cut_again(node, stage, self._tables[i][row_tiles], self._arch)
-            _cut(stage, before[0])
-            _set(stage, before[1], self._arch)
-        return self._cuts[i, row_tiles]
+        cut(stages[i], way.cost.row_tiles)
+        set_copies(stages[i], way.copies, arch)
 
 
 def _check_power(costs: Sequence[StageCost], goal: Goal, arch: Any) -> None:

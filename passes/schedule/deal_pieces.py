@@ -12,7 +12,7 @@ from dataclasses import replace
 from math import inf
 
 from cimc.passes.schedule.estimate.nodes import Timing, busy, sending
-from cimc.passes.schedule.estimate.pipeline import span
+from cimc.passes.schedule.estimate.pipeline import Flow, span
 
 MOST = {"latency": 8, "throughput": 4, "energy": 4}
 """Pieces of a row at most, by objective; a program has as many times the sends."""
@@ -26,6 +26,8 @@ ROUNDS = 2
 
 def in_pieces(node: Timing, pieces: int) -> Timing:
     """The node of a stage with its rows in so many pieces."""
+    if len(node.steps) == pieces:
+        return node
     if node.arrays is not None:
         return node.dealt(node.copies * node.columns, pieces)
     return replace(node, **busy(node.digital.turn(pieces))) if node.digital is not None else node
@@ -64,16 +66,18 @@ def shorten(
     for number, most in numbers.items():
         found[number] = useful(whole[number], most, slowest)
     _hold(found, numbers, members, slowest)
-    current = span(found, members, rewrites=False)
+    flow = Flow(found, members)
+    current = flow.span(rewrites=False)
     for _ in range(ROUNDS):
         for number in numbers:
             while len(found[number].steps) > 1:
-                trial = list(found)
-                trial[number] = in_pieces(found[number], len(found[number].steps) // 2)
-                reached = span(trial, members, rewrites=False)
+                fewer = in_pieces(found[number], len(found[number].steps) // 2)
+                flow.put(number, fewer)
+                reached = flow.span(rewrites=False)
                 if reached > current * (1 + LEAST_GAIN):
+                    flow.put(number, found[number])
                     break
-                found, current = trial, reached
+                found[number], current = fewer, reached
     return found if current < span(whole, members, rewrites=False) else whole
 
 

@@ -43,6 +43,7 @@ class Dealing:
         return list(pairwise(j * positions // self.columns for j in range(self.columns + 1)))
 
 
+@lru_cache(maxsize=1 << 14)
 def deal(rows: int, positions: int, copies: int, finest: int | None = None) -> Dealing | None:
     """The quickest dealing of ``rows`` x ``positions`` windows to ``copies``; ``None`` where some copies would idle.
 

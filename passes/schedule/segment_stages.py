@@ -20,7 +20,7 @@ from cimc.passes.place.place_contexts import frames_of
 from cimc.passes.schedule.dealing import possible_copies
 from cimc.passes.schedule.estimate.nodes import Timing
 from cimc.passes.schedule.estimate.timings import timings
-from cimc.passes.schedule.packing import Room, Table, needs_of
+from cimc.passes.schedule.packing import Need, Room, Table, needs_of
 from cimc.passes.schedule.partition_stages import partition
 from cimc.passes.schedule.phase_costs import Work
 from cimc.passes.schedule.staying import estimated, greedy_plan, plans
@@ -87,14 +87,16 @@ class SegmentStagesPass(ModulePass):
 
 
 def fit_together(tables: Sequence[tuple[StageOp, Table]], arch: Any) -> bool:
-    """Whether the contexts of all stages fit the chip in one phase, by their crossbars and estimated memory.
-
-    The largest first, as ``place-contexts`` takes those of a program of one phase.
-    """
+    """Whether the contexts of all stages fit the chip in one phase, by their crossbars and estimated memory."""
     crossbars = sum(int(table[:, XBARS].sum()) for _, table in tables)
     if crossbars > arch.chip.cores * arch.core.crossbars:
         return False
-    needs = [need for stage, table in tables for need in needs_of(stage, table, arch)]
+    return have_room([need for stage, table in tables for need in needs_of(stage, table, arch)], arch)
+
+
+def have_room(needs: Sequence[Need], arch: Any) -> bool:
+    """Whether contexts with these needs fit the chip in one phase: the largest first, as ``place-contexts`` takes those
+    of a program of one phase."""
     return Room.empty(arch).put(sorted(needs, key=lambda need: -need[0])) is not None
 
 

@@ -29,17 +29,17 @@ class Way:
     cycles: int
     """Cycles between images that the arrays allow."""
 
-    @property
+    @cached_property
     def copies(self) -> int:
         """Copies of the weights."""
         return self.dealing.rows * self.dealing.columns
 
-    @property
+    @cached_property
     def row_cycles(self) -> int:
         """Cycles of the arrays for a block of a row; a context's turn is not shorter."""
         return -(-self.cost.positions // self.dealing.columns) * self.cost.window_cycles
 
-    @property
+    @cached_property
     def contexts(self) -> int:
         """Contexts beyond those of one copy."""
         return self.cost.contexts * (self.copies - 1)
@@ -49,12 +49,12 @@ class Way:
         """Crossbars."""
         return self.cost.tiles * self.copies
 
-    @property
+    @cached_property
     def power_mw(self) -> float:
         """Of all copies' arrays while they work."""
         return self.cost.power_mw * self.copies
 
-    @property
+    @cached_property
     def key(self) -> tuple[int, int]:
         """What tells ways of a stage apart."""
         return self.copies, self.cost.row_tiles
