@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 from itertools import combinations, product
 
@@ -17,66 +16,7 @@ from cimc.dialects.cim_types import WindowAttr
 from cimc.mapping_options import MappingOptions
 from cimc.passes.schedule.copies.latency_bound import latency_bound
 from cimc.passes.schedule.copies.receptive import Field, least_columns, least_users
-from tests.scheduling.chains import Chain, works
-
-
-def best_latency(chain: Chain, rows: int, copies: tuple[int, ...], row_cycles: int) -> int:
-    """The earliest end over every order in which rows enter and windows run: a search over sets of finished windows.
-
-    State: what is in, what is done, what runs until when; branches over all sets of windows that may begin.
-    """
-    windows = [
-        [frozenset(r for r in range(o - k // 2, o + k // 2 + 1) if 0 <= r < rows) for o in range(rows)]
-        for k, _, _ in chain
-    ]
-    best = 10**9
-    seen: dict[tuple[object, ...], int] = {}
-
-    def begins(free: int, ready: list[int]) -> Iterator[tuple[int, ...]]:
-        """Never idle on purpose: with equal times of a stage's windows waiting brings nothing but other choices."""
-        count = min(free, len(ready))
-        yield from combinations(ready, count)
-
-    def go(
-        time: int,
-        entered: frozenset[int],
-        done: tuple[frozenset[int], ...],
-        running: tuple[tuple[int, int, int], ...],
-    ) -> None:
-        nonlocal best
-        if time >= best:
-            return
-        if len(done[-1]) == rows:
-            best = time
-            return
-        key = (entered, done, tuple(sorted((end - time, s, o) for end, s, o in running)), time % row_cycles)
-        if seen.get(key, 10**9) <= time:
-            return
-        seen[key] = time
-        choices: list[list[tuple[int, ...]]] = []
-        for s, (_, _, _) in enumerate(chain):
-            have = entered if s == 0 else done[s - 1]
-            busy = {o for _, stage, o in running if stage == s}
-            ready = [o for o in range(rows) if o not in done[s] and o not in busy and windows[s][o] <= have]
-            choices.append(list(begins(copies[s] - len(busy), ready)))
-        coming = (
-            [entered | {r} for r in range(rows) if r not in entered] if len(entered) < rows else [entered]
-        )
-        for chosen in product(*choices):
-            now = running + tuple(
-                (time + chain[s][2], s, o) for s, started in enumerate(chosen) for o in started
-            )
-            row_at = (time // row_cycles + 1) * row_cycles
-            at = min([end for end, _, _ in now] + ([row_at] if len(entered) < rows else []))
-            ended = tuple(
-                done[s] | {o for end, stage, o in now if stage == s and end == at} for s in range(len(chain))
-            )
-            left = tuple(item for item in now if item[0] > at)
-            for more in coming if at == row_at and len(entered) < rows else [entered]:
-                go(at, more, ended, left)
-
-    go(0, frozenset(), (frozenset(),) * len(chain), ())
-    return best
+from tests.scheduling.chains import best_latency, works
 
 
 @given(

@@ -11,17 +11,20 @@ from fractions import Fraction
 from math import ceil, prod
 from typing import Any
 
+import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 
-from cimc.dialects.cim import StageOp
+from cimc.dialects.cim import ConcatOp, StageOp
 from cimc.dialects.graph_types import quant_of, shape_of
 from cimc.dialects.mem import InputOp, OutputOp, RelayoutOp
 from cimc.dialects.mem_real import IndexMapOp
-from cimc.passes.place.source_rows import head_window
+from cimc.passes.place.source_rows import head_window, is_global_pool
 from cimc.passes.place.tail_plan import element_of
 from cimc.passes.schedule.array_product import coding_of
 from cimc.passes.schedule.closed_form.copies import Product, fluid_interval, min_max_interval
+from cimc.passes.schedule.copies.frontier import INPUT, Stage, Taking, frontier_bound
+from cimc.passes.schedule.copies.isoperimetry import least_needed, least_rows
 from cimc.passes.schedule.copies.latency_bound import SHARES, Link, Work, latency_bound
 from cimc.passes.schedule.copies.receptive import Field, least_columns, least_users
 from cimc.passes.schedule.copies.stage_costs import StageCost, cut_costs, exact, stages_of
@@ -41,7 +44,10 @@ class Bounds:
     critical_path: int
     """From the first input byte to the last output: the last window through the arrays, behind the input's last row."""
     late_work: int
-    """The same with all windows that wait for rows of the input, on the chip's crossbars (``latency_bound.py``)."""
+    """The same with all windows that wait for rows of the input, on the chip's crossbars (``latency_bound.py``); no
+    less than the next one."""
+    frontier: int
+    """The same with what every stage stays behind its sources, on the chip's crossbars (``frontier.py``)."""
 
     @property
     def interval_cycles(self) -> Fraction:
@@ -56,7 +62,7 @@ class Bounds:
     @property
     def latency_cycles(self) -> Fraction:
         """No image takes less: all its work is done within its latency, and its last window comes through."""
-        return max(self.interval_cycles, Fraction(self.critical_path), Fraction(self.late_work))
+        return max(self.interval_cycles, Fraction(self.late_work))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers for ``report.json``."""
@@ -66,6 +72,7 @@ class Bounds:
             "binding": self.binding,
             "critical_path_cycles": self.critical_path,
             "late_work_cycles": self.late_work,
+            "frontier_cycles": self.frontier,
             "latency": float(self.latency_cycles),
         }
 
@@ -83,7 +90,10 @@ def bounds(module: ModuleOp, arch: Any, frames: int = 1) -> Bounds:
     if writes:
         terms["weight_writes"] = writes / frames
     path = ceil(_critical_path(module, arch, cuts))
-    return Bounds(terms, path, path if writes else _late_work(module, arch, cuts, path))
+    if writes:
+        return Bounds(terms, path, path, path)
+    frontier = max(path, _frontier(module, arch, cuts))
+    return Bounds(terms, path, _late_work(module, arch, cuts, frontier), frontier)
 
 
 def _writes(cuts: Cuts, arch: Any) -> Fraction:
@@ -222,6 +232,69 @@ def _links(stage: StageOp, numbers: dict[SSAValue, int]) -> tuple[Link, ...]:
         elif (rows, columns) == (height, positions):
             found.append(Link(numbers[source], 1, 1, side))
     return tuple(found)
+
+
+def _frontier(module: ModuleOp, arch: Any, cuts: Cuts) -> int:
+    """The bound of ``frontier.py`` for the stages of a module, all with their weights in the arrays."""
+    entered, rows = _entered(module, arch), 1
+    known: dict[SSAValue, _Made] = {}
+    stages: list[Stage] = []
+    for op in module.walk():
+        if isinstance(op, InputOp) and entered:
+            rows = shape_of(op.result)[0]
+            known[op.result] = _Made((INPUT,))
+        if isinstance(op, ConcatOp) and all(value in known for value in op.args):
+            makers = tuple(number for value in op.args for number in known[value].makers)
+            known[op.result] = _Made(makers, joint=True)
+        if isinstance(op, StageOp):
+            takes, joint = _takings(op, known)
+            known[op.result] = _Made((len(stages),), joint)
+            cost = tuple((own.tiles, own.window_cycles) for own in cuts[op])
+            stages.append(Stage(prod(shape_of(op.result)[:2]), cost, tuple(takes)))
+    return frontier_bound(stages, arch.chip.cores * arch.core.crossbars, rows, float(entered / rows))
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Who makes a value."""
+
+    makers: tuple[int, ...]
+    joint: bool = False
+    """Whether some of its channels may be there long before what is known of all of them."""
+
+
+def _takings(stage: StageOp, known: Mapping[SSAValue, _Made]) -> tuple[list[Taking], bool]:
+    """What a stage takes of its sources, and whether its result is joint like one of them.
+
+    Windows on arrays that see some channels only can be early where their source is joint: nothing is known of those.
+    """
+    found: list[Taking] = []
+    read, joint = stage.read, False
+    height, positions, _ = shape_of(stage.result)
+    count = height * positions
+    for i, source in enumerate(stage.sources if stage.frame_product is None else ()):
+        if source not in known:
+            continue
+        made, (rows, columns, channels) = known[source], shape_of(source)
+        some = read is not None and (i > 0 or read.diagonal.channels < channels)
+        if made.joint and some:
+            continue
+        joint |= made.joint and read is None
+        window = head_window(stage) if i == 0 else None
+        if window is not None and max(window.dilations) == 1 and made.makers == (INPUT,):
+            needed = np.append(0, np.repeat(least_rows(window, rows, height)[1:], positions))
+        elif made.makers == (INPUT,):
+            continue
+        elif window is not None:
+            needed = least_needed(window, (rows, columns), (height, positions))
+        elif is_global_pool(stage):
+            needed = np.append(0, np.full(count, rows * columns))
+        elif (rows, columns) == (height, positions):
+            needed = np.arange(count + 1)
+        else:
+            continue
+        found.append(Taking(made.makers, needed, side=i > 0 and read is not None))
+    return found, joint
 
 
 def _sees_last_row(stage: StageOp) -> bool:

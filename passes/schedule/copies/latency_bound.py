@@ -75,7 +75,9 @@ def latency_bound(stages: Sequence[Work], crossbars: int, row_cycles: Fraction, 
     which one copy of each stage fits ``crossbars``, and for every order of rows and windows: a window waits for all
     it needs, a stage has no more copies than crossbars, and one cut.
     """
-    refuted, possible = floor - 1, max(2 * floor, 1)
+    if _consistent(stages, crossbars, row_cycles, floor):
+        return floor
+    refuted, possible = floor, max(2 * floor, 1)
     while not _consistent(stages, crossbars, row_cycles, possible):
         refuted, possible = possible, 2 * possible
     while possible - refuted > 1:
