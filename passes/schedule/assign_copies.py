@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -117,11 +118,12 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, shar
         ]
         strides = tuple(stride_of(stage) for stage in stages)
 
+        slowest = inf if goal.objective == "latency" else float(floor)
         tried: list[tuple[int, list[int], Ways]] = []
         for known in phases:
             problem = Problem(tuple(options), strides, pinned, floor, known)
             ways = _choose(problem, goal, stages, ctx.arch, share, lambda: placements.fit_together(stages))
-            tried.append((*known.cut_rows(ways, most, float(floor)), ways))
+            tried.append((*known.cut_rows(ways, most, slowest), ways))
         _, pieces, ways = min(tried, key=lambda way: way[0])
         _put(stages, ways, ctx.arch)
         for stage, count in zip(stages, pieces, strict=True):

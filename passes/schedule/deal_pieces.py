@@ -14,7 +14,7 @@ from math import inf
 from cimc.passes.schedule.estimate.nodes import Timing, busy, sending
 from cimc.passes.schedule.estimate.pipeline import Flow, span
 
-MOST = {"latency": 8, "throughput": 4, "energy": 4}
+MOST = {"latency": 16, "throughput": 4, "energy": 4}
 """Pieces of a row at most, by objective; a program has as many times the sends."""
 MORE = 0.1
 """Share of a row's cycles that its pieces may cost."""

@@ -13,6 +13,7 @@ from cimc.passes.schedule.closed_form.copies import Product, polyxb
 from cimc.passes.schedule.copies.marginal import Estimator, Menu, rebalance
 from cimc.passes.schedule.copies.ours import (
     ADDED_CONTEXTS,
+    MORE_CONTEXTS,
     ROUNDS,
     TIMES_CONTEXTS,
     Chosen,
@@ -86,8 +87,9 @@ def choose(
     """Ways of every stage; ``None`` when not even one copy each fits the chip.
 
     The scheduler gets ``share`` of the cores first, then less at a time, until ``fits`` says that a core is found
-    for every context: contexts need memory, too. All schedulers have the same limit of contexts. Ours gets
-    its moves for the latency behind that, with all that is left and less at a time.
+    for every context: contexts need memory, too. All schedulers have the same limit of contexts, but for our objective
+    ``latency``, which may have more. Ours gets its moves for the latency behind that, with all that is left and less at
+    a time.
     """
     tried: Decided | None = None
     for part in SHARES:
@@ -109,7 +111,8 @@ def _limits(problem: Problem, goal: Goal, share: float | Fraction, arch: Any) ->
     """What the named copies leave of contexts and power, on ``share`` of the cores."""
     named = tuple(problem.decided.values())
     each = sum(own.base.contexts for own in problem.stages if own is not None)
-    contexts = max(0, max(ADDED_CONTEXTS, TIMES_CONTEXTS * each) - sum(way.contexts for way in named))
+    times = MORE_CONTEXTS if (goal.scheduler, goal.objective) == ("cimc", "latency") else TIMES_CONTEXTS
+    contexts = max(0, max(ADDED_CONTEXTS, times * each) - sum(way.contexts for way in named))
     static = arch.static_power_mw + sum(way.power_mw for way in named)
     cores = int(arch.chip.cores * share)
     return Limits(cores, arch.core.crossbars, contexts, static, goal.power_cap_mw, named)

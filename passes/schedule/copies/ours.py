@@ -18,8 +18,11 @@ LEAST_GAIN = Fraction(1, 400)
 
 ADDED_CONTEXTS = 256
 TIMES_CONTEXTS = 2
-"""Contexts that copies may add: so many, or so many times those of one copy each. Placing and linking take some ms a
-context; ResNet-20, whose windows would fill the chip with 5,000, takes a minute then (docs/scheduling.md)."""
+MORE_CONTEXTS = 6
+"""Contexts that copies may add: so many, or so many times those of one copy each, more times for the objective
+``latency``: contexts of depthwise convolutions take one or two crossbars, and would leave half of a chip unused.
+Placing and linking take some ms a context; ResNet-20, whose windows would fill the chip with 5,000, takes a minute then
+(docs/scheduling.md)."""
 
 ROUNDS = {"throughput": 3, "latency": 12, "energy": 3}
 """Rounds of moves, one of which tries every stage."""
