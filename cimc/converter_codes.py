@@ -24,7 +24,6 @@ from cimc.dialects.graph import (
 )
 from cimc.dialects.graph_types import quant_of, shape_of
 from cimc.dialects.row_layout import frame_shape, row_layout, token_layout
-from cimc.interpreters.quantised import execute_quantised
 from cimc.passes.schedule.array_product import flattened_image, machine_coding, stored_weights
 from cimc.passes.schedule.calibrate_converters import codes_key
 
@@ -43,6 +42,9 @@ def put_converter_codes(module: ModuleOp, ctx: CimContext, load: Callable[[], Sa
     wanted = _lossy_inputs(module, ctx)
     if not wanted:
         return
+    # Machines without such converters need none of it.
+    from cimc.interpreters.quantised import execute_quantised
+
     batches = {
         name: shape_of(argument)[0]
         for name, argument in zip(main_names(module, INPUTS), main_function(module).args, strict=True)

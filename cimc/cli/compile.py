@@ -20,6 +20,7 @@ from cimc.cli.options import (
 )
 from cimc.cli.output import print_table, progress
 from cimc.diagnostics import UsageError
+from cimc.garbage import rare_collections
 
 LEVELS = ("graph", "quantised", "mapped")
 
@@ -61,6 +62,7 @@ class _OptionalValue(click.Command):
 @click.option("--resume", is_flag=True, help="MODEL is a file of --dump-ir; go on from there.")
 @click.option("--timing", is_flag=True, help="Print the time of each pass on stderr.")
 @click.option("--require-arrays", is_flag=True, help="Exit 1 if no operator runs on the arrays.")
+@rare_collections()
 def compile(
     model: Path,
     arch: str | None,

@@ -43,6 +43,7 @@ from cimc.cli.run import run
 from cimc.cli.simulate import simulate
 from cimc.cli.verify import verify
 from cimc.diagnostics import CimError, ErrorList, ExitCode
+from cimc.garbage import no_collection_at_exit
 
 _BROKEN_PIPE = 128 + signal.SIGPIPE
 """What a shell reports for a program that the signal ended: the reader of our output went away."""
@@ -90,6 +91,7 @@ for _command in (
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run ``cimc`` with ``arguments`` (default: those of the process) and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    no_collection_at_exit()
     with _warnings_on_stderr(), _interrupts() as interrupts:
         code = _run(given, interrupts)
     sys.exit(int(code))

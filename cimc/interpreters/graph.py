@@ -189,7 +189,7 @@ def _conv(op: ConvOp, machine: Machine, operands: Sequence[Array]) -> Array:
     weight, bias = machine.real_weight(op), machine.real_bias(op)
     windows = Windows(op.kernel.data, op.strides.data, op.dilations.data)
     result = convolve(_padded(operands[0], op.pads.data, 0.0), weight, windows, op.group.value.data)
-    return result if bias is None else result + bias.reshape(-1, 1, 1)
+    return result if bias is None else np.add(result, bias.reshape(-1, 1, 1), out=result)
 
 
 def _gemm(op: GemmOp, machine: Machine, operands: Sequence[Array]) -> Array:

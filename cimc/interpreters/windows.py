@@ -61,16 +61,27 @@ def convolve(images: Reals, weight: Reals, windows: Windows, groups: int) -> Rea
     split = images.reshape(count, groups, depth, *images.shape[2:])
     band = max(1, BAND_BYTES // (images.itemsize * channels * prod(windows.kernel) * width))
     result = np.empty((count, groups, matrix.shape[1], height, width), np.float32)
+    points = _is_point(windows)
     for image, sums in zip(split, result, strict=True):
         for first in range(0, height, band):
             rows = min(band, height - first)
-            seen = np.empty((groups, depth, prod(windows.kernel), rows, width), np.float32)
-            for tap, pixels in enumerate(windows.taps(image, first, rows)):
-                seen[:, :, tap] = pixels
-            sums[:, :, first : first + rows] = (matrix @ seen.reshape(groups, -1, rows * width)).reshape(
-                groups, -1, rows, width
+            if points:
+                seen = image[:, :, first : first + rows]
+            else:
+                seen = np.empty((groups, depth, prod(windows.kernel), rows, width), np.float32)
+                for tap, pixels in enumerate(windows.taps(image, first, rows)):
+                    seen[:, :, tap] = pixels
+            np.matmul(
+                matrix,
+                seen.reshape(groups, -1, rows * width),
+                out=sums.reshape(groups, -1, height * width)[..., first * width : (first + rows) * width],
             )
     return result.reshape(count, len(weight), height, width)
+
+
+def _is_point(windows: Windows) -> bool:
+    """Whether every pixel is a window: a matrix product takes the image as it lies."""
+    return prod(windows.kernel) == 1 and windows.strides == (1, 1)
 
 
 def maximum(images: Reals, windows: Windows) -> Reals:
