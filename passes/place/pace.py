@@ -98,24 +98,27 @@ def _turns(
         turns = next(g.turns for g in _windows(network, rings))
         ready, side = np.zeros(IMAGES * turns), np.zeros(IMAGES * turns)
         frames = [(ring, sources) for ring, sources in rings if _holds_frame(network, ring)]
-        rings = [taken for taken in rings if taken not in frames]
-        for ring, sources in rings:
-            times = ready if network.rings[ring].source == ring_name(0) else side
-            way = _way_cycles(network.rings[ring], arch)
+        # Rings of other channels and columns take the same rows at the same time, but for what is longer under way.
+        alike: dict[tuple[RingGeometry, bool, Key], tuple[list[int], float]] = {}
+        for ring, sources in (taken for taken in rings if taken not in frames):
+            own, way = network.rings[ring], _way_cycles(network.rings[ring], arch)
             for source in sources:
-                np.maximum(times, _there(network.rings[ring].geometry, sent[source]) + way, out=times)
+                same, longest = alike.get((own.geometry, own.source == ring_name(0), source), ([], 0.0))
+                same.append(ring)
+                alike[own.geometry, own.source == ring_name(0), source] = same, max(longest, way)
+        for (geometry, head, source), (_, way) in alike.items():
+            times = ready if head else side
+            np.maximum(times, _there(geometry, sent[source]) + way, out=times)
         for ring, sources in frames:
             _collect_frame(network.rings[ring], ring, sources, sent, slots, ready, stream.turn, arch)
         ramp = np.arange(len(ready)) * stream.turn
         ends = np.maximum(ready + stream.turn, side + stream.tail)
         ends = np.maximum.accumulate(ends - ramp) + ramp
         freed = np.maximum(ready, np.concatenate([[0.0], ends[:-1]])) + stream.work
-        for ring, sources in rings:
-            times = freed if network.rings[ring].source == ring_name(0) else ends
-            for source in sources:
-                slots[ring] = max(
-                    slots[ring], places_in_use(network.rings[ring].geometry, times, sent[source])
-                )
+        for (geometry, head, source), (same, _) in alike.items():
+            slots[same] = np.maximum(
+                slots[same], places_in_use(geometry, freed if head else ends, sent[source])
+            )
         made.append(ends.reshape(IMAGES, -1))
     if made[0].shape[1] * stream.copies > stream.rows and stream.rows == 1:
         return made[0][:, -1]  # a pool over the image takes its rows in turn and makes one
