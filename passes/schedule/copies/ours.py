@@ -135,7 +135,7 @@ def _paid(
     for i, own in stages.items():
         if i == winner:
             continue
-        fewer = [w for w in own.ways() if wanted[i].cycles < w.cycles <= slowest[i]]
+        fewer = own.slower(wanted[i].cycles, slowest[i])
         trial = next((t for w in reversed(fewer) if limits.allow(t := wanted | {i: w})), None)
         if trial is not None:
             givers.append((latency(trial), trial))

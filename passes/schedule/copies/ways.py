@@ -122,6 +122,12 @@ class Options:
             self._kept[share] = tuple(found)
         return self._kept[share]
 
+    def slower(self, cycles: int, slowest: int) -> tuple[Way, ...]:
+        """Of :meth:`ways`, those that take more than ``cycles`` and no more than ``slowest``."""
+        ways = self.ways()
+        first, last = (bisect_left(ways, -bar, key=lambda way: -way.cycles) for bar in (slowest, cycles))
+        return ways[first:last]
+
     def all_ways(self) -> list[Way]:
         """Every way, the cheapest first, quick ones among equally cheap ones."""
         return sorted(self._all, key=lambda way: (way.room(self.size, 1.0), way.cycles))
