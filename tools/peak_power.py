@@ -9,7 +9,8 @@ arrays draw at once (runtime/cycle/power_blocks.py). Peak: largest mean over a w
 without static power, which no schedule changes. For one image the run is its latency; for more, their throughput.
 
 ``permitted``: 1 - mean / peak. ``goal``: the smaller of 75 % (puma) or 85 % (isaac) and 90 % of that. ``bound``: a peak
-that no order of the same work goes below in the time allowed, and the gain that leaves (runtime/cycle/power_bound.py).
+that no order of the same work goes below in the time allowed, and the gain that leaves (runtime/cycle/power_bound.py);
+``beyond`` where the goal is more than that, ``missed`` where it is not.
 """
 
 from __future__ import annotations

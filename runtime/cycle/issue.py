@@ -22,6 +22,8 @@ from cimc.runtime.cycle.steps import (
     park_on_slot,
     plan,
     ready,
+    record,
+    source,
     spend,
     target,
     wake_list,
@@ -84,6 +86,8 @@ def compute(w: Memory, ctx: int, row: int, t: int, limit: int) -> int:
     note(w, w[row + y.UNIT] if own < 0 else own, start, occupancy, row, w[ctx + y.C_NUMBER])
     spend(w, start, occupancy, energy)
     finished(w, start + max(latency, occupancy))
+    if w[y.K_ISSUES] > 0:
+        record(w, row, w[ctx + y.C_NUMBER], start, slot, source(w, ctx, row), cost)
     return issued(w, ctx, row, t, operands, start)
 
 
@@ -128,6 +132,7 @@ def receive(w: Memory, ctx: int, row: int, t: int, limit: int) -> int:
         w[ctx + y.STALL_RECV] += when - t
         note(w, -1, t, when - t, row, w[ctx + y.C_NUMBER])
     w[row + y.COUNT] += 1
+    record(w, row, w[ctx + y.C_NUMBER], when, ring, w[ring + y.RECEIVED], w[row + y.N])
     return when + 1
 
 
@@ -148,6 +153,7 @@ def free(w: Memory, ctx: int, row: int, t: int, limit: int) -> int:
         wake_senders(w, ring, when)
     finished(w, when)
     w[row + y.COUNT] += 1
+    record(w, row, w[ctx + y.C_NUMBER], t, ring, w[ring + y.FREED_PLACES], w[row + y.N])
     return t + 1
 
 
@@ -222,6 +228,7 @@ def plan_second(w: Memory, row: int, start: int, kind: int) -> int:
 def leave(w: Memory, ctx: int, row: int, start: int) -> None:
     """Energy and trace of an instruction that takes its unit for PORT cycles."""
     note(w, w[row + y.UNIT], start, w[row + y.PORT], row, w[ctx + y.C_NUMBER])
+    record(w, row, w[ctx + y.C_NUMBER], start, 0, 0, 0)
     spend(w, start, w[row + y.PORT], w[row + y.ENERGY])
     finished(w, start + w[row + y.PORT])
 

@@ -64,9 +64,10 @@ LEVELS = 6
     K_RECORDS,
     K_BINS,
     K_APART,
-) = range(20)
+    K_ISSUES,
+) = range(21)
 """Widths are fractions num/den bytes per cycle, energies attojoules per byte (and hop). APART: shared units serve
-everybody at once."""
+everybody at once. ISSUES: records of issues there is room for."""
 (
     AT_CONTEXTS,
     AT_LINKS,
@@ -77,7 +78,8 @@ everybody at once."""
     AT_ENDS,
     AT_BINS,
     AT_TRACE,
-) = range(20, 29)
+    AT_ISSUES,
+) = range(21, 31)
 """Addresses of tables that nothing points at."""
 (
     O_STATUS,
@@ -90,9 +92,10 @@ everybody at once."""
     O_SIZE,
     O_LIMIT,
     O_WRITTEN,
-) = range(32, 42)
+    O_ISSUES,
+) = range(32, 43)
 """Status, last cycle, slices traced, cycles per bin, multicasts so far, next arrival record, the ring an
-error is about, keys in the heap, first cycle the bins do not reach, end of the last array write."""
+error is about, keys in the heap, first cycle the bins do not reach, end of the last array write, issues so far."""
 HEADER = 48
 
 DONE, DEADLOCK, TOO_LATE, OVERFULL, BAD_RECV, NO_RECORD = range(6)
@@ -179,6 +182,11 @@ UNUSED, RING_PART, SLOT_STORE, HOST_STORE = 0, 1, 2, 3
 X_UNIT, X_START, X_CYCLES, X_ROW, X_CONTEXT = range(5)
 TRACE_WIDTH = 5
 """Unit (array sets too: their address, -1 the context's own wait), cycles, instruction, context or -1."""
+I_ROW, I_CONTEXT, I_START, I_A, I_B, I_C = range(6)
+ISSUE_WIDTH = 6
+"""Instruction, context, cycle; then of what computes: destination slot, source slot, its costs; of ``recv`` and
+``free``: ring, place behind the last one, their number; of ``send``: cycles of the port, source slot, attojoules. A
+target of a ``send`` stands before it, with -1 for the instruction: ring, place, cycle of arrival."""
 
 WIDTHS = {
     "rows": ROW_WIDTH,
@@ -201,6 +209,7 @@ WIDTHS = {
     "heap": 1,
     "bins": 1,
     "trace": TRACE_WIDTH,
+    "issues": ISSUE_WIDTH,
 }
 """Tables in the order of the memory: what is touched most comes first and stays together."""
 

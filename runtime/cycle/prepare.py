@@ -35,6 +35,8 @@ class Options(NamedTuple):
     contention: bool = True
     arrivals: int | None = None
     """Parts under way that there is memory for, at most; None: as many as rings can hold."""
+    issues: int = 0
+    """Records of issues to keep; 0 counts none."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def _sized(program: Program, machine: Machine, costs: Costs, rows: Int, options:
             "heap": contexts + arrivals,
             "bins": options.bins,
             "trace": options.trace,
+            "issues": options.issues,
         }
     )
 
@@ -153,6 +156,7 @@ def _head(world: World, machine: Machine, options: Options, window: int) -> None
     k[y.K_RECORDS] = world.sizes["arrivals"]
     k[y.K_BINS] = options.bins
     k[y.K_APART] = not options.contention
+    k[y.K_ISSUES] = options.issues
     for at, table in (
         (y.AT_CONTEXTS, "contexts"),
         (y.AT_LINKS, "links"),
@@ -163,6 +167,7 @@ def _head(world: World, machine: Machine, options: Options, window: int) -> None
         (y.AT_ENDS, "ends"),
         (y.AT_BINS, "bins"),
         (y.AT_TRACE, "trace"),
+        (y.AT_ISSUES, "issues"),
     ):
         k[at] = world.base(table)
     k[y.O_WINDOW], k[y.O_LIMIT] = window, window * options.bins

@@ -6,7 +6,7 @@ from cimc.runtime.cycle import layout as y
 from cimc.runtime.cycle.compiled import jit
 from cimc.runtime.cycle.layout import Memory
 from cimc.runtime.cycle.network import route
-from cimc.runtime.cycle.steps import fill, finished, grant, note, offset, plan, spend
+from cimc.runtime.cycle.steps import fill, finished, grant, note, offset, plan, record, source, spend
 
 
 @jit
@@ -84,20 +84,24 @@ def dispatch(w: Memory, ctx: int, row: int, start: int, targets: int) -> int:
             ring = w[w[chosen] + y.T_RING]
             note_occupancy(w, ring, w[chosen + 2], start)
             if w[ring + y.R_CORE] == core:
+                record(w, -1, -1, start, ring, w[chosen + 2], out)
                 fill(w, ring, w[chosen + 1], elements, out)
                 finished(w, out)
             else:
-                energy += carry(w, core, ring, w[chosen + 1], elements, size, out, row)
+                energy += carry(w, core, chosen, elements, size, out, row)
             chosen += y.CHOSEN_WIDTH
     spend(w, start, done - start, energy)
+    if w[y.K_ISSUES] > 0:
+        record(w, row, w[ctx + y.C_NUMBER], start, done - start, source(w, ctx, row), energy)
     finished(w, done)
     note(w, w[row + y.UNIT], start, done - start, row, w[ctx + y.C_NUMBER])
     return done
 
 
 @jit
-def carry(w: Memory, core: int, ring: int, slot: int, elements: int, size: int, head: int, row: int) -> int:
+def carry(w: Memory, core: int, chosen: int, elements: int, size: int, head: int, row: int) -> int:
     """One target of a multicast in another core: links now, its port when the part is there; link energy."""
+    ring = w[w[chosen] + y.T_RING]
     before = w[row + y.M_HOP_BYTES]
     to = w[ring + y.R_CORE]
     time = route(w, core, to, w[y.O_MARK], head, size, row)
@@ -115,6 +119,7 @@ def carry(w: Memory, core: int, ring: int, slot: int, elements: int, size: int, 
         w[row + y.M_STORE_BYTES] += size
     e = plan(w, time, y.RING_PART, w[ring + y.R_PORT], cycles, latency, cost, row)
     w[e + y.E_BUFFER] = ring
-    w[e + y.E_SLOT] = slot
+    w[e + y.E_SLOT] = w[chosen + 1]
+    record(w, -1, -1, head, ring, w[chosen + 2], time + cycles + latency)
     w[e + y.E_ELEMENTS] = elements
     return (w[row + y.M_HOP_BYTES] - before) * w[y.K_HOP_ENERGY]

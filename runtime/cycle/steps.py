@@ -242,3 +242,28 @@ def note(w: Memory, unit: int, start: int, cycles: int, row: int, number: int) -
         w[at + y.X_ROW] = row
         w[at + y.X_CONTEXT] = number
     w[y.O_TRACED] += 1
+
+
+@jit
+def record(w: Memory, row: int, number: int, start: int, a: int, b: int, c: int) -> None:
+    """Keep an issue, or a target of one, while there is room; those without room are counted."""
+    if w[y.K_ISSUES] == 0:
+        return
+    if w[y.O_ISSUES] < w[y.K_ISSUES]:
+        at = w[y.AT_ISSUES] + w[y.O_ISSUES] * y.ISSUE_WIDTH
+        w[at + y.I_ROW] = row
+        w[at + y.I_CONTEXT] = number
+        w[at + y.I_START] = start
+        w[at + y.I_A] = a
+        w[at + y.I_B] = b
+        w[at + y.I_C] = c
+    w[y.O_ISSUES] += 1
+
+
+@jit
+def source(w: Memory, ctx: int, row: int) -> int:
+    """The first slot of an instruction's source, 0 if it has none or it is a ring."""
+    mode = w[row + y.A_MODE]
+    if mode == y.FIXED:
+        return w[row + y.A_X]
+    return slot_of(w, ctx, w[row + y.A_X], row + y.A_COLD, 0) if mode == y.GENERAL else 0

@@ -12,13 +12,17 @@ from cimc import models
 from cimc.backends.registry import resolve_backend
 from cimc.diagnostics import UsageError
 from cimc.mapping_options import MappingOptions
+from cimc.runtime.cycle import layout as y
 from cimc.runtime.cycle import simulate
 from cimc.runtime.cycle.power_blocks import UNIT_MW, with_blocks
-from cimc.runtime.cycle.power_bound import least_peak
+from cimc.runtime.cycle.power_bound import densest, least_peak
 from cimc.runtime.cycle.repeated import RepeatedRun
+from cimc.runtime.cycle.resolve import resolve
+from cimc.runtime.cycle.slack import work
 from cimc.runtime.cycle.stagger import stagger, static_mw
 from cimc.runtime.functional import run_program
 from cimc.runtime.program import Opcode
+from cimc.runtime.program.opcodes import READS
 from cimc.runtime.verifier import verify_program
 
 
@@ -46,8 +50,6 @@ def test_blocks_alone_change_no_power(digits: cimc.Artifact):
 # What arrays draw at once, summed over the slices of their reads, never exceeds the limit.
 @pytest.mark.parametrize(("share", "tilt"), [(0.1, 0.0), (0.3, 0.0), (0.3, 0.5), (0.3, -0.5)])
 def test_arrays_stay_below_the_limit(digits: cimc.Artifact, share: float, tilt: float):
-    from cimc.runtime.cycle import layout as y
-
     blocks = with_blocks(digits.program, tilt)
     limit_mw = max(share * float(blocks.draws.sum()) * UNIT_MW, blocks.least_mw)
     timing = simulate(blocks.limited(limit_mw), images=2, resident_weights=True, trace=True)
@@ -161,6 +163,52 @@ def test_no_limit_beats_the_bound(digits: cimc.Artifact, images: int):
         assert bound.power_mw <= timed.peak_power_mw - static
     exact = least_peak(digits.program, before, slack=0.0)
     assert (float(before.power_mw.mean()) - static) * 0.999 <= exact.power_mw <= before.peak_power_mw - static
+
+
+# Whatever the limit, every read issues between the earliest and the latest cycle that the bound takes it to have.
+@pytest.mark.parametrize(("share", "images"), [(0.06, 1), (0.1, 3), (1.0, 1), (1.0, 3)])
+def test_reads_issue_between_earliest_and_latest(digits: cimc.Artifact, share: float, images: int):
+    blocks = with_blocks(digits.program)
+    limit_mw = max(share * float(blocks.draws.sum()), float(blocks.draws.max())) * UNIT_MW
+    timed = simulate(blocks.limited(limit_mw), images=images, resident_weights=True, trace=True)
+    pieces = work(digits.program, images=images, window_cycles=timed.window_cycles, deadline=timed.cycles)
+    assert timed.slices is not None
+    assert pieces is not None
+    world, rows = timed.slices.prepared.world, timed.slices.rows
+    rows = rows[(rows[:, y.X_UNIT] >= 0) & (world.memory[rows[:, y.X_ROW] + y.OP] == y.READ)]
+    issued = rows[np.lexsort((rows[:, y.X_START], rows[:, y.X_CONTEXT]))]
+    resolved = resolve(digits.program)
+    context = resolved.context[pieces.instruction]
+    order = np.lexsort((pieces.earliest, context))
+    order = order[np.isin(resolved.fields["opcode"][pieces.instruction[order]], sorted(READS))]
+    np.testing.assert_array_equal(context[order], issued[:, y.X_CONTEXT])
+    assert (pieces.earliest[order] <= issued[:, y.X_START]).all()
+    assert (issued[:, y.X_START] <= pieces.latest[order]).all()
+    if (
+        share == 1.0
+    ):  # nobody waits for power: what the run ends with is late by the waits for shared units alone
+        assert (pieces.latest - pieces.earliest).min() < 0.2 * timed.cycles
+
+
+# What must be spent between two cycles is the part of every piece that lies inside at its earliest and at its latest,
+# here tried for all pairs.
+def test_densest_stretch_equals_all_pairs():
+    random = np.random.default_rng(5)
+    earliest = random.integers(0, 300, 40)
+    latest = earliest + random.integers(0, 60, 40)
+    cycles, energy = random.integers(1, 50, 40), random.integers(1, 1000, 40)
+    step, steps = 10, 45
+
+    def inside(first: int, last: int) -> float:
+        ends = np.minimum(earliest + cycles, last * step) - np.maximum(earliest, first * step)
+        late = np.minimum(latest + cycles, last * step) - np.maximum(latest, first * step)
+        return float((np.clip(np.minimum(ends, late), 0, None) * energy / cycles).sum())
+
+    pairs = [(first, last) for first in range(steps) for last in range(first + 1, steps + 1)]
+    most = max(inside(*pair) / (pair[1] - pair[0]) for pair in pairs)
+    spent, first, last = densest(earliest, latest, cycles, energy, step, steps)
+    assert spent / (last - first) == pytest.approx(most)
+    assert spent == pytest.approx(inside(first, last))
 
 
 # The compiler's option: the artifact on disk holds the program with turns, the report both peaks, and the numbers are
