@@ -287,3 +287,19 @@ def test_one_stage_reaches_its_bound() -> None:
     found = choose(problem, Goal("cimc"), arch, lambda _: True)
     assert copies_of(dict(enumerate(way for way in found or () if way is not None))) == {0: 16}
     assert Fraction(own.way(16).cycles) == Fraction(own.base.cycles * own.base.tiles, 16)
+
+
+def test_latency_alone_may_take_more_contexts() -> None:
+    """Contexts of one crossbar, 300 in one copy: where crossbars are left, six times as many may come with the
+    objective latency, twice as many with any other goal and any other scheduler."""
+    arch = small_machine(cores=40_000, crossbars=1, contexts=8)
+    stages = (stage(50, 50, 100, 300, sizes=(1,) * 300),)
+    most: dict[tuple[str, str], int] = {}
+    for goal in (Goal("cimc", "latency"), Goal("cimc", "throughput"), Goal("polyxb", "latency")):
+        problem = Problem(stages, (1,), {}, Fraction(0), Additive(dict(enumerate(stages))))
+        found = choose(problem, goal, arch, lambda _: True)
+        assert found is not None
+        assert found[0] is not None
+        most[goal.scheduler, goal.objective] = found[0].copies
+    assert (most["cimc", "latency"], most["cimc", "throughput"]) == (7, 3)
+    assert most["polyxb", "latency"] <= 3
