@@ -47,7 +47,7 @@ def elementwise(
 
 
 def single(
-    m: Micro, func: AluFunction, ints: Sequence[int], floats: Sequence[float | np.float32]
+    m: Micro, func: AluFunction, ints: Sequence[int], floats: npt.ArrayLike
 ) -> Callable[[At, list[At]], list[Row]]:
     """One function over a whole row."""
     record = m.builder.add_record(ints, floats)
