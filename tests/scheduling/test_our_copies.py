@@ -303,3 +303,10 @@ def test_latency_alone_may_take_more_contexts() -> None:
         most[goal.scheduler, goal.objective] = found[0].copies
     assert (most["cimc", "latency"], most["cimc", "throughput"]) == (7, 3)
     assert most["polyxb", "latency"] <= 3
+    # Of 1,500 crossbars twice as many contexts fill 900: five copies would have room, and are not taken.
+    smaller = small_machine(cores=1500, crossbars=1, contexts=8)
+    problem = Problem(stages, (1,), {}, Fraction(0), Additive(dict(enumerate(stages))))
+    found = choose(problem, Goal("cimc", "latency"), smaller, lambda _: True)
+    assert found is not None
+    assert found[0] is not None
+    assert found[0].copies == 3

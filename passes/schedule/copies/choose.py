@@ -13,6 +13,7 @@ from cimc.passes.schedule.closed_form.copies import Product, polyxb
 from cimc.passes.schedule.copies.marginal import Estimator, Menu, rebalance
 from cimc.passes.schedule.copies.ours import (
     ADDED_CONTEXTS,
+    FILLED,
     MORE_CONTEXTS,
     ROUNDS,
     TIMES_CONTEXTS,
@@ -88,8 +89,8 @@ def choose(
 
     The scheduler gets ``share`` of the cores first, then less at a time, until ``fits`` says that a core is found
     for every context: contexts need memory, too. All schedulers have the same limit of contexts, but for our objective
-    ``latency``, which may have more. Ours gets its moves for the latency behind that, with all that is left and less at
-    a time.
+    ``latency``, which may have more where small contexts would leave the chip empty. Ours gets its moves for the
+    latency behind that, with all that is left and less at a time.
     """
     tried: Decided | None = None
     for part in SHARES:
@@ -110,9 +111,14 @@ def choose(
 def _limits(problem: Problem, goal: Goal, share: float | Fraction, arch: Any) -> Limits:
     """What the named copies leave of contexts and power, on ``share`` of the cores."""
     named = tuple(problem.decided.values())
-    each = sum(own.base.contexts for own in problem.stages if own is not None)
-    times = MORE_CONTEXTS if (goal.scheduler, goal.objective) == ("cimc", "latency") else TIMES_CONTEXTS
-    contexts = max(0, max(ADDED_CONTEXTS, times * each) - sum(way.contexts for way in named))
+    bases = [own.base for own in problem.stages if own is not None]
+    each = sum(base.contexts for base in bases)
+    contexts = max(ADDED_CONTEXTS, TIMES_CONTEXTS * each)
+    if (goal.scheduler, goal.objective) == ("cimc", "latency"):
+        filled = sum(base.tiles for base in bases) * (1 + contexts / each)
+        if filled < FILLED * arch.chip.cores * arch.core.crossbars:
+            contexts = max(contexts, MORE_CONTEXTS * each)
+    contexts = max(0, contexts - sum(way.contexts for way in named))
     static = arch.static_power_mw + sum(way.power_mw for way in named)
     cores = int(arch.chip.cores * share)
     return Limits(cores, arch.core.crossbars, contexts, static, goal.power_cap_mw, named)
