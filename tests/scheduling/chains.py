@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import combinations, product
 
+from hypothesis import strategies as st
+
 from cimc.dialects.cim_types import WindowAttr
 from cimc.passes.schedule.copies.latency_bound import Link, Work
 from cimc.passes.schedule.copies.receptive import Field, least_users
 
 Chain = Sequence[tuple[int, int, int]]
 """Kernel, crossbars of a copy and cycles of a window of every stage; columns of one pixel, stride 1, padded."""
+
+SMALL = st.tuples(
+    st.lists(
+        st.tuples(st.sampled_from([1, 3]), st.integers(1, 2), st.integers(1, 4)), min_size=1, max_size=2
+    ),
+    st.integers(1, 3),
+    st.integers(0, 2),
+    st.integers(1, 3),
+)
+"""Chains small enough to try all schedules, rows, crossbars beyond those of one copy each, cycles of a row."""
 
 
 def works(chain: Chain, rows: int) -> list[Work]:
@@ -85,3 +97,12 @@ def best_latency(chain: Chain, rows: int, copies: tuple[int, ...], row_cycles: i
 
     go(0, frozenset(), (frozenset(),) * len(chain), ())
     return best
+
+
+def best_of_all_copies(chain: Chain, rows: int, crossbars: int, row_cycles: int) -> int:
+    """The least latency of all numbers of copies that fit, orders of rows and orders of windows."""
+    return min(
+        best_latency(chain, rows, copies, row_cycles)
+        for copies in product(range(1, rows + 1), repeat=len(chain))
+        if sum(tiles * n for (_, tiles, _), n in zip(chain, copies, strict=True)) <= crossbars
+    )
