@@ -20,7 +20,7 @@ _EXACT = ((1 << 24, np.float32), (1 << 53, np.float64))
 """Below each bound, sums of integers are exact in the type."""
 
 
-_ROWS_AT_ONCE = 1 << 22
+_WEIGHTS_AT_ONCE = 1 << 22
 """Weights of which magnitudes are summed at once, in 64 bits."""
 
 
@@ -48,7 +48,7 @@ def product_weights(op: ProductOperation, store: WeightStore) -> ProductWeights:
 
 def exact_type(weights: ProductWeights, reach: int) -> type[np.float32 | np.float64 | np.int64]:
     """The fastest type in which ``sum_k x[k] * w[k, n]`` is exact in any order for ``|x| <= reach``."""
-    matrix, step = weights.matrix, max(1, _ROWS_AT_ONCE // weights.matrix.shape[1])
+    matrix, step = weights.matrix, max(1, _WEIGHTS_AT_ONCE // weights.matrix.shape[1])
     parts = (matrix[first : first + step].astype(np.int64) for first in range(0, len(matrix), step))
     reached = np.zeros(matrix.shape[1], np.int64)
     for part in parts:

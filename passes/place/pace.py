@@ -103,9 +103,10 @@ def _turns(
         for ring, sources in (taken for taken in rings if taken not in frames):
             own, way = network.rings[ring], _way_cycles(network.rings[ring], arch)
             for source in sources:
-                same, longest = alike.get((own.geometry, own.source == ring_name(0), source), ([], 0.0))
+                key = own.geometry, own.source == ring_name(0), source
+                same, longest = alike.get(key, ([], 0.0))
                 same.append(ring)
-                alike[own.geometry, own.source == ring_name(0), source] = same, max(longest, way)
+                alike[key] = same, max(longest, way)
         for (geometry, head, source), (_, way) in alike.items():
             times = ready if head else side
             np.maximum(times, _there(geometry, sent[source]) + way, out=times)

@@ -160,10 +160,6 @@ class Machine:
             write_pj=float(xbar["write_energy_pj_per_cell"]),
         )
 
-    def port_width(self, core: int) -> Fraction:
-        """Bytes per cycle of the port of a core's memory, -1 the global buffer."""
-        return self.global_width if core < 0 else self.local_width
-
     def unit(self, core: int) -> int:
         """Number of the port of a memory among the shared units."""
         return self.cores if core < 0 else core

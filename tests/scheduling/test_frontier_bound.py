@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from itertools import product
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from cimc.dialects.cim_types import WindowAttr
 from cimc.passes.schedule.copies.frontier import INPUT, Stage, Taking, frontier_bound
 from cimc.passes.schedule.copies.isoperimetry import least_needed, least_rows
-from tests.scheduling.chains import SMALL, Chain, best_of_all_copies
+from cimc.passes.schedule.copies.latency_bound import latency_bound
+from tests.scheduling.chains import SMALL, Chain, best_of_all_copies, works
 
 Extent = tuple[int, int]
 
@@ -111,15 +113,16 @@ def stages(chain: Chain, rows: int) -> list[Stage]:
 
 
 @given(SMALL)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_no_schedule_of_a_small_chain_is_below(
     example: tuple[list[tuple[int, int, int]], int, int, int],
 ) -> None:
-    """Against the best of all copies, orders of rows and orders of windows."""
+    """Frontier and late work against the best of all copies, orders of rows and orders of windows."""
     chain, rows, more, row_cycles = example
     crossbars = sum(tiles for _, tiles, _ in chain) + more
-    found = frontier_bound(stages(chain, rows), crossbars, rows, row_cycles)
-    assert found <= best_of_all_copies(chain, rows, crossbars, row_cycles)
+    best = best_of_all_copies(chain, rows, crossbars, row_cycles)
+    assert frontier_bound(stages(chain, rows), crossbars, rows, row_cycles) <= best
+    assert latency_bound(works(chain, rows), crossbars, Fraction(row_cycles), 0) <= best
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
