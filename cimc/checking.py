@@ -20,6 +20,7 @@ from cimc.backends.schema import Architecture
 from cimc.diagnostics import DoesNotFitError, UnsupportedError, raise_all
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph import (
+    NAMED,
     AffineOp,
     ConvOp,
     GemmOp,
@@ -119,7 +120,7 @@ def check_model(
     ctx = CimContext(arch=arch, mapping=options)
     bound = {name: tuple(shape) for name, shape in (shapes or {}).items()}
     module = import_onnx(model, shapes=bound, store=ctx.store)
-    options.check_matches([_node(op) for op in _operators(module) if isinstance(op, ProductOperation)])
+    options.check_matches([_node(op) for op in _operators(module) if isinstance(op, NAMED)])
     factors = [op for op in _operators(module) if isinstance(op, AffineOp)]
     before = {_node(op): op.op_type.data for op in factors}
     for step in pipeline(options, backend.extra_passes()):

@@ -20,7 +20,7 @@ from cimc.calibration import Samples, collect_ranges, load_samples, random_sampl
 from cimc.converter_codes import put_converter_codes
 from cimc.diagnostics import CimError, DoesNotFitError, UnsupportedError, UsageError
 from cimc.dialects.context import CimContext
-from cimc.dialects.graph import INPUTS, ProductOperation, main_function, main_names
+from cimc.dialects.graph import INPUTS, NAMED, ProductOperation, main_function, main_names
 from cimc.dialects.graph_types import shape_of
 from cimc.dialects.locations import short_name
 from cimc.dialects.weights import WeightStore
@@ -166,9 +166,7 @@ def _import(model: str | Path | ModelProto, driver: Driver, options: CompileOpti
         RebindBatch(1).apply(driver.ctx, module)
     main.attributes[BATCH] = IntegerAttr(batch if separable else 0, i64)
     main.attributes[MACS] = IntegerAttr(total_macs(module, store), i64)
-    options.mapping.check_matches(
-        [short_name(op.location) for op in module.walk() if isinstance(op, ProductOperation)]
-    )
+    options.mapping.check_matches([short_name(op.location) for op in module.walk() if isinstance(op, NAMED)])
     if driver.dumps is not None:
         driver.dumps.write(module, "imported", "import")
     driver.kept["imported"] = module.clone()

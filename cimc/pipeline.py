@@ -26,7 +26,7 @@ from cimc.passes.quantise.options import QuantOptions
 from cimc.passes.quantise.overrides import QuantOverride
 from cimc.passes.schedule.assign_copies import AssignCopiesPass
 from cimc.passes.schedule.calibrate_converters import CalibrateConvertersPass
-from cimc.passes.schedule.copy_products import CopyProductsPass
+from cimc.passes.schedule.copy_digital import CopyDigitalPass
 from cimc.passes.schedule.map_stages import MapStagesPass
 from cimc.passes.schedule.partition_stages import PartitionStagesPass
 from cimc.passes.schedule.segment_stages import SegmentStagesPass
@@ -68,7 +68,7 @@ def pipeline(
             CalibrateConvertersPass(),
             SpreadRowsPass(),
             AssignCopiesPass(),
-            CopyProductsPass(),
+            CopyDigitalPass(),
             PartitionStagesPass(),
             SegmentStagesPass(),
         ],

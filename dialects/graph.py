@@ -33,6 +33,7 @@ from cimc.dialects.weights import WeightRefAttr
 
 __all__ = [
     "INPUTS",
+    "NAMED",
     "OUTPUTS",
     "AddOp",
     "AffineOp",
@@ -72,6 +73,9 @@ __all__ = [
     "refresh_main_type",
     "tensor_names",
 ]
+
+NAMED = (ProductOperation, MaxPoolOp, AveragePoolOp, GlobalAveragePoolOp)
+"""Operations that begin a stage of their own on every machine, so that options may name them."""
 
 INPUTS, OUTPUTS = "graph.inputs", "graph.outputs"
 """Attributes of ``@main`` that hold the ONNX names of arguments and returned values."""

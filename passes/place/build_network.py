@@ -32,15 +32,14 @@ from cimc.passes.place.network import (
 from cimc.passes.place.pieces import pieces_of, splits
 from cimc.passes.place.source_rows import kernel_rows, pad_value, ring_columns, source_geometry
 from cimc.passes.place.tail_plan import element_of, piece_name, plan_tail, ring_name
+from cimc.passes.schedule.estimate.inputs import InputRow
+from cimc.passes.schedule.estimate.units import Units
 from cimc.runtime.program import Element
 from cimc.runtime.program.geometry import RingGeometry, ring_geometry
 
 _CHIP_OPERATIONS = (InputOp, OutputOp, RelayoutOp, HostCallOp, IndexMapOp, MatmulOp)
 
 _COPY, _P0 = map(COLUMNS.index, ("copy", "p0"))
-
-INPUT_STEPS = 3
-"""Steps of an input's row on the chip: host link, digital unit, send. As many rows are under way at a time."""
 
 Span = tuple[int, int]
 """A range [first, last) of channels or columns."""
@@ -140,9 +139,9 @@ class _Builder:
             self.parts[value] = [Part(context, number, 0, channels, 0, width)]
 
     def _input(self, op: InputOp, index: int, node: Node) -> None:
-        """The contexts that take an input's rows from the host link, one row in each step of the way."""
-        rows, width, channels = shape_of(op.result)
-        copies = min(INPUT_STEPS, rows)
+        """The contexts that take an input's rows from the host link, rows in turn."""
+        _, width, channels = shape_of(op.result)
+        copies = InputRow.of(op, Units(self.ctx.arch)).steps
         contexts = [
             self._context(node, ContextSpec(index, MAIN, copy, copies, targets=[[]]))
             for copy in range(copies)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
+Which = Literal["first", "last", "emptiest"]
 
 
 @dataclass
@@ -45,11 +46,17 @@ class Cores:
         back = np.argsort(target)
         return Cores(self.crossbars[back], self.contexts[back], self.memory[back])
 
-    def take(self, crossbars: int, size: int, *, last: bool = False) -> int | None:
-        """The first core, or the ``last``, with room for a context of ``crossbars`` and ``size`` bytes, taken; ``None``
-        without one."""
+    def take(self, crossbars: int, size: int, which: Which = "first") -> int | None:
+        """The first core with room for a context of ``crossbars`` and ``size`` bytes, the last, or the one with the
+        fewest contexts, taken; ``None`` without one."""
         fits = (self.crossbars >= crossbars) & (self.contexts > 0) & (self.memory >= size)
-        core = len(fits) - 1 - int(fits[::-1].argmax()) if last else int(fits.argmax())
+        match which:
+            case "first":
+                core = int(fits.argmax())
+            case "last":
+                core = len(fits) - 1 - int(fits[::-1].argmax())
+            case "emptiest":
+                core = int((fits * self.contexts).argmax())
         if not fits[core]:
             return None
         self.crossbars[core] -= crossbars

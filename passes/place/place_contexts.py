@@ -20,7 +20,7 @@ from cimc.dialects.context import CimContext
 from cimc.dialects.graph import main_function
 from cimc.dialects.weights import WeightRefAttr
 from cimc.passes.place.build_network import build_network
-from cimc.passes.place.cores import Cores
+from cimc.passes.place.cores import Cores, Which
 from cimc.passes.place.deepen import SLACK, deepen
 from cimc.passes.place.depths import required_slots
 from cimc.passes.place.floor_plan import Mesh, plan
@@ -184,13 +184,13 @@ def _first_fit(
         crossbars = np.full(arch.chip.cores, arch.core.crossbars, np.int64)
         left = {phase: replace(cores, crossbars=crossbars) for phase, cores in left.items()}
 
-    def put(context: ContextSpec, *, last: bool) -> int:
+    def put(context: ContextSpec, which: Which) -> int:
         """The context's core; its crossbars that were free."""
         cores = left[context.phase]
         least = context_bytes(network, context, slots)
         need = max(least, min(size, context_bytes(network, context, wanted)))
         free = cores.crossbars.copy()
-        core = cores.take(context.xbars, need, last=last)
+        core = cores.take(context.xbars, need, which)
         if core is None:
             raise _no_core(network, context, need, cores, arch)
         spared[context.phase, core] = spared.get((context.phase, core), 0) + need - least
@@ -198,7 +198,7 @@ def _first_fit(
         return int(free[core])
 
     for context in staying:
-        context.xbar = arch.core.crossbars - put(context, last=False)
+        context.xbar = arch.core.crossbars - put(context, "first")
     if staying:
         kept = left[staying[0].phase].crossbars
         left = {phase: replace(cores, crossbars=kept.copy()) for phase, cores in left.items()}
@@ -208,7 +208,9 @@ def _first_fit(
         if context.stays:
             continue
         turned = bool(staying) and context.phase % 2 == 1
-        free = put(context, last=turned)
+        # Digital contexts come last in one phase: each goes where the fewest share its digital unit.
+        alone = network.phases == 1 and not context.xbars
+        free = put(context, "last" if turned else "emptiest" if alone else "first")
         first = arch.core.crossbars - free
         if turned:
             first = arch.core.crossbars - int(kept[context.core]) + free - context.xbars

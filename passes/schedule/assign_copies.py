@@ -20,11 +20,12 @@ from cimc.dialects.graph import main_function
 from cimc.passes.place.network import COLUMNS
 from cimc.passes.place.pieces import divisible
 from cimc.passes.place.place_contexts import frames_of
-from cimc.passes.schedule.copies.bounds import traffic
+from cimc.passes.schedule.copies.bounds import arrays_interval, traffic
 from cimc.passes.schedule.copies.choose import Goal, Problem, choose
 from cimc.passes.schedule.copies.ours import ADDED_CONTEXTS, TIMES_CONTEXTS
 from cimc.passes.schedule.copies.stage_costs import StageCost, cuts_of, stage_cost, stages_of, stride_of
 from cimc.passes.schedule.copies.ways import Options, Way, Ways
+from cimc.passes.schedule.copy_digital import keep_pace
 from cimc.passes.schedule.deal_pieces import MOST
 from cimc.passes.schedule.dealing import possible_copies
 from cimc.passes.schedule.estimate.nodes import Timing
@@ -109,6 +110,10 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, shar
     _check_power([own.base for own in options if own is not None], goal, ctx.arch)
     if together:
         floor = max(traffic(module, ctx.arch).values())
+        if goal.scheduler == "cimc":
+            # The search sees digital stages that will keep pace (pass ``copy-digital``), or they would be all it sees.
+            least = arrays_interval([list(own.variants) for own in options if own], ctx.arch)
+            nodes = keep_pace(nodes, max(floor, least), ctx.mapping, lambda: placements.fit_together(stages))
         most = _most_pieces(stages, goal, ctx.mapping)
         # Ways are chosen for whole rows, and for rows in pieces: the quicker ones are taken.
         whole = WayNodes(nodes, stages, by_cut, ctx.arch)

@@ -8,10 +8,9 @@ the begin of its functions, a ``recv``, a ``free`` and a ``send``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from math import inf
 
-from cimc.passes.schedule.estimate.nodes import Timing, busy, sending
+from cimc.passes.schedule.estimate.nodes import Timing, sending
 from cimc.passes.schedule.estimate.pipeline import Flow, span
 
 MOST = {"latency": 16, "throughput": 4, "energy": 4}
@@ -28,9 +27,9 @@ def in_pieces(node: Timing, pieces: int) -> Timing:
     """The node of a stage with its rows in so many pieces."""
     if len(node.steps) == pieces:
         return node
-    if node.arrays is not None:
-        return node.dealt(node.copies * node.columns, pieces)
-    return replace(node, **busy(node.digital.turn(pieces))) if node.digital is not None else node
+    if node.arrays is None and node.digital is None:
+        return node
+    return node.dealt(node.copies * node.columns, pieces)
 
 
 def useful(node: Timing, most: int, slowest: float = inf) -> Timing:

@@ -1,4 +1,4 @@
-"""How the windows of an image are dealt to the copies of an array stage: rows in turn, and blocks of each row.
+"""How the windows of an image are dealt to the copies of a stage: rows in turn, and blocks of each row.
 
 Copy ``(i, j)`` of ``rows`` x ``columns`` computes block ``j`` of the output rows ``i``, ``i + rows``, ... Blocks of
 columns keep a row's windows together in time: consumers get whole rows early, and a copy's rings hold a part of a
@@ -15,7 +15,8 @@ from typing import Any
 
 from cimc.dialects.cim import ConcatOp, StageOp
 from cimc.dialects.graph_types import shape_of
-from cimc.passes.place.source_rows import has_blind_windows, shares_rows
+from cimc.passes.place.pieces import divisible
+from cimc.passes.place.source_rows import head_window, shares_rows
 from cimc.passes.place.tail_plan import element_of
 
 MORE = 0.1
@@ -78,12 +79,11 @@ def useful_copies(rows: int, positions: int, finest: int | None = None) -> tuple
 def extents(stage: StageOp) -> tuple[int, int]:
     """Rows and positions of a stage's result that can be dealt; one position where rows stay whole.
 
-    They do in digital stages, and where padding is so wide that a block of columns could see none of the image.
+    They do where a function needs all of a row, or the whole image, and where padding is so wide that a block of
+    columns could see none of the image.
     """
     rows, positions, _ = shape_of(stage.result)
-    if stage.read is None:
-        return rows, 1
-    return rows, 1 if has_blind_windows(stage.read.window) else positions
+    return rows, positions if divisible(stage) else 1
 
 
 def finest_blocks(stage: StageOp, arch: Any) -> int | None:
@@ -93,13 +93,11 @@ def finest_blocks(stage: StageOp, arch: Any) -> int | None:
     Neighbouring blocks share the columns under their windows' overlap, every block takes whole cycles of the port, and
     the port is the chip's narrowest.
     """
-    if (
-        stage.read is None
-        or shares_rows(stage, arch)
-        or isinstance(stage.sources[0].owner, StageOp | ConcatOp)
-    ):
+    if isinstance(stage.sources[0].owner, StageOp | ConcatOp) or shares_rows(stage, arch):
         return None
-    window, source = stage.read.window, stage.sources[0]
+    window, source = head_window(stage), stage.sources[0]
+    if window is None:
+        return 1
     _, columns, channels = shape_of(source)
     reach = (window.kernel[1] - 1) * window.dilations[1] + 1
     pixel = channels * element_of(source.type).size_bytes / arch.chip.global_buffer_bytes_per_cycle

@@ -37,9 +37,9 @@ class PartitionStagesPass(ModulePass):
 
     A row chunk is a range of row tiles, at most a core's crossbars; a column block takes as many column tiles as
     the rest of the core allows and its rows take at most half of the local memory. Blocks of a grouped convolution
-    never share a context, so that its ring holds the channels of one block. Digital stages are
-    cut by channels. Copies take rows in turn and blocks of their windows (``dealing.py``). Columns of the table:
-    ``COLUMNS`` of ``passes/place/network.py``.
+    never share a context, so that its ring holds the channels of one block. Digital stages are cut by channels. Copies,
+    of digital stages too, take rows in turn and blocks of them (``dealing.py``). Columns of the table: ``COLUMNS`` of
+    ``passes/place/network.py``.
 
     ```mlir
     %y = cim.stage "conv1" (%x) ...                            // before
@@ -123,7 +123,8 @@ def partition(stage: StageOp, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def _digital_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Channel blocks whose rings and rows take at most half of a core, if channels are independent."""
+    """A context for every copy and channel block; blocks whose rings and rows take at most half of a core, if channels
+    are independent."""
     _, positions, channels = shape_of(stage.result)
     if stage.frame_product is not None:
         return _product_blocks(stage, dealing, arch)
@@ -133,7 +134,9 @@ def _digital_blocks(stage: StageOp, dealing: Dealing, arch: Any) -> np.ndarray[A
         block = ceil(block / 2)
     _check_memory(stage, footprint.bytes(0, 0, block, 0), arch)
     rows = [
-        (0, 0, 0, 0, n, min(n + block, channels), 0, positions, 0, 0, -1, -1, 0)
+        (copy, 0, 0, 0, n, min(n + block, channels), p0, p1, 0, 0, -1, -1, 0)
+        for copy in range(dealing.rows)
+        for p0, p1 in dealing.blocks(positions)
         for n in range(0, channels, block)
     ]
     return np.array(rows, np.int64).reshape(len(rows), len(COLUMNS))

@@ -124,7 +124,8 @@ def _operations(module: ModuleOp) -> int:
 
 def test_size_grows_with_layers_only() -> None:
     """Operations at every level, and rows of instructions, are the same for other image sizes and cores and no more for
-    more copies (without rows in common there is nothing to hold between turns); contexts grow with copies."""
+    more copies (without rows in common there is nothing to hold between turns); contexts grow with copies, and not with
+    the image: shorter rows of an input are more at a time."""
     machines = [small_machine(cores=cores, crossbars=16, rows=64, columns=64) for cores in (16, 64)]
     made = [
         _compile(_network(side), arch, copies)
@@ -144,7 +145,7 @@ def test_size_grows_with_layers_only() -> None:
     assert sizes[2] == sizes[3], "more cores"
     assert all(many <= one for many, one in zip(sizes[2], sizes[1], strict=True)), "more copies"
     contexts = [c.linked.program.count("contexts") for c in made if c.linked is not None]
-    assert contexts[0] == contexts[1] < contexts[2] == contexts[3]
+    assert contexts[1] <= contexts[0] < contexts[2] == contexts[3]
 
 
 def test_too_few_crossbars() -> None:

@@ -262,7 +262,7 @@ FAULTS = (
     Fault("constant not in the unit of the steps", "calibrate-converters", "conv1", _HALF_CONSTANT, "lossy"),
     Fault("one constant off", "spread-rows", "fc2", constant_of("fc2", at(2, lambda c: c + 4000))),
     Fault("a copy without a row", "assign-copies", "fc1", copies("fc1", 2)),
-    Fault("a copy without a row", "copy-products", "fc1", copies("fc1", 2)),
+    Fault("a copy without a row", "copy-digital", "fc1", copies("fc1", 2)),
     Fault("block edge off by one", "partition-stages", "conv2", _SHORT_BLOCK),
     Fault("columns held twice", "partition-stages", "conv1", table("conv1", lambda t: np.concatenate([t, t[:1]]))),
     Fault("copies changed after the cut", "partition-stages", "conv4", copies("conv4", 2), "lossy"),

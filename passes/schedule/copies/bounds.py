@@ -80,7 +80,7 @@ class Bounds:
 def bounds(module: ModuleOp, arch: Any, frames: int = 1) -> Bounds:
     """The bounds of a mapped module on a machine; ``frames`` of a call share what is written of the weights."""
     cuts = {stage: cut_costs(stage, arch) for stage in stages_of(module)}
-    terms = {"arrays": _arrays([own for own in cuts.values() if own], arch), **traffic(module, arch)}
+    terms = {"arrays": arrays_interval([own for own in cuts.values() if own], arch), **traffic(module, arch)}
     unit = arch.core.digital_unit
     if unit is not None:
         least = min(exact(value) for value in unit.cycles_per_element.values())
@@ -139,7 +139,7 @@ def traffic(
     return terms
 
 
-def _arrays(cuts: list[list[StageCost]], arch: Any) -> Fraction:
+def arrays_interval(cuts: list[list[StageCost]], arch: Any) -> Fraction:
     """The smallest interval over all copies and cuts; where one copy each does not fit, that of crossbars that never
     idle."""
     if not cuts:

@@ -154,7 +154,7 @@ class Arrays:
     moved: int
     """Bytes that enter and leave a context with a row of the result."""
     sharing: int
-    """Contexts of the stage that a core holds."""
+    """Contexts of the stage that a core holds; as many as have crossbars there, where their cores are not known yet."""
     finest: int | None = None
     """Blocks of a row at most, if that can be (``dealing.finest_blocks``)."""
 
@@ -173,9 +173,12 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Digital:
-    """A digital stage as a function of the pieces of its rows."""
+    """A digital stage as a function of how its rows are dealt to copies."""
 
     units: Units
+    rows: int
+    positions: int
+    """Positions of a row that can be dealt; 1 where rows stay whole."""
     width: int
     """Positions of a row."""
     functions: tuple[tuple[str, int], ...]
@@ -185,10 +188,13 @@ class Digital:
     arrays: int = 0
     """Cycles of a piece in arrays of the context's own, which hold a frame: no other context waits for them."""
 
-    def turn(self, pieces: int) -> list[Turn]:
-        """Cycles of the pieces of a row."""
+    finest: int | None = None
+    """As of ``Arrays``."""
+
+    def turn(self, dealing: Dealing, pieces: int = 1) -> list[Turn]:
+        """Cycles of the pieces of a block of a row."""
         found: list[Turn] = []
-        for first, last in cut(0, self.width, pieces):
+        for first, last in cut(0, ceil(self.width / dealing.columns), pieces):
             works = (self.units.vector(name, elements * (last - first)) for name, elements in self.functions)
             cycles = sum(works) + self.fixed
             found.append(Turn(ISSUE, self.arrays + cycles, cycles, 0))
@@ -288,9 +294,9 @@ class Timing:
     def dealt(self, copies: int, pieces: int = 1) -> Timing:
         """The node with so many copies that cut their rows into so many pieces.
 
-        Raises ``ValueError`` for one without arrays, or for copies that would idle.
+        Raises ``ValueError`` for an operation of the chip, or for copies that would idle.
         """
-        own = self.arrays
+        own = self.arrays or self.digital
         dealing = deal(own.rows, own.positions, copies, own.finest) if own is not None else None
         if own is None or dealing is None:
             raise ValueError(f"{self.label} cannot have {copies} copies")

@@ -21,7 +21,6 @@ from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
 from cimc.dialects.mem_real import IndexMapOp, MatmulOp
 from cimc.passes.lower.copy_patterns import row_loops
 from cimc.passes.lower.records import dcom_record
-from cimc.passes.place.build_network import INPUT_STEPS
 from cimc.passes.place.network import COLUMNS
 from cimc.passes.place.source_rows import head_window, is_global_pool
 from cimc.passes.place.tail_plan import element_of
@@ -29,11 +28,11 @@ from cimc.passes.schedule.array_frames import frame_window_cycles, write_cycles
 from cimc.passes.schedule.array_product import coding_of
 from cimc.passes.schedule.copies.stage_costs import conversion_cycles, exact, window_cycles
 from cimc.passes.schedule.dealing import dealing_of, extents, finest_blocks
+from cimc.passes.schedule.estimate.inputs import InputRow
 from cimc.passes.schedule.estimate.nodes import ISSUE, Across, Arrays, Digital, Edge, Step, Timing, busy
 from cimc.passes.schedule.estimate.units import Units
 from cimc.passes.schedule.row_tiles import stage_tile_height
 from cimc.runtime.crossbar.coding import Coding
-from cimc.runtime.program import Element
 from cimc.runtime.program.builder import ProgramBuilder
 
 
@@ -162,8 +161,8 @@ class _Reader:
         block = shape_of(stage.result)[1] * element_of(stage.result.type).size_bytes
         parts = sum(self.units.buffer(width * block) for width in self._widths(table))
         if stage.read is None:
-            digital = self._digital(stage, channels)
-            turns = digital.turn(stage.pieces.value.data)
+            digital, dealing = self._digital(stage, channels), dealing_of(stage, self.arch)
+            turns = digital.turn(dealing, stage.pieces.value.data)
             streaming = is_global_pool(stage) and quant_of(stage.sources[0]) is not None
             wait = self._function("fill", channels) + turns[0].tail if streaming else 0
             return Timing(
@@ -172,7 +171,8 @@ class _Reader:
                 rows,
                 **busy(turns),
                 wait=wait,
-                copies=stage.copies.value.data,
+                copies=dealing.rows,
+                columns=dealing.columns,
                 digital=digital,
                 edges=edges,
                 phase=phase,
@@ -184,8 +184,10 @@ class _Reader:
         load, write = self._writes(stage, [row for row in table if not row[_STAYS]], coding)
         staying = [row for row in table if row[_STAYS]]
         kept_load, kept_write = self._writes(stage, staying, coding)
-        arrays = self.arrays(stage, one, channels, coding)
-        dealing = dealing_of(stage, self.arch)
+        arrays, dealing = self.arrays(stage, one, channels, coding), dealing_of(stage, self.arch)
+        together = Counter(row[_CORE] for row in table if row[_CORE] >= 0)
+        if together:
+            arrays = replace(arrays, sharing=max(together.values()))
         return Timing(
             stage.label.data,
             stage,
@@ -324,7 +326,10 @@ class _Reader:
         fixed = 2 * ISSUE * len(stage.sources) + ISSUE
         product = stage.frame_product
         window = frame_window_cycles(product, self.arch) if product is not None else 0
-        return Digital(self.units, width, self._functions(stage, channels), fixed, window)
+        functions = self._functions(stage, channels)
+        return Digital(
+            self.units, *extents(stage), width, functions, fixed, window, finest_blocks(stage, self.arch)
+        )
 
     def _function(self, name: str, elements: int) -> int:
         return self.units.vector(name, elements)
@@ -332,26 +337,16 @@ class _Reader:
     # -- the chip ----------------------------------------------------------------------------
 
     def _input(self, op: InputOp) -> Timing:
-        rows, width, depth = shape_of(op.result)
-        element = element_of(op.result.type)
-        codes = quant_of(op.result) is not None
-        given = (Element.F32 if codes else element).size_bytes * width * depth
-        u = self.units
-        link, store = u.host(given), u.buffer(given)
-        quantise = u.vector("quantise", width * depth, chip=True) if codes else 0
-        out = u.buffer(element.size_bytes * width * depth)
-        head = link + u.host_latency + store + u.buffer_latency + quantise
-        steps = min(INPUT_STEPS, rows)
-        between = max(link, store + out, quantise)
+        row = InputRow.of(op, self.units)
         return Timing(
             op.port.data,
             op,
-            rows,
-            (Step(head, out),),
-            between=between,
-            copies=steps,
-            row=out + u.buffer_latency,
-            parts=out,
+            row.rows,
+            (Step(row.head, row.out),),
+            between=row.between,
+            copies=row.steps,
+            row=row.out + self.units.buffer_latency,
+            parts=row.out,
         )
 
     def _output(self, op: OutputOp) -> Timing:
@@ -426,8 +421,8 @@ class _Reader:
         return ceil(moved / host.bytes_per_cycle) + ceil(flops / host.flops_per_cycle)
 
 
-_COPY, _CHUNK, _K0, _K1, _N0, _N1, _P0, _PHASE, _XBARS, _STAYS = map(
-    COLUMNS.index, ("copy", "chunk", "k0", "k1", "n0", "n1", "p0", "phase", "xbars", "stays")
+_COPY, _CHUNK, _K0, _K1, _N0, _N1, _P0, _PHASE, _XBARS, _STAYS, _CORE = map(
+    COLUMNS.index, ("copy", "chunk", "k0", "k1", "n0", "n1", "p0", "phase", "xbars", "stays", "core")
 )
 
 

@@ -1,4 +1,4 @@
-// RUN: map-stages calibrate-converters assign-copies copy-products
+// RUN: map-stages calibrate-converters assign-copies copy-digital
 // A product of two activations holds its second operand; it gets the copies that keep pace with the slowest array stage.
 // MAPPING: copies=1
 // WEIGHT: w 4x4 -127 127
