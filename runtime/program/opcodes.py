@@ -159,11 +159,10 @@ class Element(IntEnum):
     @staticmethod
     def of(dtype: npt.DTypeLike) -> Element:
         """The element type that holds ``dtype``; raises ``ValueError`` if there is none."""
-        wanted = np.dtype(dtype).name
-        for element, name in _DTYPES.items():
-            if name == wanted:
-                return element
-        raise ValueError(f"no element type holds {wanted}")
+        wanted = np.dtype(dtype).newbyteorder("=")
+        if wanted not in _ELEMENTS:
+            raise ValueError(f"no element type holds {wanted.name}")
+        return _ELEMENTS[wanted]
 
 
 _DTYPES: dict[Element, str] = {
@@ -175,3 +174,4 @@ _DTYPES: dict[Element, str] = {
     Element.I64: "int64",
     Element.F32: "float32",
 }
+_ELEMENTS = {np.dtype(name): element for element, name in _DTYPES.items()}

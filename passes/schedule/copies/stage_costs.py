@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from xdsl.dialects.builtin import ModuleOp
@@ -133,6 +133,7 @@ class StageCost:
         return rows * (source.columns + halo) * source.pixel_bytes
 
 
+@lru_cache(maxsize=1 << 10)
 def exact(value: float) -> Fraction:
     """A number of an architecture file as it was written."""
     return Fraction(str(value))

@@ -130,15 +130,30 @@ def sending(nodes: Sequence[Timing], members: Sequence[int]) -> dict[int, int]:
 
 
 @dataclass(frozen=True)
-class Arrays:
-    """An array stage as a function of how its windows are dealt to copies."""
+class _Stage:
+    """A stage as a function of how its rows are dealt to copies."""
 
     units: Units
     rows: int
     positions: int
     """Windows of a row that can be dealt; 1 where rows stay whole."""
+    finest: int | None
+    """Blocks of a row at most, if that can be (``dealing.finest_blocks``)."""
     width: int
     """Windows of a row."""
+
+    def dealing(self, copies: int) -> Dealing:
+        """Raises ``ValueError`` where some copies would have no window."""
+        dealing = deal(self.rows, self.positions, copies, self.finest)
+        if dealing is None:
+            raise ValueError(f"{copies} copies share {self.rows} rows of {self.positions} windows")
+        return dealing
+
+
+@dataclass(frozen=True)
+class Arrays(_Stage):
+    """An array stage."""
+
     window: int
     """Cycles of a window on the slowest context of a copy."""
     behind: int
@@ -155,8 +170,6 @@ class Arrays:
     """Bytes that enter and leave a context with a row of the result."""
     sharing: int
     """Contexts of the stage that a core holds; as many as have crossbars there, where their cores are not known yet."""
-    finest: int | None = None
-    """Blocks of a row at most, if that can be (``dealing.finest_blocks``)."""
 
     def turn(self, dealing: Dealing, pieces: int = 1) -> list[Turn]:
         """Cycles of the pieces of a block of a row."""
@@ -172,24 +185,15 @@ class Arrays:
 
 
 @dataclass(frozen=True)
-class Digital:
-    """A digital stage as a function of how its rows are dealt to copies."""
+class Digital(_Stage):
+    """A digital stage."""
 
-    units: Units
-    rows: int
-    positions: int
-    """Positions of a row that can be dealt; 1 where rows stay whole."""
-    width: int
-    """Positions of a row."""
     functions: tuple[tuple[str, int], ...]
     """Functions of a row, with their elements a position."""
     fixed: int
     """Cycles of a piece that its width does not change."""
     arrays: int = 0
     """Cycles of a piece in arrays of the context's own, which hold a frame: no other context waits for them."""
-
-    finest: int | None = None
-    """As of ``Arrays``."""
 
     def turn(self, dealing: Dealing, pieces: int = 1) -> list[Turn]:
         """Cycles of the pieces of a block of a row."""
@@ -297,9 +301,9 @@ class Timing:
         Raises ``ValueError`` for an operation of the chip, or for copies that would idle.
         """
         own = self.arrays or self.digital
-        dealing = deal(own.rows, own.positions, copies, own.finest) if own is not None else None
-        if own is None or dealing is None:
-            raise ValueError(f"{self.label} cannot have {copies} copies")
+        if own is None:
+            raise ValueError(f"{self.label} cannot have copies")
+        dealing = own.dealing(copies)
         whole = (self.load + self.kept_load) * copies // (self.copies * self.columns)
         load = max(0, whole - self.kept_load)
         turns = own.turn(dealing, pieces)

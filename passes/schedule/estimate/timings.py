@@ -27,7 +27,7 @@ from cimc.passes.place.tail_plan import element_of
 from cimc.passes.schedule.array_frames import frame_window_cycles, write_cycles
 from cimc.passes.schedule.array_product import coding_of
 from cimc.passes.schedule.copies.stage_costs import conversion_cycles, exact, window_cycles
-from cimc.passes.schedule.dealing import dealing_of, extents, finest_blocks
+from cimc.passes.schedule.dealing import extents, finest_blocks
 from cimc.passes.schedule.estimate.inputs import InputRow
 from cimc.passes.schedule.estimate.nodes import ISSUE, Across, Arrays, Digital, Edge, Step, Timing, busy
 from cimc.passes.schedule.estimate.units import Units
@@ -161,7 +161,8 @@ class _Reader:
         block = shape_of(stage.result)[1] * element_of(stage.result.type).size_bytes
         parts = sum(self.units.buffer(width * block) for width in self._widths(table))
         if stage.read is None:
-            digital, dealing = self._digital(stage, channels), dealing_of(stage, self.arch)
+            digital = self._digital(stage, channels)
+            dealing = digital.dealing(stage.copies.value.data)
             turns = digital.turn(dealing, stage.pieces.value.data)
             streaming = is_global_pool(stage) and quant_of(stage.sources[0]) is not None
             wait = self._function("fill", channels) + turns[0].tail if streaming else 0
@@ -184,7 +185,8 @@ class _Reader:
         load, write = self._writes(stage, [row for row in table if not row[_STAYS]], coding)
         staying = [row for row in table if row[_STAYS]]
         kept_load, kept_write = self._writes(stage, staying, coding)
-        arrays, dealing = self.arrays(stage, one, channels, coding), dealing_of(stage, self.arch)
+        arrays = self.arrays(stage, one, channels, coding)
+        dealing = arrays.dealing(stage.copies.value.data)
         together = Counter(row[_CORE] for row in table if row[_CORE] >= 0)
         if together:
             arrays = replace(arrays, sharing=max(together.values()))
@@ -208,11 +210,13 @@ class _Reader:
 
     def _writes(self, stage: StageOp, table: Rows, coding: Coding) -> tuple[int, int]:
         """Cycles to carry the weights of all contexts, and to write those of one."""
+        if not table:
+            return 0, 0
         bits = coding.weight_bits
-        sizes = Counter((row[_K1] - row[_K0]) * (row[_N1] - row[_N0]) for row in table)
-        load = sum(n * self.units.buffer(-(-size * bits // 8)) for size, n in sizes.items())
+        products = Counter((row[_K1] - row[_K0], row[_N1] - row[_N0]) for row in table)
+        load = sum(n * self.units.buffer(-(-k * width * bits // 8)) for (k, width), n in products.items())
         height = stage_tile_height(stage.write, self.arch, coding)
-        rows = min(height, max((row[_K1] - row[_K0] for row in table), default=0))
+        rows = min(height, max(k for k, _ in products))
         return load, rows * ceil(exact(self.arch.crossbar.write_latency_ns) * exact(self.arch.clock_ghz))
 
     def arrays(self, stage: StageOp, one: Rows, channels: int, coding: Coding) -> Arrays:
@@ -252,6 +256,7 @@ class _Reader:
         return Arrays(
             self.units,
             *extents(stage),
+            finest_blocks(stage, self.arch),
             width,
             slowest,
             behind,
@@ -261,14 +266,14 @@ class _Reader:
             port,
             moved,
             room,
-            finest_blocks(stage, self.arch),
         )
 
     def _sources(self, stage: StageOp, one: Sequence[Sequence[int]]) -> tuple[Edge, ...]:
         """``one``: the placement of one copy."""
-        starts = {row[_N0] for row in one}
-        if stage.read is not None:
-            blocks = len({stage.read.diagonal.channel_range(start) for start in starts})
+        starts, read = {row[_N0] for row in one}, stage.read
+        if read is not None:
+            diagonal = read.diagonal
+            blocks = len({diagonal.channel_range(start) for start in starts})
         else:
             blocks = 1 if takes_whole_rows(stage) else len(starts)
         key = stage, blocks, len(starts)
@@ -326,10 +331,8 @@ class _Reader:
         fixed = 2 * ISSUE * len(stage.sources) + ISSUE
         product = stage.frame_product
         window = frame_window_cycles(product, self.arch) if product is not None else 0
-        functions = self._functions(stage, channels)
-        return Digital(
-            self.units, *extents(stage), width, functions, fixed, window, finest_blocks(stage, self.arch)
-        )
+        functions, finest = self._functions(stage, channels), finest_blocks(stage, self.arch)
+        return Digital(self.units, *extents(stage), finest, width, functions, fixed, window)
 
     def _function(self, name: str, elements: int) -> int:
         return self.units.vector(name, elements)
