@@ -176,7 +176,8 @@ def _first_fit(
     spared: dict[tuple[int, int], int] = {}
     size = arch.core.local_buffer_bytes
     # The largest first in a program of one phase: small ones fill what those leave. Phases were cut in order.
-    contexts = network.contexts if network.phases > 1 else sorted(network.contexts, key=lambda c: -c.xbars)
+    single = network.phases == 1
+    contexts = sorted(network.contexts, key=lambda c: -c.xbars) if single else network.contexts
     own = [c for c in contexts if network.nodes[c.node].stage is not None]
     staying = _staying(network)
     left = {context.phase: Cores.empty(arch, most) for context in own}
@@ -209,7 +210,7 @@ def _first_fit(
             continue
         turned = bool(staying) and context.phase % 2 == 1
         # Digital contexts come last in one phase: each goes where the fewest share its digital unit.
-        alone = network.phases == 1 and not context.xbars
+        alone = single and not context.xbars
         free = put(context, "last" if turned else "emptiest" if alone else "first")
         first = arch.core.crossbars - free
         if turned:
