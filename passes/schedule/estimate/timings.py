@@ -439,6 +439,8 @@ def _work(op: RequantiseOp | DcomOp | RealOp | FrameProductOp, channels: int, wh
     if isinstance(op, DcomOp):
         taps = prod(op.window.kernel) if op.window is not None else 1
         if op.function.data.windowed and op.window is None:
+            if quant_of(op.args[0]) is not None:
+                return "mean_codes", channels  # rows were summed as they came
             taps = prod(shape_of(op.args[0])[:2])
         return dcom_record(op, ProgramBuilder(), channels)[0], channels * taps
     if op.kind in REDUCTIONS:
