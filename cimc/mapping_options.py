@@ -22,7 +22,7 @@ Copies = Annotated[int, Field(ge=1, le=2**20)]
 Pieces = Annotated[int, Field(ge=1, le=256)]
 Scheduler = Literal["none", "polyxb", "cim-mlc", "cim-mlc-matmul", "cimc"]
 Products = Literal["auto", "digital", "arrays"]
-Objective = Literal["throughput", "latency", "energy", "peak-power"]
+Objective = Literal["balanced", "throughput", "latency", "energy", "peak-power"]
 
 
 class Calibration(Section):
@@ -96,8 +96,8 @@ class MappingOptions(Section):
     scheduler: Scheduler | None = None
     """who chooses the copies of array operators: none (`copies` says), polyxb, cim-mlc(-matmul), or cimc; absent: cimc,
     but none where `copies` is given"""
-    objective: Objective = "throughput"
-    """what scheduler cimc works for: throughput, latency, energy, or peak-power"""
+    objective: Objective = "balanced"
+    """what scheduler cimc works for: balanced, throughput, latency, energy, or peak-power"""
     power_cap_mw: Annotated[float, Field(gt=0)] | None = None
     """power that arrays active together may draw, static power included; scheduler cimc only"""
     stagger: bool | None = None

@@ -104,8 +104,8 @@ def scheduler_options(command: Command) -> Command:
     objective = click.option(
         "--objective",
         metavar="NAME",
-        callback=did_you_mean_choice(("throughput", "latency", "energy", "peak-power")),
-        help="What cimc works for: throughput, latency, energy, peak-power.  [default: throughput]",
+        callback=did_you_mean_choice(("balanced", "throughput", "latency", "energy", "peak-power")),
+        help="What cimc works for: balanced, throughput, latency, energy, peak-power.  [default: balanced]",
     )
     cap = click.option(
         "--power-cap-mw",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from cimc.passes.schedule.copies.ours import ADDED_CONTEXTS, TIMES_CONTEXTS
 from cimc.passes.schedule.copies.stage_costs import StageCost, cuts_of, stage_cost, stages_of, stride_of
 from cimc.passes.schedule.copies.ways import Options, Way, Ways
 from cimc.passes.schedule.copy_digital import keep_pace
-from cimc.passes.schedule.deal_pieces import MOST
+from cimc.passes.schedule.deal_pieces import MOST, SLACK
 from cimc.passes.schedule.dealing import possible_copies
 from cimc.passes.schedule.estimate.nodes import Timing
 from cimc.passes.schedule.estimate.timings import timings
@@ -122,12 +121,14 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, shar
             for own in (({}, most) if most else ({},))
         ]
         strides = tuple(stride_of(stage) for stage in stages)
-
-        slowest = inf if goal.objective == "latency" else float(floor)
         tried: list[tuple[int, list[int], Ways]] = []
+        slowest = 0.0
         for known in phases:
             problem = Problem(tuple(options), strides, pinned, floor, known)
             ways = _choose(problem, goal, stages, ctx.arch, share, lambda: placements.fit_together(stages))
+            if most and not tried:
+                held = max(float(floor), *(known.interval(i, way) for i, way in ways.items()))
+                slowest = held * (1 + SLACK[goal.objective])
             tried.append((*known.cut_rows(ways, most, slowest), ways))
         _, pieces, ways = min(tried, key=lambda way: way[0])
         _put(stages, ways, ctx.arch)
@@ -209,10 +210,10 @@ def _choose_by_phase(
 
 def _most_pieces(stages: Sequence[StageOp], goal: Goal, mapping: Any) -> dict[int, int]:
     """How many pieces stages may have whose rows ours cuts: those that can be cut, and that no option names."""
-    if goal.scheduler != "cimc" or goal.objective not in MOST:
+    if goal.scheduler != "cimc" or goal.objective not in SLACK:
         return {}
     labels = {i: stage.label.data for i, stage in enumerate(stages) if divisible(stage)}
-    return {i: MOST[goal.objective] for i, name in labels.items() if mapping.for_node(name).pieces is None}
+    return {i: MOST for i, name in labels.items() if mapping.for_node(name).pieces is None}
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,11 @@ from math import inf
 from cimc.passes.schedule.estimate.nodes import Timing, sending
 from cimc.passes.schedule.estimate.pipeline import Flow, span
 
-MOST = {"latency": 16, "throughput": 4, "energy": 4}
-"""Pieces of a row at most, by objective; a program has as many times the sends."""
+MOST = 16
+"""Pieces of a row at most; a program has as many times the sends."""
+SLACK = {"balanced": 0.1, "throughput": 0.0, "latency": inf, "energy": 0.0}
+"""Share of the smallest interval by which pieces may make it longer, by objective; others have whole rows. A tenth is
+what the pieces of a row may cost (``MORE``): all stages may have them, the slowest, too."""
 MORE = 0.1
 """Share of a row's cycles that its pieces may cost."""
 LEAST_GAIN = 1 / 1000
@@ -35,16 +38,19 @@ def in_pieces(node: Timing, pieces: int) -> Timing:
 def useful(node: Timing, most: int, slowest: float = inf) -> Timing:
     """The node with as many pieces, up to ``most``, as cost little and take no more than ``slowest`` cycles an image.
 
-    In whole rows where there are none.
+    In whole rows where there are none. Found by bisection: more pieces cost more.
     """
-    whole = in_pieces(node, 1)
-    for pieces in range(most, 1, -1):
-        found = in_pieces(node, pieces)
-        if len(found.steps) != pieces or found.turn > (1 + MORE) * whole.turn:
-            continue
-        if found.interval() <= slowest:
-            return found
-    return whole
+    whole = found = in_pieces(node, 1)
+    few, many, pieces = 1, most + 1, most
+    while few < pieces:
+        tried = in_pieces(node, pieces)
+        cheap = len(tried.steps) == pieces and tried.turn <= (1 + MORE) * whole.turn
+        if cheap and tried.interval() <= slowest:
+            few, found = pieces, tried
+        else:
+            many = pieces
+        pieces = (few + many) // 2
+    return found
 
 
 def shorten(

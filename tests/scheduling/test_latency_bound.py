@@ -68,7 +68,7 @@ def test_windows_that_hang_together_are_counted() -> None:
 def test_every_measured_schedule_is_above(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The cycle engine's latency and interval of a network with residuals, under every scheduler and objective."""
     path = models.export_onnx("digits", tmp_path_factory.getbasetemp() / f"digits.{scheduler}.onnx")
-    for objective in ("throughput", "latency") if scheduler == "cimc" else (None,):
+    for objective in ("balanced", "throughput", "latency") if scheduler == "cimc" else (None,):
         given = {"scheduler": scheduler} | ({"objective": objective} if objective else {})
         made = cimc.compile(path, "isaac", mapping=MappingOptions.model_validate(given))
         found = over_bounds(made.report, made.simulate(images=6))

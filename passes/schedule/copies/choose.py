@@ -38,7 +38,7 @@ class Goal:
     """Who chooses, and for what. ``power_cap_mw`` includes static power."""
 
     scheduler: Scheduler
-    objective: Objective = "throughput"
+    objective: Objective = "balanced"
     power_cap_mw: float | None = None
 
 

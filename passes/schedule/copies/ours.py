@@ -9,7 +9,7 @@ from typing import Any, Literal
 from cimc.passes.schedule.copies.marginal import Estimator
 from cimc.passes.schedule.copies.ways import UNFILLED, Limits, Options, Way, Ways
 
-Objective = Literal["throughput", "latency", "energy", "peak-power"]
+Objective = Literal["balanced", "throughput", "latency", "energy", "peak-power"]
 Chosen = dict[int, Way]
 """A way by number of the stage."""
 
@@ -27,7 +27,7 @@ FILLED = Fraction(1, 2)
 """Share of the chip's crossbars. Where copies fill it anyway, more and smaller contexts only wait for each other's rows
 (ResNet-18 on ``isaac``, 27,302 cycles with six times the contexts, 26,278 with two)."""
 
-ROUNDS = {"throughput": 3, "latency": 12, "energy": 3}
+ROUNDS = {"balanced": 12, "throughput": 3, "latency": 12, "energy": 3}
 """Rounds of moves, one of which tries every stage."""
 
 
