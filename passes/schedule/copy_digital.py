@@ -15,7 +15,6 @@ from cimc.dialects.cim import StageOp
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph import main_function
 from cimc.passes.schedule.copies.bounds import traffic
-from cimc.passes.schedule.copies.ours import ADDED_CONTEXTS
 from cimc.passes.schedule.copies.stage_costs import stage_cost, stages_of
 from cimc.passes.schedule.dealing import useful_copies
 from cimc.passes.schedule.estimate.nodes import Timing
@@ -25,6 +24,9 @@ from cimc.passes.schedule.placements import Placements
 PARTS = (1, 2, 4, 8, 16)
 """All copies that keep pace, half of them, a quarter: as there is room."""
 
+MOST_ADDED = 256
+"""Contexts that copies of digital stages may add to a model."""
+
 
 @dataclass(frozen=True)
 class CopyDigitalPass(ModulePass):
@@ -33,7 +35,7 @@ class CopyDigitalPass(ModulePass):
     Copies take rows in turn and blocks of them (``dealing.py``), each on a core's digital unit of its own where there
     are enough cores: a max pool of 112 x 112 x 64 elements takes 451,584 cycles on one unit of 4 lanes. Those of a
     product of two activations hold the frame each. They take all they need, half of it, a quarter and so on, as the
-    cores have room beside the arrays and no more than ``ADDED_CONTEXTS`` come in; a model of several phases keeps one
+    cores have room beside the arrays and no more than ``MOST_ADDED`` come in; a model of several phases keeps one
     copy. Copies that an override names stay as named.
 
     ```mlir
@@ -79,7 +81,7 @@ def keep_pace(
         tried = {n: count if named.get(n) else 1 + (count - 1) // part for n, count in wanted.items()}
         tried = {n: _possible(digital[n], count) for n, count in tried.items()}
         _put(digital, tried)
-        if sum(tried.values()) - len(tried) <= ADDED_CONTEXTS and fits():
+        if sum(tried.values()) - len(tried) <= MOST_ADDED and fits():
             copies = tried
             break
     _put(digital, copies)

