@@ -25,15 +25,18 @@ from cimc.dialects.graph import (
     BinaryConstantOp,
     BinaryOp,
     IndexMapOp,
+    QuantType,
     ReshapeOp,
+    StorageCastOp,
     main_function,
     main_names,
     tensor_names,
 )
-from cimc.dialects.graph_types import is_float, shape_of
+from cimc.dialects.graph_types import is_float, quant_of, shape_of
 from cimc.dialects.weights import WeightStore
 from cimc.interpreters.graph import numpy_type, run_graph
 from cimc.interpreters.host import HostRunner
+from cimc.runtime.numerics import digital
 
 Array = npt.NDArray[Any]
 
@@ -84,7 +87,7 @@ def load_samples(source: str | Path | Mapping[str, Array], module: ModuleOp) -> 
 def random_samples(module: ModuleOp, runs: int = 8, seed: int = 0) -> Samples:
     """``runs`` runs of standard normal numbers, with a warning: ranges will not fit the real inputs.
 
-    Inputs that are not float hold 0 and 1.
+    Integers that are read as codes hold the codes of such numbers, others 0 and 1.
     """
     warnings.warn(
         "no calibration data given: ranges come from random numbers and accuracy will suffer; "
@@ -98,9 +101,21 @@ def random_samples(module: ModuleOp, runs: int = 8, seed: int = 0) -> Samples:
         shape = (runs * shape_of(argument)[0], *shape_of(argument)[1:])
         wanted = numpy_type(argument.type)
         floating = wanted is not None and wanted.kind == "f"
+        codes = _codes_of(argument)
+        if codes is not None:
+            ends = codes.qmin, codes.qmax
+            real = generator.standard_normal(shape).astype(np.float32)
+            arrays[name] = digital.quantise(real, codes.scale, codes.zero_point, *ends, dtype=codes.dtype)
+            continue
         drawn = generator.standard_normal(shape) if floating else generator.integers(0, 2, shape)
         arrays[name] = drawn.astype(wanted)
     return Samples(arrays, runs)
+
+
+def _codes_of(argument: SSAValue) -> QuantType | None:
+    """The codes as which the model first reads an input of integers."""
+    casts = (u.operation for u in argument.uses if isinstance(u.operation, StorageCastOp))
+    return next((quant_of(cast.result) for cast in casts), None)
 
 
 @dataclass

@@ -50,7 +50,7 @@ from cimc.dialects.cim_arrays import (
 )
 from cimc.dialects.cim_products import FrameProductOp
 from cimc.dialects.cim_real import RealOp
-from cimc.dialects.cim_rows import ConcatOp, ViewOp
+from cimc.dialects.cim_rows import ConcatOp, StorageCastOp, ViewOp
 from cimc.dialects.cim_types import ArraysType, CodingAttr, Function, FunctionAttr, WindowAttr
 from cimc.dialects.graph_types import IntsAttr, quant_of, shape_of
 from cimc.dialects.levels import Level, Rule
@@ -354,6 +354,7 @@ Cim = Dialect(
         StageOp,
         ConcatOp,
         ViewOp,
+        StorageCastOp,
     ],
     [FunctionAttr, WindowAttr, CodingAttr, ArraysType],
 )
@@ -367,7 +368,17 @@ MAPPED_LEVEL = Level(
         ReturnOp: (),
         **{
             op: ()
-            for op in (InputOp, OutputOp, RelayoutOp, HostCallOp, IndexMapOp, MatmulOp, ConcatOp, ViewOp)
+            for op in (
+                InputOp,
+                OutputOp,
+                RelayoutOp,
+                HostCallOp,
+                IndexMapOp,
+                MatmulOp,
+                ConcatOp,
+                ViewOp,
+                StorageCastOp,
+            )
         },
         StageOp: (
             Rule(

@@ -1,4 +1,5 @@
-"""Rows cut and joined on their way: no element is held or computed, producers send parts of rows to other places."""
+"""Rows cut, joined and renamed on their way: no element is held or computed, producers send parts of rows to other
+places."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 
 from cimc.dialects.base import CimOperation
-from cimc.dialects.graph_types import IntsAttr, quant_of, shape_of, tensor
+from cimc.dialects.graph_types import IntsAttr, check_storage_cast, quant_of, shape_of, tensor
 
 
 @irdl_op_definition
@@ -90,3 +91,35 @@ class ViewOp(CimOperation):
             raise VerifyException(f"{channels} elements from each start leave the {prod(row)} of a row")
         if tensor(self.value).get_element_type() != tensor(self.result).get_element_type():
             raise VerifyException("elements move unchanged, but the element types differ")
+
+
+@irdl_op_definition
+class StorageCastOp(CimOperation):
+    """Rows of integers read as codes of a scale, or of codes as the integers that store them. Costs nothing: the same
+    bytes go the same way.
+
+    ```mlir
+    %q = cim.storage_cast %x : tensor<8x8x3xui8> -> tensor<8x8x3x!graph.quant<u8, 0.0123, 128>>
+    ```
+    """
+
+    name = "cim.storage_cast"
+
+    value = operand_def(TensorType)
+    result = result_def(TensorType)
+
+    traits = traits_def(Pure())
+    assembly_format = "$value attr-dict `:` type($value) `->` type($result)"
+
+    def __init__(self, value: SSAValue, result: Attribute):
+        super().__init__(operands=[value], result_types=[result])
+
+    def verify_(self) -> None:
+        check_storage_cast(self.value, self.result)
+
+
+def uncast(value: SSAValue) -> SSAValue:
+    """The rows that ``value`` is, before storage casts gave them another type."""
+    while isinstance(value.owner, StorageCastOp):
+        value = value.owner.value
+    return value

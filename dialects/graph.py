@@ -21,7 +21,7 @@ from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Dialect, SSAValue
 
 from cimc.dialects.graph_base import GraphOperation, names, tensor_names
-from cimc.dialects.graph_codes import DequantizeOp, QuantizeOp, RequantizeOp
+from cimc.dialects.graph_codes import DequantizeOp, QuantizeOp, RequantizeOp, StorageCastOp
 from cimc.dialects.graph_elementwise import BinaryConstantOp, BinaryOp, UnaryOp
 from cimc.dialects.graph_moves import IndexMapOp
 from cimc.dialects.graph_pointwise import AddOp, ClipOp, ConcatOp, HostOp, ReluOp, ReshapeOp, SoftmaxOp
@@ -64,6 +64,7 @@ __all__ = [
     "RequantizeOp",
     "ReshapeOp",
     "SoftmaxOp",
+    "StorageCastOp",
     "UnaryOp",
     "main_function",
     "main_module",
@@ -148,6 +149,7 @@ Graph = Dialect(
         QuantizeOp,
         DequantizeOp,
         RequantizeOp,
+        StorageCastOp,
     ],
     [QuantType, IntsAttr, WeightRefAttr],
 )

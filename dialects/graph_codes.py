@@ -1,6 +1,6 @@
 """Between real values and codes, and between codes of two scales.
 
-Level 1 holds the first two only where a quantised model brings them.
+Level 1 holds them, but for ``graph.requantize``, only where a quantised model brings them.
 """
 
 from __future__ import annotations
@@ -8,12 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from xdsl.dialects.builtin import TensorType, f32
-from xdsl.ir import SSAValue
+from xdsl.ir import Attribute, SSAValue
 from xdsl.irdl import irdl_op_definition, operand_def, result_def
 from xdsl.utils.exceptions import VerifyException
 
 from cimc.dialects.graph_base import BoundedOperation, GraphOperation, int64, names
-from cimc.dialects.graph_types import QuantType, is_float, quant_of, retyped, shape_of, tensor
+from cimc.dialects.graph_types import (
+    QuantType,
+    check_storage_cast,
+    is_float,
+    quant_of,
+    retyped,
+    shape_of,
+    tensor,
+)
 
 
 def _check_shapes(given: SSAValue, result: SSAValue) -> None:
@@ -126,3 +134,33 @@ class RequantizeOp(BoundedOperation):
         _check_shapes(self.input, self.result)
         if quant_of(self.input) is None or quant_of(self.result) is None:
             raise VerifyException(f"takes and gives codes, got {self.input.type} to {self.result.type}")
+
+
+@irdl_op_definition
+class StorageCastOp(GraphOperation):
+    """Integers read as codes of a scale, or codes as the integers that store them: no element changes.
+
+    ``quant.scast`` of MLIR's quant dialect. Integers of a graph input or of a host operator become codes so, and codes
+    that leave as integers; between codes of two scales stand two.
+
+    ```mlir
+    %q = graph.storage_cast %x tensors ["x"]
+        : (tensor<1x4xui8>) -> tensor<1x4x!graph.quant<u8, 0.5, 128>>
+    ```
+    """
+
+    name = "graph.storage_cast"
+
+    input = operand_def(TensorType)
+    result = result_def(TensorType)
+    assembly_format = "$input `tensors` $tensors attr-dict `:` functional-type(operands, results)"
+
+    def __init__(self, input: SSAValue, element: Attribute, *, tensors: Sequence[str]):
+        super().__init__(
+            operands=[input],
+            result_types=[retyped(tensor(input), element)],
+            properties={"tensors": names(tensors)},
+        )
+
+    def verify_operator(self) -> None:
+        check_storage_cast(self.input, self.result)

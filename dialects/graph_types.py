@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-from xdsl.dialects.builtin import FloatData, IntAttr, StringAttr, TensorType, f32
+from xdsl.dialects.builtin import FloatData, IntAttr, IntegerType, Signedness, StringAttr, TensorType, f32
 from xdsl.ir import Attribute, Data, ParametrizedAttribute, SSAValue, TypeAttribute
 from xdsl.irdl import irdl_attr_definition, param_def
 from xdsl.parser import AttrParser
@@ -94,6 +94,13 @@ class QuantType(ParametrizedAttribute, TypeAttribute):
         width = 8 if self.bits <= 8 else 16
         return np.dtype(f"{'' if self.signed else 'u'}int{width}")
 
+    @property
+    def stored_as(self) -> IntegerType | None:
+        """The plain integers of the same storage, signed ones signless; ``None`` where no machine has such words."""
+        if self.bits not in (8, 16):
+            return None
+        return IntegerType(self.bits, Signedness.SIGNLESS if self.signed else Signedness.UNSIGNED)
+
     @classmethod
     def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
         with parser.in_angle_brackets():
@@ -165,6 +172,19 @@ def quant_of(value: SSAValue) -> QuantType | None:
 def is_float(value: SSAValue) -> bool:
     """Whether ``value`` is a tensor of float32."""
     return tensor(value).get_element_type() == f32
+
+
+def check_storage_cast(given: SSAValue, result: SSAValue) -> None:
+    """Raises ``VerifyException`` unless one side holds codes and the other, of the same shape, the integers of their
+    storage."""
+    if shape_of(given) != shape_of(result):
+        raise VerifyException(f"keeps the shape, got {shape_of(given)} to {shape_of(result)}")
+    codes = [found for value in (given, result) if (found := quant_of(value)) is not None]
+    elements = [tensor(value).get_element_type() for value in (given, result)]
+    if len(codes) != 1 or codes[0].stored_as not in elements:
+        raise VerifyException(
+            f"one side holds codes, the other integers of their storage, got {given.type} to {result.type}"
+        )
 
 
 def retyped(type: AnyTensor, element: Attribute) -> AnyTensor:

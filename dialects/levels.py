@@ -43,6 +43,7 @@ from cimc.dialects.graph import (
     RequantizeOp,
     ReshapeOp,
     SoftmaxOp,
+    StorageCastOp,
     UnaryOp,
 )
 
@@ -69,7 +70,7 @@ class Level:
 
 def _computes_on_codes(op: Operation) -> bool:
     """Whether codes enter or leave ``op``; a quantised model's own conversions do not count."""
-    return not isinstance(op, QuantizeOp | DequantizeOp) and any(
+    return not isinstance(op, QuantizeOp | DequantizeOp | StorageCastOp) and any(
         isinstance(value.type, TensorType) and isinstance(value.type.get_element_type(), QuantType)
         for value in (*op.operands, *op.results)
     )
@@ -87,7 +88,7 @@ def _takes_codes(op: Operation) -> bool:
 
 
 NO_CODES = Rule(
-    "operators work on real values; codes pass between graph.quantize and graph.dequantize only, "
+    "operators work on real values; codes pass between graph.quantize, graph.dequantize and graph.storage_cast only, "
     "operators on codes belong to level 'quantised'",
     lambda op: not _computes_on_codes(op),
 )
@@ -120,6 +121,7 @@ _SHARED: Mapping[type[Operation], tuple[Rule, ...]] = {
     HostOp: (),
     QuantizeOp: (),
     DequantizeOp: (),
+    StorageCastOp: (),
 }
 
 IMPORTED = Level(

@@ -39,6 +39,7 @@ from cimc.dialects.graph import (
     ReluOp,
     ReshapeOp,
     SoftmaxOp,
+    StorageCastOp,
     main_function,
     main_names,
     main_return,
@@ -289,5 +290,6 @@ _KERNELS: Mapping[type[Operation], Callable[[Any, Machine, Sequence[Array]], Arr
         SoftmaxOp: _softmax,
         QuantizeOp: _quantize,
         DequantizeOp: _dequantize,
+        StorageCastOp: lambda op, machine, operands: operands[0],
     }
 )

@@ -28,11 +28,13 @@ from cimc.dialects.cim import (
     ReadXbOp,
     RequantiseOp,
     StageOp,
+    StorageCastOp,
     ViewOp,
     YieldOp,
 )
 from cimc.dialects.cim_products import FrameProductOp
 from cimc.dialects.cim_real import RealOp
+from cimc.dialects.cim_rows import uncast
 from cimc.dialects.graph import main_function
 from cimc.dialects.graph_types import quant_of
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
@@ -160,6 +162,7 @@ def _frames(op: Operation) -> list[tuple[int, ...]]:
 
 def _frame_of(value: SSAValue) -> tuple[int, ...]:
     """ONNX shape of one frame of a mapped value."""
+    value = uncast(value)
     owner = value.owner
     assert isinstance(owner, Operation)
     return _frames(owner)[list(owner.results).index(value)]  # pyright: ignore[reportArgumentType] results are SSA values
@@ -262,6 +265,10 @@ class _Machine:
         parts = [rows[..., start : start + channels] for start in op.starts.data]
         self.values[op.result] = np.stack(parts, axis=2)
 
+    def storage_cast(self, op: StorageCastOp) -> None:
+        """The same integers under another type."""
+        self.values[op.result] = self.values[op.value]
+
     def concat(self, op: ConcatOp) -> None:
         """Channels side by side."""
         self.values[op.result] = np.concatenate([self.values[v] for v in op.args], axis=-1)
@@ -320,6 +327,7 @@ _EXECUTE: Mapping[type[Operation], Callable[[_Machine, Any], None]] = MappingPro
         MatmulOp: _Machine.matmul,
         ConcatOp: _Machine.concat,
         ViewOp: _Machine.view,
+        StorageCastOp: _Machine.storage_cast,
         HostCallOp: _Machine.host_call,
         StageOp: _Machine.stage,
     }

@@ -38,6 +38,7 @@ from cimc.dialects.graph import (
     RequantizeOp,
     ReshapeOp,
     SoftmaxOp,
+    StorageCastOp,
     main_function,
     main_names,
     tensor_names,
@@ -211,6 +212,10 @@ def _requantize(op: RequantizeOp, frame: _Frame) -> list[Array]:
     ]
 
 
+def _storage_cast(op: StorageCastOp, frame: _Frame) -> list[Array]:
+    return [frame[op.input]]
+
+
 def _add(op: AddOp, frame: _Frame) -> list[Array]:
     left, right = frame[op.lhs], frame[op.rhs]
     a, b, y = quant_of(op.lhs), quant_of(op.rhs), quant_of(op.result)
@@ -319,6 +324,7 @@ _EVALUATE: Mapping[type[Operation], Callable[[Any, _Frame], list[Array]]] = {
     QuantizeOp: _quantize,
     DequantizeOp: _dequantize,
     RequantizeOp: _requantize,
+    StorageCastOp: _storage_cast,
     AddOp: _add,
     ReluOp: _relu,
     ClipOp: _clip,

@@ -40,6 +40,7 @@ from cimc.dialects.graph import (
     RequantizeOp,
     ReshapeOp,
     SoftmaxOp,
+    StorageCastOp,
     UnaryOp,
     main_function,
     refresh_main_type,
@@ -60,7 +61,9 @@ _RULES: Mapping[type[Operation], Callable[[Any], bool]] = MappingProxyType(
         **dict.fromkeys(
             (ConvOp, MaxPoolOp, AveragePoolOp, GlobalAveragePoolOp, ReluOp, ClipOp, AddOp), _always
         ),
-        **dict.fromkeys((QuantizeOp, DequantizeOp, RequantizeOp, ReshapeOp, ReturnOp), _always),
+        **dict.fromkeys(
+            (QuantizeOp, DequantizeOp, RequantizeOp, StorageCastOp, ReshapeOp, ReturnOp), _always
+        ),
         **dict.fromkeys((ConcatOp, SoftmaxOp, AffineOp), _axis_behind_batch),
         GemmOp: lambda op: len(shape_of(op.input)) > 1,
         **dict.fromkeys((UnaryOp, BinaryOp), _always),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from xdsl.ir import Operation, SSAValue
 
-from cimc.dialects.cim import ConcatOp, StageOp, ViewOp
+from cimc.dialects.cim import ConcatOp, StageOp, StorageCastOp, ViewOp
 from cimc.dialects.cim_real import takes_whole_rows
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph_types import shape_of
@@ -106,6 +106,8 @@ class _Builder:
                 self._concat(op)
             elif isinstance(op, ViewOp):
                 self._view(op)
+            elif isinstance(op, StorageCastOp):
+                self.parts[op.result] = self.parts[op.value]
             elif isinstance(op, _CHIP_OPERATIONS):
                 self._chip(op)
         return self.network

@@ -13,7 +13,7 @@ from typing import Any
 
 from xdsl.ir import SSAValue
 
-from cimc.dialects.cim import ConcatOp, DcomOp, StageOp, ViewOp
+from cimc.dialects.cim import ConcatOp, DcomOp, StageOp, StorageCastOp, ViewOp
 from cimc.dialects.cim_types import Function
 from cimc.passes.place.source_rows import (
     has_blind_windows,
@@ -71,7 +71,7 @@ def makers(value: SSAValue) -> Sequence[StageOp]:
             return (value.owner,)
         case ConcatOp():
             return [stage for arg in value.owner.args for stage in makers(arg)]
-        case ViewOp():
+        case ViewOp() | StorageCastOp():
             return makers(value.owner.value)
         case _:
             return ()

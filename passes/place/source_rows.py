@@ -7,6 +7,7 @@ from typing import Any
 from xdsl.ir import SSAValue
 
 from cimc.dialects.cim import ConcatOp, StageOp
+from cimc.dialects.cim_rows import uncast
 from cimc.dialects.cim_types import Function, WindowAttr
 from cimc.dialects.graph_types import quant_of, shape_of
 from cimc.passes.place.tail_plan import element_of
@@ -89,7 +90,7 @@ def shares_rows(stage: StageOp, arch: Any) -> bool:
     Where the global buffer sends them: every block of its own would take whole cycles of the chip's narrowest port, for
     columns under the overlap of windows twice. Only where a window's rows take at most a sixteenth of a core's memory.
     """
-    if stage.read is None or isinstance(stage.sources[0].owner, StageOp | ConcatOp):
+    if stage.read is None or isinstance(uncast(stage.sources[0]).owner, StageOp | ConcatOp):
         return False
     window = stage.read.window
     first, last = source_columns(stage, 0, shape_of(stage.result)[1])

@@ -19,6 +19,7 @@ from cimc.dialects.graph import (
     QuantType,
     ReluOp,
     ReshapeOp,
+    StorageCastOp,
     main_function,
     main_names,
     tensor_names,
@@ -120,9 +121,9 @@ def replace(op: Operation, new: Operation) -> None:
 
 
 def erase_unused_conversions(module: ModuleOp) -> None:
-    """Remove ``graph.quantize`` and ``graph.dequantize`` whose results nobody uses."""
+    """Remove ``graph.quantize``, ``graph.dequantize`` and ``graph.storage_cast`` whose results nobody uses."""
     for op in reversed(tuple(main_function(module).body.block.ops)):
-        if isinstance(op, QuantizeOp | DequantizeOp) and op.result.first_use is None:
+        if isinstance(op, QuantizeOp | DequantizeOp | StorageCastOp) and op.result.first_use is None:
             erase(op)
 
 

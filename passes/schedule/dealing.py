@@ -14,6 +14,7 @@ from math import ceil
 from typing import Any
 
 from cimc.dialects.cim import ConcatOp, StageOp
+from cimc.dialects.cim_rows import uncast
 from cimc.dialects.graph_types import shape_of
 from cimc.passes.place.pieces import divisible
 from cimc.passes.place.source_rows import head_window, shares_rows
@@ -93,7 +94,7 @@ def finest_blocks(stage: StageOp, arch: Any) -> int | None:
     Neighbouring blocks share the columns under their windows' overlap, every block takes whole cycles of the port, and
     the port is the chip's narrowest.
     """
-    if isinstance(stage.sources[0].owner, StageOp | ConcatOp) or shares_rows(stage, arch):
+    if isinstance(uncast(stage.sources[0]).owner, StageOp | ConcatOp) or shares_rows(stage, arch):
         return None
     window, source = head_window(stage), stage.sources[0]
     if window is None:

@@ -9,6 +9,8 @@ from cimc.dialects import graph
 from cimc.dialects.graph_types import shape_of
 from cimc.passes.schedule.stages import ELEMENTWISE
 
+_POINTWISE = (*ELEMENTWISE, graph.StorageCastOp)
+
 
 def wants_image(value: SSAValue) -> bool:
     """Whether an operator that works on images, or the outside, takes ``value``, maybe after others of each element."""
@@ -23,7 +25,7 @@ def wants_image(value: SSAValue) -> bool:
                 return True
             case graph.SoftmaxOp() as softmax if softmax.axis.value.data != len(shape_of(value)) - 1:
                 return True
-            case operation if isinstance(operation, ELEMENTWISE) and wants_image(operation.results[0]):
+            case operation if isinstance(operation, _POINTWISE) and wants_image(operation.results[0]):
                 return True
             case _:
                 pass

@@ -16,7 +16,7 @@ from xdsl.passes import ModulePass
 from cimc.diagnostics import CimError, UnsupportedError, raise_all
 from cimc.dialects import graph
 from cimc.dialects.base import located
-from cimc.dialects.cim import ConcatOp, StageOp, ViewOp, YieldOp
+from cimc.dialects.cim import ConcatOp, StageOp, StorageCastOp, ViewOp, YieldOp
 from cimc.dialects.context import CimContext
 from cimc.dialects.graph import main_function, main_names, main_return, names, tensor_names
 from cimc.dialects.graph_types import shape_of
@@ -177,6 +177,8 @@ class _Mapper:
             self._reshape(op)
         elif isinstance(op, graph.ConcatOp):
             self._concat(op)
+        elif isinstance(op, graph.StorageCastOp):
+            self._storage_cast(op)
         elif isinstance(op, graph.IndexMapOp):
             index = whole_index(op, self.ctx.store)
             self._move(op, op.inputs, index, op.constant and op.constant.key.data)
@@ -226,6 +228,13 @@ class _Mapper:
         concat = ConcatOp([self._rows(v) for v in op.inputs], self._type(op.result, layout), op.tensors)
         self._add(concat, op)
         self._record(op.result, concat.result, layout)
+
+    def _storage_cast(self, op: graph.StorageCastOp) -> None:
+        """The same rows, wherever they lie, under another type."""
+        layout = self.layouts[op.input]
+        cast = StorageCastOp(self.values[op.input], self._type(op.result, layout))
+        self._add(cast, op)
+        self._record(op.result, cast.result, layout)
 
     def _move(
         self,

@@ -201,6 +201,18 @@ def test_without_bounds_the_whole_range_holds(parse: Parse) -> None:
             '%y = graph.dequantize %x tensors ["y"] : (tensor<4xf32>) -> tensor<4xf32>',
             "takes codes and gives f32",
         ),
+        (
+            f'%y = graph.storage_cast %x tensors ["y"] : (tensor<4x{U8}>) -> tensor<4xi8>',
+            "one side holds codes, the other integers of their storage",
+        ),
+        (
+            '%y = graph.storage_cast %x tensors ["y"] : (tensor<4xui8>) -> tensor<4xi8>',
+            "one side holds codes, the other integers of their storage",
+        ),
+        (
+            '%y = graph.storage_cast %x tensors ["y"] : (tensor<4xui16>) -> tensor<4x!graph.quant<u12, 0.5, 9>>',
+            "one side holds codes, the other integers of their storage",
+        ),
     ],
 )
 def test_verifiers_refuse_in_one_line(parse: Parse, text: str, message: str) -> None:

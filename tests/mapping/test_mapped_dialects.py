@@ -94,7 +94,22 @@ builtin.module {
 """
 
 
-@pytest.mark.parametrize("text", [STAGE, OTHERS, ATTENTION, BODY], ids=["stage", "chip", "heads", "body"])
+BORDER = f"""
+builtin.module {{
+  func.func @main() attributes {{graph.inputs = ["x"], graph.outputs = ["y"]}} {{
+    %x = mem.input "x" frame <12> tensors ["x"] : tensor<1x1x12xui8>
+    %q = cim.storage_cast %x : tensor<1x1x12xui8> -> tensor<1x1x12x{U8}>
+    %y = cim.storage_cast %q : tensor<1x1x12x{U8}> -> tensor<1x1x12xui8>
+    mem.output "y" frame <12> %y : tensor<1x1x12xui8>
+    func.return
+  }}
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    "text", [STAGE, OTHERS, ATTENTION, BORDER, BODY], ids=["stage", "chip", "heads", "border", "body"]
+)
 def test_text_reads_back(text: str) -> None:
     """Print, parse, print is the identity, locations included."""
     context = CimContext()
@@ -133,6 +148,12 @@ SPOILT = [
     (ATTENTION, "-> tensor<5x1x10xf32>\n    mem.output \"y\" frame <5, 10> %y : tensor<5x1x10xf32>",
      "-> tensor<5x1x10xi32>\n    mem.output \"y\" frame <5, 10> %y : tensor<5x1x10xi32>", "the element types differ"),
     (ATTENTION, " by_columns", "", r"rows \(5, 2, 2\) by a frame \(5, 2, 2\) do not give \(5, 2, 5\)"),
+    (BORDER, 'tensor<1x1x12xui8>\n    %q = cim.storage_cast %x : tensor<1x1x12xui8>',
+     'tensor<1x12x1xui8>\n    %q = cim.storage_cast %x : tensor<1x12x1xui8>',
+     r"keeps the shape, got \(1, 12, 1\) to \(1, 1, 12\)"),
+    (BORDER, 'tensor<1x1x12xui8>\n    mem.output "y" frame <12> %y : tensor<1x1x12xui8>',
+     'tensor<1x1x12xi8>\n    mem.output "y" frame <12> %y : tensor<1x1x12xi8>',
+     "the other integers of their storage"),
     (BODY, '"turns", "routes"]', '"turns"]', "names parameters the body has not: routes"),
     (BODY, '"arrays", "x"', '"x", "x"', "parameters have different names"),
     (BODY, 'isa.loop count <"turns">', "isa.loop", "a loop counts images, or has a count"),

@@ -1,6 +1,6 @@
 """QuantizeLinear and DequantizeLinear: constants keep their integers, edges keep their scales.
 
-A tensor of codes lives in ``Builder.coded``; an operator that wants plain integers gets them from the host.
+A tensor of codes lives in ``Builder.coded``, its plain integers in ``Builder.values``: one is a cast of the other.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from xdsl.dialects.builtin import f32
 from xdsl.ir import SSAValue
 
 from cimc.diagnostics import UnsupportedError
-from cimc.dialects.graph import DequantizeOp, QuantizeOp, QuantType
+from cimc.dialects.graph import DequantizeOp, QuantizeOp, StorageCastOp
 from cimc.dialects.graph_types import quant_of, shape_of, tensor
 from cimc.frontend.onnx.builder import Builder, Constant
 from cimc.frontend.onnx.code_parameters import (
@@ -28,7 +28,6 @@ from cimc.frontend.onnx.code_parameters import (
     parameters,
     stored_codes,
 )
-from cimc.frontend.onnx.host import to_host
 from cimc.frontend.onnx.node import Node, ToHost
 from cimc.frontend.onnx.stored_codes import Storage, storage_of
 from cimc.frontend.onnx.structure import node_inputs
@@ -148,8 +147,7 @@ def _not_per_block(node: Node) -> None:
 def coded_as(build: Builder, node: Node, name: str, found: Parameters) -> SSAValue:
     """The tensor ``name`` as codes under the scale its reader states.
 
-    Where they were not made under this scale (integers of a graph input or of a host operator, codes of
-    another scale), the host dequantises them and they are coded again, which gives the same integers.
+    Integers of a graph input or of a host operator, and codes that were made under another scale, are read as they are.
     Raises :class:`ToHost` where the reader's parameters have no place on an edge.
     """
     if name in build.constants:
@@ -162,10 +160,10 @@ def coded_as(build: Builder, node: Node, name: str, found: Parameters) -> SSAVal
             return existing
     dtype = helper.tensor_dtype_to_np_dtype(plain(build, node, name).code)
     wanted = activation_type(found, storage_of(dtype) or _no_integers(dtype))
-    real, again = f"{node.output}/{name}/real", f"{node.output}/{name}/codes"
-    _host_conversion(build, node, "DequantizeLinear", name, real, wanted, "its codes were made elsewhere")
-    op = QuantizeOp(build.values[real], wanted, tensors=[again])
-    build.add_coded(op, node, again)
+    # The first scale that a reader states is the tensor's own: whoever reads it after that shares its codes.
+    known = f"{node.output}/{name}/codes" if name in build.coded else name
+    op = StorageCastOp(build.values[name], wanted, tensors=[known])
+    build.add_coded(op, node, known)
     return op.result
 
 
@@ -187,30 +185,10 @@ def plain(build: Builder, node: Node, name: str) -> Any:
         source = build.coded[name]
         codes = quant_of(source)
         assert codes is not None, "coded values hold codes"
-        real = real_value(build, node, source, name)
-        _host_conversion(build, node, "QuantizeLinear", real, name, codes, "its codes are read as integers")
+        if codes.stored_as is None:
+            raise UnsupportedError(f"tensor {name!r}: nobody reads integers of {codes.bits} bits")
+        build.add(StorageCastOp(source, codes.stored_as, tensors=[name]), node, name)
     return build.typed(name)
-
-
-def _host_conversion(
-    build: Builder, node: Node, op_type: str, name: str, result: str, codes: QuantType, reason: str
-) -> None:
-    """A conversion on the host. Raises ``UnsupportedError`` where onnxruntime has none for these codes."""
-    stem = f"{result}/{op_type}"
-    zero = np.array(codes.zero_point, codes.dtype)
-    build.constants[f"{stem}/scale"] = Constant.of(np.array(codes.scale, np.float32))
-    build.constants[f"{stem}/zero"] = Constant.of(zero)
-    if codes.bits not in (8, 16):
-        raise UnsupportedError(f"tensor {name!r}: the host has no integers of {codes.bits} bits")
-    standard = codes.bits == 8 or node.opset >= 21
-    proto = helper.make_node(
-        op_type,
-        [name, f"{stem}/scale", f"{stem}/zero"],
-        [result],
-        name=stem,
-        domain="" if standard else "com.microsoft",
-    )
-    to_host(build, Node.of(proto, node.index, node.name, node.opset, [result]), reason)
 
 
 def convert_with_codes(build: Builder, node: Node, convert: Callable[[Builder, Node], None]) -> None:

@@ -16,6 +16,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 
 from cimc.dialects.cim import ConcatOp, StageOp
+from cimc.dialects.cim_rows import uncast
 from cimc.dialects.graph_types import quant_of, shape_of
 from cimc.dialects.mem import InputOp, OutputOp, RelayoutOp
 from cimc.dialects.mem_real import IndexMapOp
@@ -198,7 +199,7 @@ def _late_work(module: ModuleOp, arch: Any, cuts: Cuts, floor: int) -> int:
             fields[op.result] = Field.of_input(rows)
         if isinstance(op, StageOp):
             numbers[op.result] = len(stages)
-            source = fields.get(op.sources[0])
+            source = fields.get(uncast(op.sources[0]))
             made = source.through(head_window(op), shape_of(op.result)[0]) if source is not None else None
             fields[op.result] = made
             cost = tuple((own.tiles, own.window_cycles) for own in cuts[op])
@@ -219,7 +220,7 @@ def _links(stage: StageOp, numbers: dict[SSAValue, int]) -> tuple[Link, ...]:
     """How a stage's windows hang together with those of the stages it takes rows from."""
     found: list[Link] = []
     height, positions, _ = shape_of(stage.result)
-    for i, source in enumerate(stage.sources):
+    for i, source in enumerate(map(uncast, stage.sources)):
         if source not in numbers:
             continue
         window = head_window(stage) if i == 0 else None
@@ -243,8 +244,8 @@ def _frontier(module: ModuleOp, arch: Any, cuts: Cuts) -> int:
         if isinstance(op, InputOp) and entered:
             rows = shape_of(op.result)[0]
             known[op.result] = _Made((INPUT,))
-        if isinstance(op, ConcatOp) and all(value in known for value in op.args):
-            makers = tuple(number for value in op.args for number in known[value].makers)
+        if isinstance(op, ConcatOp) and all(uncast(value) in known for value in op.args):
+            makers = tuple(number for value in op.args for number in known[uncast(value)].makers)
             known[op.result] = _Made(makers, joint=True)
         if isinstance(op, StageOp):
             takes, joint = _takings(op, known)
@@ -272,7 +273,7 @@ def _takings(stage: StageOp, known: Mapping[SSAValue, _Made]) -> tuple[list[Taki
     read, joint = stage.read, False
     height, positions, _ = shape_of(stage.result)
     count = height * positions
-    for i, source in enumerate(stage.sources if stage.frame_product is None else ()):
+    for i, source in enumerate(map(uncast, stage.sources if stage.frame_product is None else ())):
         if source not in known:
             continue
         made, (rows, columns, channels) = known[source], shape_of(source)

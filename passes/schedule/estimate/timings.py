@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from xdsl.ir import Operation, SSAValue
 
-from cimc.dialects.cim import ConcatOp, DcomOp, ReadCoreOp, RequantiseOp, StageOp, ViewOp
+from cimc.dialects.cim import ConcatOp, DcomOp, ReadCoreOp, RequantiseOp, StageOp, StorageCastOp, ViewOp
 from cimc.dialects.cim_products import FrameProductOp
 from cimc.dialects.cim_real import RealOp, takes_whole_rows
+from cimc.dialects.cim_rows import uncast
 from cimc.dialects.graph_elementwise import BINARY
 from cimc.dialects.graph_rows import REDUCTIONS
 from cimc.dialects.graph_types import quant_of, shape_of
@@ -72,7 +73,7 @@ class _Reader:
             match op:
                 case StageOp():
                     self._stages(op)
-                case ViewOp():
+                case ViewOp() | StorageCastOp():
                     self.makers[op.result] = self.makers[op.value]
                 case ConcatOp():
                     self.makers[op.result] = tuple(m for a in op.args for m in self.makers[a])
@@ -117,7 +118,7 @@ class _Reader:
     ) -> list[Edge]:
         """Edges from the makers of ``value``; ``window`` is kernel rows, stride and padding above, ``across`` the
         columns, ``blocks`` of the channels go to contexts of their own."""
-        if isinstance(value.owner, ViewOp):
+        if isinstance(uncast(value).owner, ViewOp):
             across = None
         rows, positions, channels = shape_of(value)
         size = positions * element_of(value.type).size_bytes
