@@ -195,12 +195,55 @@ def test_readers_of_any_scales_share_the_input(scales: tuple[float, float], cast
     reference = session(source, "ORT_DISABLE_ALL")
     names = [value.name for value in source.graph.output]
     artifact = cimc.compile(source, "isaac")
-    for engine in ("mapped", "program"):
-        run = artifact.run({"x": x}, engine=engine)
-        for frame in range(len(x)):
-            wanted = reference.run(None, {"x": x[frame : frame + 1]})
+    for frame in np.split(x, len(x)):
+        wanted = reference.run(None, {"x": frame})
+        for engine in ("graph", "quantised", "mapped", "program"):
+            run = artifact.run({"x": frame}, engine=engine)
             for name, array in zip(names, wanted, strict=True):
-                np.testing.assert_array_equal(run.outputs[name][frame : frame + 1], np.asarray(array))
+                np.testing.assert_array_equal(run.outputs[name], np.asarray(array), err_msg=engine)
+
+
+def after_numbers(*nodes: onnx.NodeProto, shape: list[int], dtype: type[np.integer[Any]]) -> ModelProto:
+    """``nodes`` from the integers x to the codes or the real value r, then a convolution of r's codes, as integers."""
+    constants = scalars(xs=0.03125, xz=np.uint8(119), ws=0.0625, wz=np.int8(0), ys=0.25, yz=np.uint8(100))
+    constants |= {"w": codes(1, (4, 3, 1, 1)), "part": np.float32(1 / 64) * np.ones(1, np.float32)}
+    conv = node("QLinearConv", ["r", "xs", "xz", "w", "ws", "wz", "ys", "yz"], ["y"])
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return model([*nodes, conv], {"x": shape}, ["y"], constants, element=element)
+
+
+CAST = (
+    node("Cast", ["x"], ["f"], to=onnx.TensorProto.FLOAT),
+    node("Mul", ["f", "part"], ["m"]),
+    node("QuantizeLinear", ["m", "xs", "xz"], ["r"]),
+)
+TURN = (node("Transpose", ["x"], ["r"], perm=[0, 3, 1, 2]),)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "shape", "dtype"),
+    [(CAST, [1, 3, 5, 6], np.uint8), (CAST, [1, 3, 5, 6], np.int16), (TURN, [1, 5, 6, 3], np.uint8)],
+    ids=["cast of uint8", "cast of int16", "channels last"],
+)
+def test_integers_that_get_their_scale_later(
+    nodes: tuple[onnx.NodeProto, ...], shape: list[int], dtype: type[np.integer[Any]]
+) -> None:
+    """Integers cast to float32 and normalised, and images whose channels come last: no host operator, and
+    onnxruntime's integers at every level. Scales are powers of two, so that its float32 is exact."""
+    source = after_numbers(*nodes, shape=shape, dtype=dtype)
+    low, high = (-300, 300) if dtype is np.int16 else (0, 256)
+    x = np.random.default_rng(3).integers(low, high, (4, *shape[1:])).astype(dtype)
+    reference = session(source, "ORT_DISABLE_ALL")
+    wanted = np.concatenate([np.asarray(reference.run(None, {"x": frame[np.newaxis]})[0]) for frame in x])
+    assert len(np.unique(wanted)) > 50
+    made = build(source, ISAAC, None, CompileOptions())
+    assert not [op for op in made.modules["mapped"].walk() if isinstance(op, HostCallOp)]
+    artifact = cimc.compile(source, "isaac")
+    for engine in ("mapped", "program"):
+        np.testing.assert_array_equal(artifact.run({"x": x}, engine=engine).outputs["y"], wanted)
+    for level in ("graph", "quantised"):
+        found = [artifact.run({"x": frame[np.newaxis]}, engine=level).outputs["y"] for frame in x]
+        np.testing.assert_array_equal(np.concatenate(found), wanted)
 
 
 def test_ranges_without_data_come_from_codes_of_random_numbers() -> None:

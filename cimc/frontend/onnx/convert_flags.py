@@ -19,6 +19,7 @@ from cimc.dialects.graph_types import tensor
 from cimc.frontend.onnx import convert_shapes
 from cimc.frontend.onnx.builder import Builder, Constant
 from cimc.frontend.onnx.convert_elementwise import pair, where_constant, with_constant
+from cimc.frontend.onnx.convert_quantised import integers_to_float
 from cimc.frontend.onnx.host import to_host
 from cimc.frontend.onnx.node import Node, ToHost
 from cimc.frontend.onnx.structure import node_inputs
@@ -109,7 +110,8 @@ def _chosen(
 
 
 def cast(build: Builder, node: Node) -> None:
-    """``Cast`` of a boolean to float32: its flag; of a float32 value to a boolean: whether it is not 0."""
+    """``Cast`` of a boolean to float32: its flag; of a float32 value to a boolean: whether it is not 0; of integers of
+    8 or 16 bits to float32: what they are as codes of scale 1."""
     name, to = node.input(0), node.integer("to", 0)
     if name in build.flags and to in (TensorProto.FLOAT, TensorProto.BOOL):
         kept = build.values if to == TensorProto.FLOAT else build.flags
@@ -117,6 +119,8 @@ def cast(build: Builder, node: Node) -> None:
         return
     if name in build.flags:
         raise ToHost("it makes integers of booleans")
+    if integers_to_float(build, node):
+        return
     value = build.values.get(name)
     if value is None or to != TensorProto.BOOL or tensor(value).get_element_type() != f32:
         convert_shapes.cast(build, node)

@@ -15,7 +15,7 @@ from xdsl.ir import SSAValue
 
 from cimc.diagnostics import UnsupportedError
 from cimc.dialects.graph import DequantizeOp, QuantizeOp, StorageCastOp
-from cimc.dialects.graph_types import quant_of, shape_of, tensor
+from cimc.dialects.graph_types import MAX_BITS, quant_of, shape_of, tensor
 from cimc.frontend.onnx.builder import Builder, Constant
 from cimc.frontend.onnx.code_parameters import (
     Parameters,
@@ -31,6 +31,7 @@ from cimc.frontend.onnx.code_parameters import (
 from cimc.frontend.onnx.node import Node, ToHost
 from cimc.frontend.onnx.stored_codes import Storage, storage_of
 from cimc.frontend.onnx.structure import node_inputs
+from cimc.frontend.onnx.types import element_code
 
 CONVERSIONS = frozenset(("QuantizeLinear", "DequantizeLinear"))
 
@@ -56,6 +57,10 @@ _MOVES = frozenset(
     )
 )
 """Operators that move or select elements: on codes they do what they do on the real values."""
+
+
+_REORDERS = frozenset(("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"))
+"""Moves that stand between integers of a graph input and who gives them a scale."""
 
 
 def fold_conversion(build: Builder, node: Node) -> bool:
@@ -167,8 +172,37 @@ def coded_as(build: Builder, node: Node, name: str, found: Parameters) -> SSAVal
     return op.result
 
 
+def as_whole_numbers(build: Builder, node: Node, name: str) -> SSAValue | None:
+    """Integers of 8 or 16 bits as codes of scale 1 and zero point 0, which stand for the same numbers; ``None`` for
+    other tensors."""
+    value = build.values.get(name)
+    if value is None or 0 in shape_of(value):
+        return None
+    storage = storage_of(helper.tensor_dtype_to_np_dtype(element_code(tensor(value).get_element_type())))
+    if storage is None or storage.bits > MAX_BITS:
+        return None
+    return coded_as(build, node, name, Parameters(np.ones(1, np.float32), np.zeros(1, np.int64), None))
+
+
+def integers_to_float(build: Builder, node: Node) -> bool:
+    """``Cast`` of 8 or 16 bits to float32, which holds all of them; says whether it is one."""
+    if node.integer("to", TensorProto.UNDEFINED) != TensorProto.FLOAT:
+        return False
+    source = as_whole_numbers(build, node, node.input(0))
+    if source is None:
+        return False
+    build.add(DequantizeOp(source, tensors=[node.output]), node, node.output)
+    return True
+
+
 def _no_integers(dtype: np.dtype[Any]) -> Storage:
     raise ToHost(f"its codes have elements {dtype}, the arrays take integers")
+
+
+def give_codes(build: Builder, node: Node) -> None:
+    """Let integers of 8 or 16 bits that a move takes be codes: the digital unit moves those."""
+    if node.op_type in _REORDERS and node.input(0) not in build.coded:
+        as_whole_numbers(build, node, node.input(0))
 
 
 def real_value(build: Builder, node: Node, source: SSAValue, name: str) -> str:

@@ -28,7 +28,13 @@ from cimc.frontend.onnx.bindings import bind_inputs
 from cimc.frontend.onnx.builder import Builder, Constant, at_node, value_hint
 from cimc.frontend.onnx.convert_flags import as_booleans, moved
 from cimc.frontend.onnx.convert_qoperators import QUANTISED_CONVERTERS
-from cimc.frontend.onnx.convert_quantised import convert_with_codes, fold_conversion, fold_move, plain
+from cimc.frontend.onnx.convert_quantised import (
+    convert_with_codes,
+    fold_conversion,
+    fold_move,
+    give_codes,
+    plain,
+)
 from cimc.frontend.onnx.definition import definition
 from cimc.frontend.onnx.fold import dense, fold
 from cimc.frontend.onnx.host import constant_to_host, to_host
@@ -127,6 +133,7 @@ def _convert_all(build: Builder, order: list[tuple[int, NodeProto]], outputs: li
 def _convert(build: Builder, node: Node) -> None:
     if fold_conversion(build, node) or fold_move(build, node) or fold(build, node):
         return
+    give_codes(build, node)
     reads_codes = any(name in build.coded for name in node_inputs(node.proto))
     if reads_codes and node.op_type not in QUANTISED_CONVERTERS:
         convert_with_codes(build, node, _place)
