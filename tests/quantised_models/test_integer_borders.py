@@ -18,6 +18,7 @@ from cimc.backends.registry import resolve_backend
 from cimc.calibration import CalibrationWarning, random_samples
 from cimc.cli import main
 from cimc.compiler import Compiled, CompileOptions, build
+from cimc.dialects.cim import StageOp
 from cimc.dialects.context import CimContext
 from cimc.dialects.mem import HostCallOp, InputOp
 from cimc.frontend.onnx import import_onnx
@@ -201,6 +202,38 @@ def test_readers_of_any_scales_share_the_input(scales: tuple[float, float], cast
             run = artifact.run({"x": frame}, engine=engine)
             for name, array in zip(names, wanted, strict=True):
                 np.testing.assert_array_equal(run.outputs[name], np.asarray(array), err_msg=engine)
+
+
+def two_layers(read: float) -> ModelProto:
+    """Convolutions of 3 x 3, the second of which reads the codes of the first, made under 0.25, under ``read``."""
+    constants = scalars(xs=0.03125, ws=0.0625, wz=np.int8(0), hs=0.25, rs=read, ys=4.0, z=np.uint8(119))
+    constants |= {"w": codes(1, (8, 3, 3, 3)), "v": codes(2, (4, 8, 3, 3))}
+    nodes = [
+        node("QLinearConv", ["x", "xs", "z", "w", "ws", "wz", "hs", "z"], ["h"], pads=[1, 1, 1, 1]),
+        node("QLinearConv", ["h", "rs", "z", "v", "ws", "wz", "ys", "z"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    return model(nodes, {"x": [1, 3, 12, 12]}, ["y"], constants, element=onnx.TensorProto.UINT8)
+
+
+def test_a_cast_between_stages_changes_no_bound() -> None:
+    """Codes that are read under another scale go from core to core as before: onnxruntime's integers, and the bounds,
+    copies and pieces of the network whose scales agree."""
+    other, same = two_layers(0.5), two_layers(0.25)
+    x = codes(8, (2, 3, 12, 12), np.uint8)
+    run = cimc.compile(other, "isaac").run({"x": x})
+    reference = session(other, "ORT_DISABLE_ALL")
+    wanted = np.concatenate([np.asarray(reference.run(None, {"x": frame})[0]) for frame in np.split(x, 2)])
+    assert len(np.unique(wanted)) > 50
+    np.testing.assert_array_equal(run.outputs["y"], wanted)
+    found = [build(source, ISAAC, None, CompileOptions()) for source in (other, same)]
+    casts = [sum(op.name == "cim.storage_cast" for op in made.modules["mapped"].walk()) for made in found]
+    assert casts == [4, 2]
+    assert bounds(found[0].modules["mapped"], ISAAC) == bounds(found[1].modules["mapped"], ISAAC)
+    dealt = [
+        [(op.copies, op.pieces) for op in made.modules["mapped"].walk() if isinstance(op, StageOp)]
+        for made in found
+    ]
+    assert dealt[0] == dealt[1]
 
 
 def after_numbers(*nodes: onnx.NodeProto, shape: list[int], dtype: type[np.integer[Any]]) -> ModelProto:
