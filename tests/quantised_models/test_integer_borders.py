@@ -228,7 +228,11 @@ def test_a_cast_between_stages_changes_no_bound() -> None:
     found = [build(source, ISAAC, None, CompileOptions()) for source in (other, same)]
     casts = [sum(op.name == "cim.storage_cast" for op in made.modules["mapped"].walk()) for made in found]
     assert casts == [4, 2]
-    assert bounds(found[0].modules["mapped"], ISAAC) == bounds(found[1].modules["mapped"], ISAAC)
+    # On one core the crossbars have to be shared, and the bound on the latency rests on who waits for whom.
+    one_core = ISAAC.model_copy(update={"chip": ISAAC.chip.model_copy(update={"cores": 1})})
+    bound, wanted_bound = (bounds(made.modules["mapped"], one_core) for made in found)
+    assert bound.late_work > bound.critical_path
+    assert bound == wanted_bound
     dealt = [
         [(op.copies, op.pieces) for op in made.modules["mapped"].walk() if isinstance(op, StageOp)]
         for made in found
