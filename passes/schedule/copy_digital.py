@@ -17,7 +17,7 @@ from cimc.dialects.graph import main_function
 from cimc.passes.schedule.copies.bounds import traffic
 from cimc.passes.schedule.copies.stage_costs import stage_cost, stages_of
 from cimc.passes.schedule.dealing import useful_copies
-from cimc.passes.schedule.estimate.nodes import Timing
+from cimc.passes.schedule.estimate.nodes import Timing, arriving
 from cimc.passes.schedule.estimate.timings import timings
 from cimc.passes.schedule.placements import Placements
 
@@ -75,7 +75,7 @@ def keep_pace(
     named = (
         {n: mapping.named_copies(node.label) for n, node in digital.items()} if mapping is not None else {}
     )
-    wanted = {n: named.get(n) or _copies(node, pace) for n, node in digital.items()}
+    wanted = {n: named.get(n) or _copies(node, nodes, pace) for n, node in digital.items()}
     copies = dict.fromkeys(digital, 1)
     for part in PARTS:
         tried = {n: count if named.get(n) else 1 + (count - 1) // part for n, count in wanted.items()}
@@ -102,17 +102,21 @@ def _slowest(stages: Sequence[StageOp], arch: Any) -> int:
     return max((cost.interval(stage.copies.value.data) for stage, cost in costs), default=0)
 
 
-def _copies(node: Timing, pace: Fraction | int) -> int:
-    """The fewest copies that take ``pace`` cycles for an image, or the most that are of use; one where collecting the
-    frame takes them all."""
+def _copies(node: Timing, nodes: Sequence[Timing], pace: Fraction | int) -> int:
+    """The fewest copies that take ``pace`` cycles for an image and for the parts of rows that enter their cores, or the
+    most that are of use; one where collecting the frame takes them all."""
     own = node.digital
     assert own is not None
     collect = sum(edge.rows * edge.gather for edge in node.edges if edge.gather is not None)
     useful = [n for n, _ in useful_copies(own.rows, own.positions, own.finest)]
     if pace <= collect:
         return 1
-    pieces = len(node.steps)
-    return next((n for n in useful if node.dealt(n, pieces).interval() + collect <= pace), useful[-1])
+
+    def cycles(copies: int) -> int:
+        dealt = node.dealt(copies, len(node.steps))
+        return max(dealt.interval() + collect, arriving(dealt, nodes))
+
+    return next((n for n in useful if cycles(n) <= pace), useful[-1])
 
 
 def _possible(node: Timing, copies: int) -> int:

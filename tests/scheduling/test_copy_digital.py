@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from xdsl.dialects.builtin import ModuleOp
 
 import cimc
 from cimc import models
 from cimc.achieved import steady_interval
+from cimc.backends.registry import resolve_backend
 from cimc.dialects.cim import StageOp
 from cimc.dialects.graph_types import shape_of
 from cimc.mapping_options import MappingOptions
 from cimc.passes.schedule.copies.stage_costs import stages_of
+from cimc.passes.schedule.dealing import Dealing
+from cimc.passes.schedule.estimate.nodes import Across, Digital, Edge, Step, Timing, arriving
+from cimc.passes.schedule.estimate.units import Units
 
 POOL = "/features/features.6/MaxPool"
 """Of 8 x 8 x 32 elements to 4 x 4 x 32, a window of 2 x 2."""
@@ -73,3 +81,29 @@ def test_a_pool_keeps_pace_with_the_arrays(digits: Path) -> None:
     assert alone / copies < pace
     assert copies == 1 or alone / (copies - 1) > 0.9 * pace
     assert steady_interval(slow.simulate(images=12)) >= max(pace, alone)
+
+
+@given(st.integers(1, 3), st.integers(1, 2), st.integers(1, 40), st.integers(1, 40), st.integers(1, 5))
+def test_parts_of_rows_that_enter_a_core(
+    kernel: int, stride: int, positions: int, blocks: int, columns: int
+) -> None:
+    """As many cycles of its link as an enumeration of the blocks under all windows counts."""
+    width = (positions - 1) * stride + kernel
+    blocks, columns = min(blocks, width), min(columns, positions)
+    units = Units(resolve_backend("puma").architecture())
+    own = Digital(units, 8, positions, None, positions, (), 0)
+    across = Across(width, positions, kernel, stride)
+    source = Timing("source", ModuleOp([]), 8, (Step(1, 1),), columns=blocks)
+    edge = Edge(0, 8, 1, 1, across=across, size=width)
+    node = Timing("node", ModuleOp([]), 8, (Step(1, 1),), columns=columns, digital=own, edges=(edge,))
+    most = 0
+    for first, last in Dealing(1, columns).blocks(positions):
+        seen = range(first * stride, (last - 1) * stride + kernel)
+        most = max(most, len({bisect_right(edges_of(width, blocks), x) for x in seen}))
+    part = units.link(ceil(width / blocks))
+    assert arriving(node, [source, node]) == 8 * most * part
+
+
+def edges_of(width: int, blocks: int) -> list[int]:
+    """Where the blocks of a row begin."""
+    return [j * width // blocks for j in range(blocks)]

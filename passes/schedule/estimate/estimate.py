@@ -10,7 +10,7 @@ import numpy as np
 
 from cimc.dialects.cim import StageOp
 from cimc.passes.place.network import COLUMNS
-from cimc.passes.schedule.estimate.nodes import Timing, sending
+from cimc.passes.schedule.estimate.nodes import Timing, arriving, sending
 from cimc.passes.schedule.estimate.pipeline import latency
 
 
@@ -55,10 +55,12 @@ def estimate(nodes: Sequence[Timing], table: Callable[[StageOp], Any], cores: in
 
 
 def stage_intervals(nodes: Sequence[Timing]) -> dict[str, int]:
-    """The slowest stage with its copies, and the slowest operation of the chip."""
-    terms = {"stages": 0, "chip": 0}
+    """The slowest stage with its copies, the core that rows take longest to enter, the slowest chip operation."""
+    terms = {"stages": 0, "chip": 0, "arrivals": 0}
     sends = sending(nodes, range(len(nodes)))
     for number, node in enumerate(nodes):
         kind = "stages" if isinstance(node.op, StageOp) else "chip"
         terms[kind] = max(terms[kind], node.interval(sends[number]))
+        if kind == "stages":
+            terms["arrivals"] = max(terms["arrivals"], arriving(node, nodes))
     return terms

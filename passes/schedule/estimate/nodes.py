@@ -40,6 +40,8 @@ class Edge:
     """Columns of a window; ``None`` where every position takes whole rows."""
     lanes: int = 1
     """Blocks of a part's channels that go to contexts of their own."""
+    size: int = 0
+    """Bytes of a row."""
 
     def parts(self, source: Timing, node: Timing) -> int:
         """Multicasts in which the source sends a piece of a row to the contexts of ``node``."""
@@ -106,6 +108,18 @@ def rectangles(across: Across, given: int, taken: int) -> int:
     return max(map(len, found.values()), default=1)
 
 
+@lru_cache(maxsize=1 << 14)
+def most_parts(across: Across, given: int, taken: int) -> int:
+    """The most blocks of a row that a context sees: ``given`` and ``taken`` blocks of a row at source and consumer."""
+    width, positions, kernel, stride, pad = across
+    begins = np.arange(given) * width // given
+    cuts = np.arange(taken + 1) * positions // taken
+    low = np.maximum(cuts[:-1] * stride - pad, 0)
+    high = np.minimum((cuts[1:] - 1) * stride - pad + kernel, width)
+    seen = np.searchsorted(begins, high, side="left") - np.searchsorted(begins, low, side="right") + 1
+    return int(seen.max())
+
+
 def sending(nodes: Sequence[Timing], members: Sequence[int]) -> dict[int, int]:
     """Cycles beyond the first in which stages of a phase hand the multicasts of a piece to their core's port.
 
@@ -127,6 +141,26 @@ def sending(nodes: Sequence[Timing], members: Sequence[int]) -> dict[int, int]:
         else 0
         for n in members
     }
+
+
+def arriving(node: Timing, nodes: Sequence[Timing]) -> int:
+    """Cycles of an image in which parts of rows enter the core of a node's context over its link.
+
+    Every block of a row of the source is a part of its own; a context takes those under the windows of its block.
+    """
+    own = node.arrays or node.digital
+    if own is None:
+        return 0
+    cycles = 0
+    for edge in node.edges:
+        source = nodes[edge.source]
+        rows = edge.rows
+        if node.copies > 1:
+            rows = -(-node.rows // node.copies) * min(edge.kernel, edge.stride * node.copies)
+        blocks = source.columns * len(source.steps)
+        parts = blocks if edge.across is None else most_parts(edge.across, blocks, node.columns)
+        cycles += rows * parts * own.units.link(ceil(edge.size / (blocks * edge.lanes)))
+    return cycles
 
 
 @dataclass(frozen=True)

@@ -132,9 +132,7 @@ class _Reader:
             if not (chip and from_chip):
                 delay += self.units.link(widest)
             lanes = ceil(blocks * max(widths) / channels)
-            found.append(
-                Edge(maker, rows, *window, gather=gather, side=side, delay=delay, across=across, lanes=lanes)
-            )
+            found.append(Edge(maker, rows, *window, gather, side, delay, across, lanes, size * channels))
         return found
 
     def _distance(self) -> int:
