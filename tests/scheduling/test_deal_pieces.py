@@ -46,7 +46,7 @@ def compiled(network: Path, objective: Objective, pieces: int | None = None) -> 
 def test_useful_pieces_are_the_most_that_are_cheap(network: Path) -> None:
     """The largest number of pieces whose turn is at most a tenth longer, of all that a search one by one tries; a bound
     on the interval holds."""
-    nodes = [node for node in nodes_of(compiled(network, "balanced", pieces=1)) if node.arrays]
+    nodes = [node.dealt(1) for node in nodes_of(compiled(network, "balanced", pieces=1)) if node.arrays]
     for whole in nodes:
         for bound in (float("inf"), 1.05 * whole.interval()):
             tried = [in_pieces(whole, pieces) for pieces in range(1, 17)]
