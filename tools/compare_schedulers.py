@@ -26,6 +26,8 @@ import click
 
 CONVOLUTIONAL = ("vgg-16", "resnet-18", "resnet-34", "resnet-50", "resnet-101", "mobilenet-v2", "squeezenet")
 TRANSFORMERS = ("vit-base", "bert-base")
+INTEGER = tuple(f"{network}-u8" for network in CONVOLUTIONAL[1:])
+"""Those that the chip holds with 8-bit inputs (``tools/integer_inputs.py``), against ``cim-mlc``."""
 SMALL_MACHINES = ("jain", "jia", "puma")
 SCHEDULERS = ("none", "polyxb", "cim-mlc", "cim-mlc-matmul", "cimc", "cimc-latency")
 OPSET = 20
@@ -79,11 +81,14 @@ def rows() -> list[Row]:
     """The rows of the comparison, small ones first."""
     pairs = [(network, machine) for machine in SMALL_MACHINES for network in ("vgg-7", "resnet-18")]
     pairs += [(network, "isaac") for network in (*CONVOLUTIONAL[1:], CONVOLUTIONAL[0], *TRANSFORMERS)]
-    return [
+    found = [
         Row(network, machine, scheduler)
         for network, machine in pairs
         for scheduler in SCHEDULERS
         if scheduler != "cim-mlc-matmul" or network in TRANSFORMERS
+    ]
+    return found + [
+        Row(network, "isaac", scheduler) for network in INTEGER for scheduler in ("cim-mlc", "cimc")
     ]
 
 
@@ -104,6 +109,12 @@ def model(network: str, folder: Path) -> Path:
         from cimc.models.transformers import export
 
         export(network, OPSET, draft)
+    elif network in INTEGER:
+        import onnx
+
+        from tools.integer_inputs import with_integer_input
+
+        onnx.save(with_integer_input(onnx.load(model(network.removesuffix("-u8"), folder))), draft)
     else:
         from cimc import models
 
@@ -247,6 +258,11 @@ def summary(found: Sequence[Mapping[str, Any]]) -> list[str]:
     ):
         gain = gains(found, ours, "cim-mlc", key, CONVOLUTIONAL)
         lines.append(f"{ours} over cim-mlc, {key}: {geometric_mean(gain):.2f} ({len(gain)} networks)")
+    for key in ("latency_cycles", "interval_cycles"):
+        gain = gains(found, "cimc", "cim-mlc", key, INTEGER)
+        lines.append(
+            f"8-bit inputs, cimc over cim-mlc, {key}: {geometric_mean(gain):.2f} ({len(gain)} networks)"
+        )
     for base in ("cim-mlc", "cim-mlc-matmul"):
         gain = gains(found, "cimc-latency", base, "latency_cycles", TRANSFORMERS)
         lines.append(

@@ -22,6 +22,7 @@ from cimc.dialects.cim import StageOp
 from cimc.dialects.graph import MatmulOp, QuantizeOp
 from cimc.dialects.graph_types import quant_of
 from cimc.mapping_options import MappingOptions
+from cimc.passes.schedule.copies.stage_costs import stages_of
 from cimc.runtime.cycle import simulate
 from cimc.runtime.program import Opcode, Program
 from cimc.runtime.program.assembler import assemble
@@ -115,7 +116,10 @@ def test_all_levels_give_the_same(machine: str) -> None:
     np.testing.assert_array_equal(runs[2], runs[0])
     program = artifact.program
     assert len(writes(program))
-    assert (program["array_sets"]["tensor"] == -1).sum() == HEADS
+    (product,) = (
+        s for s in stages_of(artifact.level("mapped")[0]) if s.frame_product and s.frame_product.coding
+    )
+    assert (program["array_sets"]["tensor"] == -1).sum() == HEADS * product.copies.value.data
     assert verify_program(program, weights=artifact.weights) == []
     again = assemble(disassemble(program))
     assert all(
