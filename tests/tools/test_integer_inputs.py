@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 
 from cimc import models
@@ -22,7 +21,9 @@ def test_integers_stand_for_reals(tmp_path: Path) -> None:
     codes = np.random.default_rng(1).integers(0, 256, (1, *shape[-3:]), np.uint8)
     reals = ((codes.astype(np.float32) - ZERO_POINT) * SCALE).astype(np.float32)
     outputs = [
-        ort.InferenceSession(onnx.load(file).SerializeToString()).run(None, {"x": given})[0]
+        np.asarray(
+            ort.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(None, {"x": given})[0]
+        )
         for file, given in ((path, reals), (result, codes))
     ]
     np.testing.assert_array_equal(outputs[0], outputs[1])
