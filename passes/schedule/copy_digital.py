@@ -114,7 +114,7 @@ def _copies(node: Timing, nodes: Sequence[Timing], pace: Fraction | int) -> int:
 
     def cycles(copies: int) -> int:
         dealt = node.dealt(copies, len(node.steps))
-        return max(dealt.interval() + collect, arriving(dealt, nodes))
+        return max(dealt.interval() + collect, arriving(dealt, nodes)[0])
 
     return next((n for n in useful if cycles(n) <= pace), useful[-1])
 

@@ -87,7 +87,7 @@ def test_a_pool_keeps_pace_with_the_arrays(digits: Path) -> None:
 def test_parts_of_rows_that_enter_a_core(
     kernel: int, stride: int, positions: int, blocks: int, columns: int
 ) -> None:
-    """As many cycles of its link as an enumeration of the blocks under all windows counts."""
+    """As an enumeration of the blocks under all windows counts: the most over a link, the mean at a port."""
     width = (positions - 1) * stride + kernel
     blocks, columns = min(blocks, width), min(columns, positions)
     units = Units(resolve_backend("puma").architecture())
@@ -96,12 +96,13 @@ def test_parts_of_rows_that_enter_a_core(
     source = Timing("source", ModuleOp([]), 8, (Step(1, 1),), columns=blocks)
     edge = Edge(0, 8, 1, 1, across=across, size=width)
     node = Timing("node", ModuleOp([]), 8, (Step(1, 1),), columns=columns, digital=own, edges=(edge,))
-    most = 0
+    counts: list[int] = []
     for first, last in Dealing(1, columns).blocks(positions):
         seen = range(first * stride, (last - 1) * stride + kernel)
-        most = max(most, len({bisect_right(edges_of(width, blocks), x) for x in seen}))
-    part = units.link(ceil(width / blocks))
-    assert arriving(node, [source, node]) == 8 * most * part
+        counts.append(len({bisect_right(edges_of(width, blocks), x) for x in seen}))
+    size = ceil(width / blocks)
+    mean = round(8 * sum(counts) / len(counts))
+    assert arriving(node, [source, node]) == (8 * max(counts) * units.link(size), mean * units.port(size))
 
 
 def edges_of(width: int, blocks: int) -> list[int]:

@@ -49,9 +49,11 @@ def estimate(nodes: Sequence[Timing], table: Callable[[StageOp], Any], cores: in
         turns = -(-node.rows // node.copies)
         placed = placed[placed >= 0]
         np.add.at(vector, placed, turns * node.vector)
-        np.add.at(port, placed, turns * node.port)
+        np.add.at(port, placed, turns * node.port + arriving(node, nodes)[1])
+    paced = max(terms["stages"], terms["chip"])
     terms |= {"digital_units": int(vector.max(initial=0)), "memories": int(port.max(initial=0))}
-    return Estimate(alone, terms)
+    # What several contexts share is not in the recurrence: an image passes the busiest core no quicker than that works.
+    return Estimate(alone + max(0, max(terms.values()) - paced), terms)
 
 
 def stage_intervals(nodes: Sequence[Timing]) -> dict[str, int]:
@@ -62,5 +64,5 @@ def stage_intervals(nodes: Sequence[Timing]) -> dict[str, int]:
         kind = "stages" if isinstance(node.op, StageOp) else "chip"
         terms[kind] = max(terms[kind], node.interval(sends[number]))
         if kind == "stages":
-            terms["arrivals"] = max(terms["arrivals"], arriving(node, nodes))
+            terms["arrivals"] = max(terms["arrivals"], arriving(node, nodes)[0])
     return terms

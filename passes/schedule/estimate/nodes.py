@@ -42,6 +42,8 @@ class Edge:
     """Blocks of a part's channels that go to contexts of their own."""
     size: int = 0
     """Bytes of a row."""
+    senders: int = 1
+    """Contexts that send the channels of a block of the row to a context."""
 
     def parts(self, source: Timing, node: Timing) -> int:
         """Multicasts in which the source sends a piece of a row to the contexts of ``node``."""
@@ -109,15 +111,16 @@ def rectangles(across: Across, given: int, taken: int) -> int:
 
 
 @lru_cache(maxsize=1 << 14)
-def most_parts(across: Across, given: int, taken: int) -> int:
-    """The most blocks of a row that a context sees: ``given`` and ``taken`` blocks of a row at source and consumer."""
+def parts_seen(across: Across, given: int, taken: int) -> tuple[int, float]:
+    """Blocks of a row that a context sees, the most and in the mean: ``given`` and ``taken`` blocks of a row at source
+    and consumer."""
     width, positions, kernel, stride, pad = across
     begins = np.arange(given) * width // given
     cuts = np.arange(taken + 1) * positions // taken
     low = np.maximum(cuts[:-1] * stride - pad, 0)
     high = np.minimum((cuts[1:] - 1) * stride - pad + kernel, width)
     seen = np.searchsorted(begins, high, side="left") - np.searchsorted(begins, low, side="right") + 1
-    return int(seen.max())
+    return int(seen.max()), float(seen.mean())
 
 
 def sending(nodes: Sequence[Timing], members: Sequence[int]) -> dict[int, int]:
@@ -143,24 +146,31 @@ def sending(nodes: Sequence[Timing], members: Sequence[int]) -> dict[int, int]:
     }
 
 
-def arriving(node: Timing, nodes: Sequence[Timing]) -> int:
-    """Cycles of an image in which parts of rows enter the core of a node's context over its link.
+def arriving(node: Timing, nodes: Sequence[Timing]) -> tuple[int, int]:
+    """Cycles of an image in which parts of rows enter a context of a node: over its core's link, where most do, and at
+    its memory's port in the mean, since a core has contexts of many blocks.
 
     Every block of a row of the source is a part of its own; a context takes those under the windows of its block.
     """
     own = node.arrays or node.digital
     if own is None:
-        return 0
-    cycles = 0
+        return 0, 0
+    link = port = 0
     for edge in node.edges:
         source = nodes[edge.source]
         rows = edge.rows
         if node.copies > 1:
             rows = -(-node.rows // node.copies) * min(edge.kernel, edge.stride * node.copies)
         blocks = source.columns * len(source.steps)
-        parts = blocks if edge.across is None else most_parts(edge.across, blocks, node.columns)
-        cycles += rows * parts * own.units.link(ceil(edge.size / (blocks * edge.lanes)))
-    return cycles
+        most, mean = blocks, float(blocks)
+        if edge.across is not None:
+            rings = len(node.steps) if len(source.steps) > 1 else 1
+            most, mean = parts_seen(edge.across, blocks, node.columns * rings)
+            most, mean = most * rings, mean * rings
+        size = ceil(edge.size / (blocks * edge.senders * edge.lanes))
+        link += rows * most * edge.senders * own.units.link(size)
+        port += round(rows * mean * edge.senders) * own.units.port(size)
+    return link, port
 
 
 @dataclass(frozen=True)

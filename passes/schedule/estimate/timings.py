@@ -132,7 +132,10 @@ class _Reader:
             if not (chip and from_chip):
                 delay += self.units.link(widest)
             lanes = ceil(blocks * max(widths) / channels)
-            found.append(Edge(maker, rows, *window, gather, side, delay, across, lanes, size * channels))
+            senders = ceil(len(widths) / blocks)
+            found.append(
+                Edge(maker, rows, *window, gather, side, delay, across, lanes, size * channels, senders)
+            )
         return found
 
     def _distance(self) -> int:
