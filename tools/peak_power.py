@@ -4,9 +4,10 @@
     python -m tools.peak_power resnet-50 puma        # one network on one machine
     python -m tools.peak_power resnet-18 puma 1 32   # for these numbers of images
 
-Copies, placement and network are the same: the staggered program is the compiled one with a limit on the power that
-arrays draw at once (runtime/cycle/power_blocks.py). Peak: largest mean over a window of one array read. Figures are
-without static power, which no schedule changes. For one image the run is its latency; for more, their throughput.
+Copies, placement and network are the same: the staggered program is the one that ``cimc compile --stagger`` makes
+otherwise, with a limit on the power that arrays draw at once (runtime/cycle/power_blocks.py). Peak: largest mean over a
+window of one array read. Figures are without static power, which no schedule changes. For one image the run is its
+latency; for more, their throughput.
 
 ``permitted``: 1 - mean / peak. ``goal``: the smaller of 75 % (puma) or 85 % (isaac) and 90 % of that. ``bound``: a peak
 that no order of the same work goes below in the time allowed, and the gain that leaves (runtime/cycle/power_bound.py);
@@ -20,11 +21,12 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import cimc
 from cimc import models
+from cimc.backends.registry import resolve_backend
+from cimc.compiler import CompileOptions, build
+from cimc.mapping_options import MappingOptions
 from cimc.runtime.cycle.power_bound import least_peak
-from cimc.runtime.cycle.stagger import Staggered, stagger, static_mw
-from cimc.runtime.program import Program
+from cimc.runtime.cycle.stagger import Staggered, static_mw
 from cimc.runtime.verifier import verify_program
 
 PAIRS = (("resnet-18", "puma"), ("resnet-18", "isaac"), ("resnet-101", "isaac"))
@@ -34,8 +36,18 @@ GOALS = {"puma": 0.75, "isaac": 0.85}
 """Reductions aimed at; or 90 % of what energy over time permits."""
 
 
-def report(network: str, machine: str, images: int, program: Program, found: Staggered) -> str:
+def staggered(path: Path, machine: str, images: int) -> Staggered:
+    """The network as ``cimc compile --stagger`` compiles it, for so many images."""
+    options = {"stagger": True, "stagger_slack": SLACK, "stagger_images": images}
+    mapping = MappingOptions.model_validate(options)
+    made = build(path, resolve_backend(machine).architecture(), None, CompileOptions(mapping=mapping))
+    assert made.staggered is not None
+    return made.staggered
+
+
+def report(network: str, machine: str, images: int, found: Staggered) -> str:
     """A row of the table; powers in mW without static power."""
+    program = found.given
     static = static_mw(program)
     peak, lower = found.before.peak_power_mw - static, found.after.peak_power_mw - static
     mean = float(found.before.power_mw.mean()) - static
@@ -72,10 +84,9 @@ def main(arguments: list[str]) -> int:
             path = Path(folder, f"{network}.onnx")
             if not path.exists():
                 models.export_onnx(network, path)
-            program = cimc.compile(path, machine).program
             for images in counts:
-                found = stagger(program, slack=SLACK, images=images)
-                print(report(network, machine, images, program, found), flush=True)
+                found = staggered(path, machine, images)
+                print(report(network, machine, images, found), flush=True)
                 for finding in verify_program(found.program):
                     print(finding)
                     broken = 1

@@ -25,7 +25,7 @@ from cimc.passes.schedule.copies.ours import ADDED_CONTEXTS, TIMES_CONTEXTS
 from cimc.passes.schedule.copies.stage_costs import StageCost, cuts_of, stage_cost, stages_of, stride_of
 from cimc.passes.schedule.copies.ways import Options, Way, Ways
 from cimc.passes.schedule.copy_digital import keep_pace
-from cimc.passes.schedule.deal_pieces import MOST, SLACK
+from cimc.passes.schedule.deal_pieces import MOST, SLACK, STAGGERED
 from cimc.passes.schedule.dealing import possible_copies
 from cimc.passes.schedule.estimate.nodes import Timing
 from cimc.passes.schedule.estimate.timings import timings
@@ -212,8 +212,9 @@ def _most_pieces(stages: Sequence[StageOp], goal: Goal, mapping: Any) -> dict[in
     """How many pieces stages may have whose rows ours cuts: those that can be cut, and that no option names."""
     if goal.scheduler != "cimc" or goal.objective not in SLACK:
         return {}
+    most = STAGGERED if mapping.staggers else MOST
     labels = {i: stage.label.data for i, stage in enumerate(stages) if divisible(stage)}
-    return {i: MOST for i, name in labels.items() if mapping.for_node(name).pieces is None}
+    return {i: most for i, name in labels.items() if mapping.for_node(name).pieces is None}
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,9 @@ FINE_STEP, FINE_STEPS = 0.995, 5
 
 @dataclass(frozen=True)
 class Staggered:
-    """What a limit brings: the program, its times, and those of the program it was made from."""
+    """What a limit brings: the program, its times, and the program it was made from with its times."""
 
+    given: Program
     program: Program
     limit_mw: float | None
     """``None`` where no limit lowers the peak in the time allowed: the program is then the one given."""
@@ -74,7 +75,7 @@ def stagger(program: Program, *, slack: float = 0.02, images: int = 1) -> Stagge
     """
     before = simulate(program, images=images, resident_weights=True)
     if not with_blocks(program).draws.any():
-        return Staggered(program, None, 0.0, before, before)
+        return Staggered(program, program, None, 0.0, before, before)
     alone = before if images == 1 else simulate(program, images=1, resident_weights=True)
     searches = [_Search(program, tilt, before, alone.cycles, slack) for tilt in TILTS]
     tried = [trial for search in searches for trial in search.coarse()]
@@ -86,7 +87,7 @@ def stagger(program: Program, *, slack: float = 0.02, images: int = 1) -> Stagge
         if found.after.cycles <= (1 + slack) * before.cycles:
             if found.after.latency_cycles <= (1 + slack) * before.latency_cycles:
                 return found
-    return Staggered(program, None, 0.0, before, before)
+    return Staggered(program, program, None, 0.0, before, before)
 
 
 def stagger_to(program: Program, limit_mw: float, *, images: int = 1) -> Staggered:
@@ -102,7 +103,7 @@ def _timed(program: Program, tilt: float, limit_mw: float, before: Timing) -> St
     limited = with_blocks(program, tilt).limited(limit_mw)
     window = before.window_cycles
     after = simulate(limited, images=before.images, window_cycles=window, resident_weights=True)
-    return Staggered(limited, limit_mw, tilt, before, after)
+    return Staggered(program, limited, limit_mw, tilt, before, after)
 
 
 class _Trial(NamedTuple):
