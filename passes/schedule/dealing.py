@@ -118,10 +118,14 @@ def possible_copies(stage: StageOp, copies: int, arch: Any) -> int:
     return next(n for n in range(min(copies, rows * positions), 0, -1) if deal(rows, positions, n, finest))
 
 
+def dealt(rows: int, positions: int, copies: int, finest: int | None = None) -> Dealing:
+    """:func:`deal`; raises ``ValueError`` where some copies would have no window."""
+    dealing = deal(rows, positions, copies, finest)
+    if dealing is None:
+        raise ValueError(f"{copies} copies share {rows} rows of {positions} windows")
+    return dealing
+
+
 def dealing_of(stage: StageOp, arch: Any) -> Dealing:
     """The dealing of a stage's copies. Raises ``ValueError`` where some would have no window."""
-    rows, positions = extents(stage)
-    dealing = deal(rows, positions, stage.copies.value.data, finest_blocks(stage, arch))
-    if dealing is None:
-        raise ValueError(f"{stage.copies.value.data} copies share {rows} rows of {positions} windows")
-    return dealing
+    return dealt(*extents(stage), stage.copies.value.data, finest_blocks(stage, arch))

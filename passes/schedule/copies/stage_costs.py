@@ -17,7 +17,7 @@ from cimc.dialects.graph_types import shape_of
 from cimc.passes.place.source_rows import head_window
 from cimc.passes.place.tail_plan import element_of
 from cimc.passes.schedule.array_product import coding_of
-from cimc.passes.schedule.dealing import Dealing, deal, extents, finest_blocks, useful_copies
+from cimc.passes.schedule.dealing import Dealing, deal, dealt, extents, finest_blocks, useful_copies
 from cimc.passes.schedule.row_tiles import tile_height, useful_row_tiles
 from cimc.runtime.crossbar.coding import Coding
 
@@ -108,10 +108,7 @@ class StageCost:
 
     def dealt(self, copies: int) -> Dealing:
         """How the windows are dealt to ``copies``. Raises ``ValueError`` where some would idle."""
-        dealing = deal(self.rows, self.dealable, copies, self.finest)
-        if dealing is None:
-            raise ValueError(f"{copies} copies share {self.rows} rows of {self.dealable} windows")
-        return dealing
+        return dealt(self.rows, self.dealable, copies, self.finest)
 
     def possible(self, copies: int) -> int:
         """The most copies, up to ``copies``, that can be dealt."""

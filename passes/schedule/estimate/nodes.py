@@ -12,7 +12,7 @@ import numpy as np
 from xdsl.ir import Operation
 
 from cimc.passes.place.pieces import cut, in_order
-from cimc.passes.schedule.dealing import Dealing, deal
+from cimc.passes.schedule.dealing import Dealing, dealt
 from cimc.passes.schedule.estimate.units import Units
 
 ISSUE = 1
@@ -188,10 +188,7 @@ class _Stage:
 
     def dealing(self, copies: int) -> Dealing:
         """Raises ``ValueError`` where some copies would have no window."""
-        dealing = deal(self.rows, self.positions, copies, self.finest)
-        if dealing is None:
-            raise ValueError(f"{copies} copies share {self.rows} rows of {self.positions} windows")
-        return dealing
+        return dealt(self.rows, self.positions, copies, self.finest)
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,15 @@ from dataclasses import replace
 from math import ceil, prod
 from typing import Any
 
-import numpy as np
 from xdsl.ir import Operation, SSAValue
 
 from cimc.dialects.cim import ConcatOp, DcomOp, ReadCoreOp, RequantiseOp, StageOp, StorageCastOp, ViewOp
 from cimc.dialects.cim_products import FrameProductOp
 from cimc.dialects.cim_real import RealOp, takes_whole_rows
 from cimc.dialects.cim_rows import uncast
-from cimc.dialects.graph_elementwise import BINARY
-from cimc.dialects.graph_rows import REDUCTIONS
 from cimc.dialects.graph_types import quant_of, shape_of
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
 from cimc.dialects.mem_real import IndexMapOp, MatmulOp
-from cimc.passes.lower.copy_patterns import row_loops
-from cimc.passes.lower.records import dcom_record
 from cimc.passes.place.network import COLUMNS
 from cimc.passes.place.source_rows import head_window, is_global_pool
 from cimc.passes.place.tail_plan import element_of
@@ -32,9 +27,9 @@ from cimc.passes.schedule.dealing import extents, finest_blocks
 from cimc.passes.schedule.estimate.inputs import InputRow
 from cimc.passes.schedule.estimate.nodes import ISSUE, Across, Arrays, Digital, Edge, Step, Timing, busy
 from cimc.passes.schedule.estimate.units import Units
+from cimc.passes.schedule.estimate.works import cycles_of_moves, cycles_on_host, work_of
 from cimc.passes.schedule.row_tiles import stage_tile_height
 from cimc.runtime.crossbar.coding import Coding
-from cimc.runtime.program.builder import ProgramBuilder
 
 
 def timings(ops: Sequence[Operation], arch: Any, table: Callable[[StageOp], Any], store: Any) -> list[Timing]:
@@ -134,7 +129,18 @@ class _Reader:
             lanes = ceil(blocks * max(widths) / channels)
             senders = ceil(len(widths) / blocks)
             found.append(
-                Edge(maker, rows, *window, gather, side, delay, across, lanes, size * channels, senders)
+                Edge(
+                    maker,
+                    rows,
+                    *window,
+                    gather=gather,
+                    side=side,
+                    delay=delay,
+                    across=across,
+                    lanes=lanes,
+                    size=size * channels,
+                    senders=senders,
+                )
             )
         return found
 
@@ -321,7 +327,7 @@ class _Reader:
         """Digital functions of a row of ``channels`` channels, with their elements a position of the result."""
         whole = takes_whole_rows(stage)
         return tuple(
-            _work(op, channels, whole)
+            work_of(op, channels, whole)
             for op in stage.body.block.ops
             if isinstance(op, RequantiseOp | DcomOp | RealOp | FrameProductOp)
             and not (isinstance(op, FrameProductOp) and op.coding is not None)
@@ -386,9 +392,9 @@ class _Reader:
             edges += self._edges(operands[0], chip=True)
             operands = operands[1:]
         if isinstance(op, IndexMapOp):
-            head = self._moves(op, size) // rows
+            head = cycles_of_moves(op, size, self.units, self.store) // rows
         if isinstance(op, HostCallOp):
-            wait = self._host(op)
+            wait = cycles_on_host(op, self.arch.host)
         for value in operands:
             given = shape_of(value)[1] * shape_of(value)[2] * element_of(value.type).size_bytes
             step = self.units.buffer(given) + self.units.buffer_latency + 2 * ISSUE
@@ -406,46 +412,7 @@ class _Reader:
             parts=out,
         )
 
-    def _moves(self, op: IndexMapOp, size: int) -> int:
-        """Cycles of all copies that make the rows of a frame."""
-        rows, width, depth = shape_of(op.result)
-        index = self.store.array(op.index.key.data).reshape(rows, width * depth)
-        sizes = [prod(taken) for taken in op.taken]
-        cycles = 0
-        for loops in row_loops(index, np.cumsum([0, *sizes[:-1]])):
-            once = sum(
-                self.units.buffer(c.outer * c.inner * size) + self.units.buffer_latency for c in loops.copies
-            )
-            cycles += once * prod(loops.extents)
-        return cycles
-
-    def _host(self, op: HostCallOp) -> int:
-        host = self.arch.host
-        moved = sum(prod(shape_of(v)) * element_of(v.type).size_bytes for v in (*op.operands, *op.results))
-        flops = sum(prod(shape_of(v)) for v in op.results)
-        return ceil(moved / host.bytes_per_cycle) + ceil(flops / host.flops_per_cycle)
-
 
 _COPY, _CHUNK, _K0, _K1, _N0, _N1, _P0, _PHASE, _XBARS, _STAYS, _CORE = map(
     COLUMNS.index, ("copy", "chunk", "k0", "k1", "n0", "n1", "p0", "phase", "xbars", "stays", "core")
 )
-
-
-def _work(op: RequantiseOp | DcomOp | RealOp | FrameProductOp, channels: int, whole: bool) -> tuple[str, int]:
-    """Name of a digital function and the elements it works on for a position of ``channels`` channels."""
-    width = shape_of(op.result)[2]
-    if isinstance(op, FrameProductOp):
-        return "matmul", width * op.depth
-    if isinstance(op, RequantiseOp):
-        return ("requantise" if quant_of(op.result) is not None else "acc_to_float"), channels
-    if isinstance(op, DcomOp):
-        taps = prod(op.window.kernel) if op.window is not None else 1
-        if op.function.data.windowed and op.window is None:
-            if quant_of(op.args[0]) is not None:
-                return "mean_codes", channels  # rows were summed as they came
-            taps = prod(shape_of(op.args[0])[:2])
-        return dcom_record(op, ProgramBuilder(), channels)[0], channels * taps
-    if op.kind in REDUCTIONS:
-        return op.kind, shape_of(op.args[0])[2]
-    name = f"{op.kind}_constant" if op.constant is not None and op.kind in BINARY else op.kind
-    return name, width if whole else channels
