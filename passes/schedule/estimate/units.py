@@ -7,6 +7,9 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from cimc.passes.schedule.copies.stage_costs import exact
 
 
@@ -31,6 +34,11 @@ class Units:
     @cached_property
     def _functions(self) -> dict[tuple[str, bool], tuple[int, Fraction]]:
         return {}
+
+    def buffers(self, sizes_bytes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """:meth:`buffer` of many sizes."""
+        width = self._widths["buffer"]
+        return np.maximum(1, -(-sizes_bytes * width.denominator // width.numerator))
 
     def _cycles(self, size_bytes: int, unit: str) -> int:
         width = self._widths[unit]
