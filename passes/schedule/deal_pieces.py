@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import inf
 
+from cimc.passes.schedule.estimate.flow import Flow
 from cimc.passes.schedule.estimate.nodes import Timing, sending
-from cimc.passes.schedule.estimate.pipeline import Flow, span
+from cimc.passes.schedule.estimate.pipeline import span
 
 MOST = 16
 """Pieces of a row at most; a program has as many times the sends."""

@@ -13,8 +13,9 @@ from cimc.passes.schedule.copies.ways import Way, Ways
 from cimc.passes.schedule.deal_pieces import shorten, useful
 from cimc.passes.schedule.dealing import possible_copies
 from cimc.passes.schedule.estimate.critical import critical_turns
+from cimc.passes.schedule.estimate.flow import Flow
 from cimc.passes.schedule.estimate.nodes import Timing
-from cimc.passes.schedule.estimate.pipeline import Flow, span
+from cimc.passes.schedule.estimate.pipeline import span
 from cimc.passes.schedule.estimate.timings import cut_again
 from cimc.passes.schedule.packing import Table
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from cimc.diagnostics import DoesNotFitError
 from cimc.passes.place.network import COLUMNS
-from cimc.passes.schedule.estimate.pipeline import BARRIER, Handoff
+from cimc.passes.schedule.estimate.flow import Handoff
+from cimc.passes.schedule.estimate.recurrence import BARRIER
 from cimc.passes.schedule.packing import Room, Table, order_of_cut
 from cimc.passes.schedule.phase_costs import Member, Work, phase_cycles
 

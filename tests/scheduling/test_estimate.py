@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,20 @@ from cimc.dialects.graph import main_function
 from cimc.estimation import estimate_artifact
 from cimc.mapping_options import MappingOptions
 from cimc.passes.place.pieces import cut
-from cimc.passes.schedule.estimate.nodes import Across, Edge, Step, Timing, last_pieces
-from cimc.passes.schedule.estimate.pipeline import Flow, latency, pipeline, span
+from cimc.passes.schedule.estimate.flow import Flow
+from cimc.passes.schedule.estimate.nodes import Across, Arrays, Edge, Step, Timing, last_pieces
+from cimc.passes.schedule.estimate.pipeline import (
+    fetched,
+    last_uses,
+    latency,
+    left,
+    phase_span,
+    pipeline,
+    span,
+)
+from cimc.passes.schedule.estimate.recurrence import BARRIER
 from cimc.passes.schedule.estimate.timings import timings
+from cimc.passes.schedule.estimate.units import Units
 from tools import sensitivity
 
 Compile = Callable[[str, str], cimc.Artifact]
@@ -110,6 +122,41 @@ def test_the_recurrence_is_the_one_by_rows(most: int) -> None:
         expected = by_hand(nodes)
         assert [found.sent.tolist() for found in pipeline(nodes)] == expected
         assert latency(nodes) == max(mine[-1] for mine in expected)
+
+
+def test_phases_follow_each_other_as_one_by_one() -> None:
+    """All phases at once give the rows of phase after phase, each behind what the one before leaves, on random models
+    whose nodes share edges."""
+    units = Units(resolve_backend("jia").architecture())
+    arrays = Arrays(units, 6, 1, 1, 1, 9, 0, 3, (), 0, 0, 0, 1)
+    rng = np.random.default_rng(4)
+    leads: set[int] = set()
+    for _ in range(40):
+        nodes = [replace(node(6, 7), row=2, parts=1)]
+        for phase in range(int(rng.integers(1, 6))):
+            first = len(nodes)
+            edges = tuple(
+                Edge(n, 6, int(rng.integers(1, 4)), delay=2) for n in range(int(rng.integers(1, first + 1)))
+            )
+            for _ in range(int(rng.integers(1, 4))):
+                load, head, staying = (int(n) for n in rng.integers(0, (300, 60, 3)))
+                given = (*edges, Edge(len(nodes) - 1, 6)) if rng.integers(0, 2) else edges
+                one = replace(node(6, head, *given), arrays=arrays, load=load, staying=staying, write=5)
+                nodes.append(replace(one, row=2, parts=1).in_phase(phase))
+        rows, last = pipeline(nodes), last_uses(nodes)
+        begin, before = 0, None
+        for phase in range(nodes[-1].phase + 1):
+            here = [n for n, own in enumerate(nodes) if own.phase == phase]
+            if nodes[-1].phase == 0:
+                assert latency(nodes) == span(nodes, here, rewrites=False)
+                break
+            kept = [n for n in here if nodes[last[n]].phase > phase]
+            moved = fetched(nodes, here) + left(nodes, kept)
+            cycles, lead, before = phase_span(nodes, here, before, moved, sum(own.staying for own in nodes))
+            assert max(rows[n].sent[-1] for n in here) == begin + cycles
+            begin += BARRIER + max(cycles, sum(nodes[n].load for n in here) - lead + moved)
+            leads.add(lead)
+    assert len(leads) > 10
 
 
 def test_changed_nodes_are_as_if_they_had_been_there(digits: Path) -> None:

@@ -17,7 +17,7 @@ from cimc.dialects.graph import main_function
 from cimc.mapping_options import MappingOptions
 from cimc.passes.place.network import COLUMNS
 from cimc.passes.schedule.copies.stage_costs import stage_cost
-from cimc.passes.schedule.estimate.pipeline import BARRIER
+from cimc.passes.schedule.estimate.recurrence import BARRIER
 from cimc.passes.schedule.estimate.timings import timings
 from cimc.passes.schedule.packing import Room
 from cimc.passes.schedule.partition_stages import partition

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from cimc.passes.schedule.estimate.flow import Rows
 from cimc.passes.schedule.estimate.nodes import Step, Timing, sending
-from cimc.passes.schedule.estimate.pipeline import Rows, rows_of
+from cimc.passes.schedule.estimate.pipeline import rows_of
 
 
 def critical_turns(nodes: Sequence[Timing], members: Sequence[int]) -> dict[int, float]:

@@ -330,6 +330,16 @@ class Timing:
         """Cycles from a row of a context to its next."""
         return sum(step.turn for step in self.steps)
 
+    @cached_property
+    def figures(self) -> tuple[int, ...]:
+        """Columns of the compiled recurrence (``recurrence.NODE``); one object for nodes that are equal but for their
+        phase."""
+        rewritten = 0
+        if self.arrays is not None:
+            rewritten = max(0, self.arrays.tiles * self.copies * self.columns - self.staying)
+        rows = self.rows, len(self.steps), self.copies, self.between, self.wait
+        return (*rows, self.load, self.write, rewritten, self.turn)
+
     def interval(self, sent: int = 0) -> int:
         """Cycles between images that the node's contexts allow; ``sent``: of a piece's send beyond the first."""
         return max(
@@ -340,9 +350,9 @@ class Timing:
         """The same node in another phase."""
         if phase == self.phase:
             return self
-        # A model has up to a thousand of these: a tenth of what ``replace`` takes.
+        # A model has up to a thousand of these: a tenth of what ``replace`` takes, and they share ``figures``.
         found = object.__new__(Timing)
-        found.__dict__.update(self.__dict__, phase=phase)
+        found.__dict__.update(self.__dict__, figures=self.figures, phase=phase)
         return found
 
     def dealt(self, copies: int, pieces: int = 1) -> Timing:

@@ -1,7 +1,7 @@
-"""Compiled recurrence over the pieces of all rows of a phase (``pipeline.py`` says what it computes).
+"""Compiled recurrence over the pieces of all rows of a phase, and over all phases (``pipeline.py`` says what it
+computes).
 
-Tables are rows of integers; nodes are numbered in the order in which rows go through them, and have their edges, their
-steps and their pieces' cycles one behind the other.
+Tables are rows of integers; nodes are numbered phase by phase, in the order in which rows go through them.
 """
 
 from __future__ import annotations
@@ -12,52 +12,208 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 
-NODE = ("rows", "pieces", "copies", "between", "wait", "begin", "edges")
-"""Columns of a node: ``begin`` is when its weights are in its arrays, ``edges`` how many it has."""
-EDGE = ("source", "rows", "pieces", "kernel", "stride", "pad", "gather", "side", "delay", "again")
+NODE = (
+    "rows",
+    "pieces",
+    "copies",
+    "between",
+    "wait",
+    "load",
+    "write",
+    "rewritten",
+    "turn",
+    "begin",
+    "edge",
+    "edges",
+)
+"""Columns of a node: the first ones are ``nodes.Timing.figures``.
+
+``rewritten``: crossbars whose weights do not stay. ``begin``: when its weights are in its arrays. ``edge``: its first
+edge, of ``edges``; nodes may share them.
+"""
+EDGE = (
+    "source",
+    "rows",
+    "pieces",
+    "kernel",
+    "stride",
+    "pad",
+    "gather",
+    "side",
+    "delay",
+    "late",
+    "again",
+    "same",
+)
 """Columns of an edge.
 
-``source``: the node, or -1 for one of an earlier phase, whose rows come ``again`` cycles after each other; ``rows`` and
-``pieces`` are the source's. ``gather`` is -1 where a node starts with its window.
+``source``: the node, or -1 for one that is not in the table; ``rows`` and ``pieces`` are the source's. Rows of another
+phase come ``again`` cycles after each other, and take ``late`` in place of ``delay``. ``gather`` is -1 where a node
+starts with its window. ``same``: whether the edge differs from the one before in its source only.
 """
+
+BARRIER = 3
+"""Cycles from the end of a phase to the begin of the next: a signal, the barrier, a signal."""
+
+AHEAD = 3
+"""Rows by which contexts of a stage may be ahead of each other: their rings hold a window and two advances more."""
 
 
 @numba.njit(cache=True)
-def rows_through(
-    nodes: Ints, edges: Ints, needs: Ints, steps: Ints, begin: int, issue: int
-) -> tuple[Ints, Ints]:
-    """Cycles at which every piece of every node is sent, and at which its rows are there.
+def phase_through(
+    nodes: Ints, edges: Ints, needs: Ints, steps: Ints, begin: int, lead: int, rewrites: bool, issue: int
+) -> tuple[Ints, Ints, Ints]:
+    """Cycles at which every piece of every node of one phase is sent and its rows are there, and the first row of every
+    node, with the number of all.
 
     ``needs``: of every edge the last piece of a source's row that each piece of the node's waits for. ``steps``: of
     every node the cycles of the products of a piece and those behind them; ``issue``: from a send to the next products.
+    ``lead``: cycles before ``begin`` in which weights begin to leave the global buffer, where they are written
+    (``rewrites``).
     """
+    first, sent, ready, room = _space(nodes, edges)
+    _load(nodes, 0, len(nodes), begin, lead, rewrites)
+    _phase(nodes, edges, needs, steps, 0, len(nodes), begin, issue, first, sent, ready, room)
+    return sent, ready, first
+
+
+@numba.njit(cache=True)
+def phases_through(
+    nodes: Ints,
+    edges: Ints,
+    needs: Ints,
+    steps: Ints,
+    bounds: Ints,
+    moved: Ints,
+    supply: int,
+    staying: int,
+    issue: int,
+) -> tuple[Ints, Ints, Ints]:
+    """:func:`phase_through` of all phases behind each other; ``bounds``: the first node of each, and their number.
+
+    ``moved``: cycles of the global buffer's port for rows that every phase takes from others or leaves for them.
+    ``supply``: crossbars of the chip; ``staying``: those whose weights stay.
+    """
+    first, sent, ready, room = _space(nodes, edges)
+    rewrites = len(bounds) > 2
+    begin = lead = port = ended = free = 0
+    for p in range(len(bounds) - 1):
+        low, high = bounds[p], bounds[p + 1]
+        if p:
+            lead = lead_of(nodes[low:high], port, ended, free)
+        _load(nodes, low, high, begin, lead, rewrites)
+        _phase(nodes, edges, needs, steps, low, high, begin, issue, first, sent, ready, room)
+        last = sent[first[low + 1 : high + 1] - 1]
+        port, ended, free = left_by(nodes[low:high], last, begin, lead, moved[p], supply, staying)
+        begin = BARRIER + max(last.max(), begin - lead + nodes[low:high, 5].sum() + moved[p])
+    return sent, ready, first
+
+
+@numba.njit(cache=True)
+def lead_of(nodes: Ints, port: int, ended: int, free: int) -> int:
+    """Cycles before a phase of ``nodes`` begins in which its weights begin to leave the global buffer.
+
+    The others: what the phase before leaves (``pipeline.Handoff``). Weights for free crossbars follow those of the
+    phase before; the others as its contexts come to their end, the last one's behind the phase
+    (``passes/lower/write_order.py``).
+    """
+    used, load = nodes[:, 7].sum(), nodes[:, 5].sum()
+    if load == 0 or used == 0:
+        return 0
+    beside = min(1.0, free / used)
+    wanted = float(load - port)
+    if beside < 1:
+        wanted = max(wanted, (1 - beside) * load - ended)
+        for n in range(len(nodes)):
+            wanted = max(wanted, nodes[n, 5] / max(1, nodes[n, 7]))
+    return max(0, round(load + BARRIER - wanted))
+
+
+@numba.njit(cache=True)
+def left_by(
+    nodes: Ints, last: Ints, begin: int, lead: int, moved: int, supply: int, staying: int
+) -> tuple[int, int, int]:
+    """What a phase of ``nodes`` leaves, whose last rows are sent at ``last``: the fields of ``pipeline.Handoff``."""
+    end = first = last.max()
+    loaded, used, writes = begin - lead, 0, False
+    for n in range(len(nodes)):
+        rows, load, crossbars, turn = nodes[n, 0], nodes[n, 5], nodes[n, 7], nodes[n, 8]
+        loaded += load
+        used += crossbars
+        if load == 0:
+            continue
+        writes = True
+        # Contexts of a stage that are written one after the other end so, as far as their rings take rows ahead.
+        spread = load * (1 - 1 / max(1, crossbars))
+        ahead = spread if rows <= AHEAD else float(AHEAD * turn)
+        first = min(first, int(last[n] - min(spread, ahead)))
+    port = max(0, end - max(loaded, begin) - moved)
+    free = (supply if writes else 0) - staying - used if used else 0
+    return port, end - first, free
+
+
+@numba.njit(cache=True)
+def _space(nodes: Ints, edges: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+    """The first row of every node; space for all rows, and for those of an edge and beside a node's."""
     first = np.zeros(len(nodes) + 1, np.int64)
     first[1:] = np.cumsum(nodes[:, 0] * nodes[:, 1])
     longest = max((nodes[:, 0] * nodes[:, 1]).max(), (edges[:, 1] * edges[:, 2]).max() if len(edges) else 0)
     sent, ready = np.zeros(first[-1], np.int64), np.zeros(first[-1], np.int64)
-    there, side = np.zeros(longest, np.int64), np.zeros(longest, np.int64)
-    edge = 0
-    for n in range(len(nodes)):
-        at, end, wait, start = first[n], first[n + 1], nodes[n, 4], max(nodes[n, 4], nodes[n, 5])
-        side[:] = 0
-        for e in range(edge, edge + nodes[n, 6]):
-            _arrive(edges[e], sent, first, begin, there)
+    return first, sent, ready, np.zeros((2, longest), np.int64)
+
+
+@numba.njit(cache=True)
+def _load(nodes: Ints, low: int, high: int, begin: int, lead: int, rewrites: bool) -> None:
+    """Weights leave the global buffer node by node; each begins when its own are in the arrays."""
+    loaded = begin - lead
+    for n in range(low, high):
+        nodes[n, 9] = begin
+        if rewrites and nodes[n, 5]:
+            loaded += nodes[n, 5]
+            nodes[n, 9] = max(begin, loaded + nodes[n, 6])
+
+
+@numba.njit(cache=True)
+def _phase(
+    nodes: Ints,
+    edges: Ints,
+    needs: Ints,
+    steps: Ints,
+    low: int,
+    high: int,
+    begin: int,
+    issue: int,
+    first: Ints,
+    sent: Ints,
+    ready: Ints,
+    room: Ints,
+) -> None:
+    """The rows of the nodes of a phase, whose weights are there when their columns say so."""
+    there, side = room[0], room[1]
+    for n in range(low, high):
+        at, end, wait, start = first[n], first[n + 1], nodes[n, 4], max(nodes[n, 4], nodes[n, 9])
+        side[: end - at] = 0
+        for e in range(nodes[n, 10], nodes[n, 10] + nodes[n, 11]):
+            if edges[e, 11] and max(edges[e - 1, 0], edges[e, 0]) < low:
+                continue  # rows of other phases come as those of the edge before
+            _arrive(edges[e], sent, first, low, begin, there)
             if edges[e, 6] >= 0:
                 start = max(start, _gathered(edges[e], there) + wait)
             else:
                 _wait(edges[e], needs[e], nodes[n], there, side if edges[e, 7] else ready[at:end])
         ready[at:end] = np.maximum(ready[at:end], start)
         _send(nodes[n], steps[n], issue, ready[at:end], side, sent[at:end])
-        edge += nodes[n, 6]
-    return sent, ready
 
 
 @numba.njit(cache=True)
-def _arrive(edge: Ints, sent: Ints, first: Ints, begin: int, there: Ints) -> None:
-    """When the pieces of an edge's source are there."""
-    source, rows, pieces, delay, again = edge[0], edge[1], edge[2], edge[8], edge[9]
+def _arrive(edge: Ints, sent: Ints, first: Ints, low: int, begin: int, there: Ints) -> None:
+    """When the pieces of an edge's source are there; phases before the one whose first node is ``low`` are over."""
+    source, rows, pieces, delay, late, again = edge[0], edge[1], edge[2], edge[8], edge[9], edge[10]
     for i in range(rows * pieces):
-        there[i] = delay + (sent[first[source] + i] if source >= 0 else begin + again * (i // pieces + 1))
+        if source >= low:
+            there[i] = delay + sent[first[source] + i]
+        else:
+            there[i] = late + begin + again * (i // pieces + 1)
 
 
 @numba.njit(cache=True)
