@@ -10,6 +10,7 @@ from cimc.achieved import steady_interval
 from cimc.dialects.cim import StageOp
 from cimc.dialects.graph import main_function
 from cimc.passes.schedule.estimate.estimate import Estimate, estimate
+from cimc.passes.schedule.estimate.flow import warm_up
 from cimc.passes.schedule.estimate.timings import timings
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ class Estimated:
 
     estimate: Estimate
     read_seconds: float
-    """To read the costs of all stages off the module, once for all copies."""
+    """To read the costs of all stages off the module, as the engine's ``prepare_seconds`` are to read the program."""
     seconds: float
-    """To evaluate the closed form."""
+    """To evaluate the closed form; without loading compiled code, as ``run_seconds``."""
 
     def disagreement(self, timing: Timing) -> dict[str, float]:
         """Estimate over the engine's result, less one: of the latency and of the steady interval."""
@@ -45,6 +46,7 @@ def estimate_artifact(artifact: Artifact) -> Estimated:
         assert stage.placement is not None
         return ctx.store.array(stage.placement.key.data)
 
+    warm_up()
     began = process_time()
     nodes = timings(list(main_function(module).body.block.ops), arch, table, ctx.store)
     read = process_time()

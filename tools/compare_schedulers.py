@@ -128,6 +128,7 @@ def measure(row: Row, file: Path, images: int) -> dict[str, Any]:
     from cimc.achieved import over_bounds
     from cimc.estimation import estimate_artifact
     from cimc.mapping_options import MappingOptions
+    from cimc.runtime.cycle.engine import warm_up
 
     seconds: dict[str, float] = {}
     began = last = time.process_time()
@@ -146,6 +147,8 @@ def measure(row: Row, file: Path, images: int) -> dict[str, Any]:
         timing=passed,
     )
     compiled = time.process_time()
+    warm_up()  # neither engine nor estimate is charged for loading compiled code
+    ready = time.process_time()
     timing = artifact.simulate(images=images)
     timed = time.process_time()
     achieved = over_bounds(artifact.report, timing)
@@ -171,7 +174,7 @@ def measure(row: Row, file: Path, images: int) -> dict[str, Any]:
         "phases": artifact.report["utilisation"]["phases"],
         "schedule_seconds": seconds["assign-copies"],
         "compile_seconds": compiled - began,
-        "engine_seconds": timed - compiled,
+        "engine_seconds": timed - ready,
         "estimate_seconds": estimated.seconds,
         "estimate_read_seconds": estimated.read_seconds,
     }

@@ -40,29 +40,22 @@ def estimate(nodes: Sequence[Timing], table: Callable[[StageOp], Any], cores: in
     alone = latency(nodes)
     if any(node.phase for node in nodes):
         return Estimate(alone, {"phases": alone})
-    terms = stage_intervals(nodes)
-    vector, port = np.zeros(cores, np.int64), np.zeros(cores, np.int64)
-    for node in nodes:
-        if not isinstance(node.op, StageOp):
-            continue
-        placed = table(node.op)[:, COLUMNS.index("core")]
-        turns = -(-node.rows // node.copies)
-        placed = placed[placed >= 0]
-        np.add.at(vector, placed, turns * node.vector)
-        np.add.at(port, placed, turns * node.port + arriving(node, nodes)[1])
-    paced = max(terms["stages"], terms["chip"])
-    terms |= {"digital_units": int(vector.max(initial=0)), "memories": int(port.max(initial=0))}
-    # What several contexts share is not in the recurrence: an image passes the busiest core no quicker than that works.
-    return Estimate(alone + max(0, max(terms.values()) - paced), terms)
-
-
-def stage_intervals(nodes: Sequence[Timing]) -> dict[str, int]:
-    """The slowest stage with its copies, the core that rows take longest to enter, the slowest chip operation."""
     terms = {"stages": 0, "chip": 0, "arrivals": 0}
+    vector, port = np.zeros(cores, np.int64), np.zeros(cores, np.int64)
     sends = sending(nodes, range(len(nodes)))
     for number, node in enumerate(nodes):
         kind = "stages" if isinstance(node.op, StageOp) else "chip"
         terms[kind] = max(terms[kind], node.interval(sends[number]))
-        if kind == "stages":
-            terms["arrivals"] = max(terms["arrivals"], arriving(node, nodes)[0])
-    return terms
+        if not isinstance(node.op, StageOp):
+            continue
+        link, entering = arriving(node, nodes)
+        terms["arrivals"] = max(terms["arrivals"], link)
+        placed = table(node.op)[:, COLUMNS.index("core")]
+        turns = -(-node.rows // node.copies)
+        placed = placed[placed >= 0]
+        np.add.at(vector, placed, turns * node.vector)
+        np.add.at(port, placed, turns * node.port + entering)
+    paced = max(terms["stages"], terms["chip"])
+    terms |= {"digital_units": int(vector.max(initial=0)), "memories": int(port.max(initial=0))}
+    # What several contexts share is not in the recurrence: an image passes the busiest core no quicker than that works.
+    return Estimate(alone + max(0, max(terms.values()) - paced), terms)

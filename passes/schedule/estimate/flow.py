@@ -13,6 +13,7 @@ import numpy.typing as npt
 from cimc.passes.schedule.estimate.nodes import ISSUE, Edge, Timing, sending
 from cimc.passes.schedule.estimate.recurrence import (
     EDGE,
+    NODE,
     lead_of,
     left_by,
     phase_through,
@@ -175,6 +176,19 @@ def through_phases(
         chip_crossbars(nodes),
         sum(node.staying for node in nodes),
         ISSUE,
+    )
+
+
+def warm_up() -> None:
+    """Compile the recurrence, or load it from numba's cache."""
+    node, steps, none = (
+        np.ones((1, len(NODE)), np.int64),
+        np.zeros((1, 1, 2), np.int64),
+        np.zeros((0, 1), np.int64),
+    )
+    node[:, NODE.index("edges")] = 0
+    phases_through(
+        node, none.reshape(0, len(EDGE)), none, steps, np.arange(2), np.zeros(1, np.int64), 0, 0, ISSUE
     )
 
 

@@ -33,19 +33,21 @@ class Machine:
         self.write_cycles = write_cycles(arch)
         """To write a row of cells."""
         self._codings: dict[CodingAttr, Coding] = {}
-        self._windows: dict[tuple[CodingAttr, int, int], tuple[int, int]] = {}
+        self._windows: dict[tuple[int, int, int], tuple[int, int]] = {}
 
     def coding(self, attr: CodingAttr) -> Coding:
-        """Digits and cells of a product."""
+        """Digits and cells of a product; one object for equal ones."""
         if attr not in self._codings:
             self._codings[attr] = coding_of(attr)
         return self._codings[attr]
 
-    def window(self, attr: CodingAttr, rows: int, columns: int) -> tuple[int, int]:
-        """Cycles of a read of a crossbar with so many rows and columns of weights, and of its last conversion."""
-        key = attr, rows, columns
+    def window(self, coding: Coding, rows: int, columns: int) -> tuple[int, int]:
+        """Cycles of a read of a crossbar with so many rows and columns of weights, and of its last conversion.
+
+        ``coding``: of :meth:`coding`.
+        """
+        key = id(coding), rows, columns
         if key not in self._windows:
-            coding = self.coding(attr)
             cycles = window_cycles(coding, rows, columns, self.arch)
             self._windows[key] = cycles, conversion_cycles(coding, columns, self.arch)
         return self._windows[key]
@@ -57,6 +59,8 @@ class StageCosts:
     def __init__(self, stage: StageOp, machine: Machine):
         self._machine, self._units = machine, machine.units
         self.stage, self.read, self._write = stage, stage.read, stage.write
+        self._coding = machine.coding(self._write.coding) if self._write is not None else None
+        self._diagonal = self.read.diagonal if self.read is not None else None
         self.rows, self.width, self.channels = shape_of(stage.result)
         """Of the result: rows, windows of a row, channels."""
         self._size = element_of(stage.result.type).size_bytes
@@ -67,13 +71,13 @@ class StageCosts:
     @property
     def bits(self) -> int:
         """Of a weight; 0 without any."""
-        return 0 if self._write is None else self._machine.coding(self._write.coding).weight_bits
+        return 0 if self._coding is None else self._coding.weight_bits
 
     @property
     def span(self) -> int:
         """Channels of the result that see the same channels of the first source."""
-        if self.read is not None:
-            return self.read.diagonal.columns
+        if self._diagonal is not None:
+            return self._diagonal.columns
         return self.channels if self._whole else 1
 
     def timing(self, part: Part, edges: tuple[Edge, ...]) -> Timing:
@@ -85,33 +89,32 @@ class StageCosts:
 
     def _timing(self, part: Part, edges: tuple[Edge, ...]) -> Timing:
         stage, units = self.stage, self._units
-        own = self._digital(part.channels) if self.read is None else self._shared(part)
+        arrays = self._shared(part) if self._coding is not None else None
+        digital = self._digital(part.channels) if arrays is None else None
+        own = arrays or digital
+        assert own is not None
         dealing = own.dealing(stage.copies.value.data)
         turns = own.turn(dealing, stage.pieces.value.data)
+        streaming = digital and is_global_pool(stage) and quant_of(stage.sources[0]) is not None
+        written = min(self._height, max(part.written, part.kept_written)) if arrays is not None else 0
         size = self.width * self._size
-        node = Timing(
+        return Timing(
             stage.label.data,
             stage,
             self.rows,
             **busy(turns),
             copies=dealing.rows,
             columns=dealing.columns,
+            arrays=arrays,
+            digital=digital,
+            wait=units.vector("fill", part.channels) + turns[0].tail if streaming else 0,
             edges=edges,
+            load=part.load if arrays is not None else 0,
+            kept_load=part.kept_load if arrays is not None else 0,
+            staying=part.staying if arrays is not None else 0,
+            write=written * self._machine.write_cycles,
             row=units.buffer(size * self.channels) + units.buffer_latency + ISSUE,
             parts=sum(units.buffer(size * width) for width in part.widths),
-        )
-        if isinstance(own, Digital):
-            streaming = is_global_pool(stage) and quant_of(stage.sources[0]) is not None
-            wait = units.vector("fill", part.channels) + turns[0].tail if streaming else 0
-            return replace(node, digital=own, wait=wait)
-        written = min(self._height, max(part.written, part.kept_written))
-        return replace(
-            node,
-            arrays=own,
-            load=part.load,
-            kept_load=part.kept_load,
-            staying=part.staying,
-            write=written * self._machine.write_cycles,
         )
 
     def _shared(self, part: Part) -> Arrays:
@@ -122,22 +125,23 @@ class StageCosts:
     @cached_property
     def _height(self) -> int:
         """Rows of weights of a crossbar at most."""
-        assert self._write is not None
-        coding = self._machine.coding(self._write.coding)
-        return stage_tile_height(self._write, self._machine.arch, coding)
+        assert self._coding is not None
+        return stage_tile_height(self._write, self._machine.arch, self._coding)
 
     def arrays(self, part: Part) -> Arrays:
         """The slowest of a copy's contexts; as many share a core as have crossbars there."""
-        write, read, units, arch = self._write, self.read, self._units, self._machine.arch
-        assert write is not None
+        coding, diagonal, read = self._coding, self._diagonal, self.read
+        units, arch = self._units, self._machine.arch
+        assert coding is not None
+        assert diagonal is not None
         assert read is not None
         source = self.stage.sources[0]
         size = element_of(source.type).size_bytes
-        together = 1 if arch.crossbar.logical_cells else self._machine.coding(write.coding).cells_per_weight
+        together = 1 if arch.crossbar.logical_cells else coding.cells_per_weight
         slowest = behind = port = 0
         for k, n in part.products:
             columns = min(n, arch.crossbar.columns // together)
-            cycles, convert = self._machine.window(write.coding, min(k, self._height), columns)
+            cycles, convert = self._machine.window(coding, min(k, self._height), columns)
             # Every window takes the memory's port; a core that slides the window itself reads a row at once.
             taken = cycles if isinstance(read, ReadCoreOp) else max(cycles, units.port(k * size))
             slowest, behind = max(slowest, taken), max(behind, convert)
@@ -150,7 +154,7 @@ class StageCosts:
             fixed += 2 * units.port(sums) + units.link(sums) + units.hops(1)
             functions += (("add_int", part.channels),) * added
         advance = min(read.window.kernel[0], read.window.strides[0] * self.stage.copies.value.data)
-        moved = advance * shape_of(source)[1] * read.diagonal.channels * size
+        moved = advance * shape_of(source)[1] * diagonal.channels * size
         width = shape_of(read.acc)[1]
         return Arrays(
             units,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -20,29 +19,30 @@ class Units:
     arch: Any
 
     @cached_property
-    def _widths(self) -> dict[str, Fraction]:
-        """Bytes a cycle, read once: numbers of an architecture file are decimals."""
+    def _widths(self) -> dict[str, tuple[int, int]]:
+        """Bytes a cycle as fractions, read once: numbers of an architecture file are decimals."""
         chip, net, link = self.arch.chip, self.arch.network, self.arch.chip.host_link
         wide = chip.global_buffer_bytes_per_cycle
-        return {
-            "port": exact(self.arch.core.local_buffer_bytes_per_cycle),
-            "buffer": exact(wide),
-            "link": exact(wide if net.kind == "bus" else net.link_bytes_per_cycle),
-            "host": exact(link.bytes_per_cycle if link is not None else wide),
+        widths = {
+            "port": self.arch.core.local_buffer_bytes_per_cycle,
+            "buffer": wide,
+            "link": wide if net.kind == "bus" else net.link_bytes_per_cycle,
+            "host": link.bytes_per_cycle if link is not None else wide,
         }
+        return {unit: exact(width).as_integer_ratio() for unit, width in widths.items()}
 
     @cached_property
-    def _functions(self) -> dict[tuple[str, bool], tuple[int, Fraction]]:
+    def _functions(self) -> dict[tuple[str, bool], tuple[int, int, int]]:
         return {}
 
     def buffers(self, sizes_bytes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """:meth:`buffer` of many sizes."""
-        width = self._widths["buffer"]
-        return np.maximum(1, -(-sizes_bytes * width.denominator // width.numerator))
+        size, cycles = self._widths["buffer"]
+        return np.maximum(1, -(-sizes_bytes * cycles // size))
 
     def _cycles(self, size_bytes: int, unit: str) -> int:
-        width = self._widths[unit]
-        return max(1, -(-size_bytes * width.denominator // width.numerator))
+        size, cycles = self._widths[unit]
+        return max(1, -(-size_bytes * cycles // size))
 
     @property
     def crossbars(self) -> int:
@@ -88,6 +88,6 @@ class Units:
                 return 0
             table = unit.cycles_per_element
             rate = exact(table.get(function, table["default"])) / unit.lanes
-            self._functions[function, chip] = int(unit.startup_cycles), rate
-        startup, rate = self._functions[function, chip]
-        return max(1, startup + -(-elements * rate.numerator // rate.denominator))
+            self._functions[function, chip] = int(unit.startup_cycles), *rate.as_integer_ratio()
+        startup, cycles, lanes = self._functions[function, chip]
+        return max(1, startup + -(-elements * cycles // lanes))
