@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cimc.achieved import steady_interval
 from cimc.dialects.cim import StageOp
 from cimc.dialects.graph import main_function
+from cimc.passes.schedule.estimate.distances import placed
 from cimc.passes.schedule.estimate.estimate import Estimate, estimate
 from cimc.passes.schedule.estimate.flow import warm_up
 from cimc.passes.schedule.estimate.timings import timings
@@ -24,7 +25,8 @@ class Estimated:
 
     estimate: Estimate
     read_seconds: float
-    """To read the costs of all stages off the module, as the engine's ``prepare_seconds`` are to read the program."""
+    """To read costs and distances off the module and its placement, as the engine's ``prepare_seconds`` are
+    to read the program."""
     seconds: float
     """To evaluate the closed form; without loading compiled code, as ``run_seconds``."""
 
@@ -48,7 +50,7 @@ def estimate_artifact(artifact: Artifact) -> Estimated:
 
     warm_up()
     began = process_time()
-    nodes = timings(list(main_function(module).body.block.ops), arch, table, ctx.store)
+    nodes = placed(timings(list(main_function(module).body.block.ops), arch, table, ctx.store), table, arch)
     read = process_time()
     found = estimate(nodes, table, arch.chip.cores)
     return Estimated(found, read - began, process_time() - read)

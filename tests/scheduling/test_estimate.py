@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,9 @@ from cimc.dialects.cim import StageOp
 from cimc.dialects.graph import main_function
 from cimc.estimation import estimate_artifact
 from cimc.mapping_options import MappingOptions
+from cimc.passes.place.network import COLUMNS
 from cimc.passes.place.pieces import cut
+from cimc.passes.schedule.estimate.distances import placed
 from cimc.passes.schedule.estimate.flow import Flow
 from cimc.passes.schedule.estimate.nodes import Across, Arrays, Edge, Step, Timing, last_pieces
 from cimc.passes.schedule.estimate.pipeline import (
@@ -157,6 +160,48 @@ def test_phases_follow_each_other_as_one_by_one() -> None:
             begin += BARRIER + max(cycles, sum(nodes[n].load for n in here) - lead + moved)
             leads.add(lead)
     assert len(leads) > 10
+
+
+def test_distances_are_those_between_contexts(digits: Path) -> None:
+    """The hops of an edge are counted pair by pair: from every context to the farthest of those whose blocks its
+    windows see, in the mean; where a core is open there are none."""
+    artifact = cimc.compile(digits, "isaac")
+    module, ctx = artifact.level("mapped")
+    assert ctx.arch is not None
+    stages = [op for op in module.walk() if isinstance(op, StageOp)]
+    tables = {stage: ctx.store.array(stage.placement.key.data) for stage in stages if stage.placement}
+    nodes = timings(list(main_function(module).body.block.ops), ctx.arch, tables.__getitem__, ctx.store)
+    columns, seen = ctx.arch.network.columns, 0
+    core, p0, p1 = (COLUMNS.index(name) for name in ("core", "p0", "p1"))
+    for own in placed(nodes, tables.__getitem__, ctx.arch):
+        for edge in own.edges:
+            source = nodes[edge.source]
+            if not isinstance(own.op, StageOp) or not isinstance(source.op, StageOp):
+                assert edge.arrival is None
+                continue
+            farthest: list[int] = []
+            for to in tables[own.op].tolist():
+                seen_columns = range(10**4)
+                if edge.across is not None:
+                    first = to[p0] * edge.across.stride - edge.across.pad
+                    last = (to[p1] - 1) * edge.across.stride - edge.across.pad + edge.across.kernel
+                    seen_columns = range(first, last)
+                hops = [
+                    abs(a[core] % columns - to[core] % columns)
+                    + abs(a[core] // columns - to[core] // columns)
+                    for a in tables[source.op].tolist()
+                    if seen_columns.start < a[p1] and a[p0] < seen_columns.stop
+                ]
+                farthest.append(max(hops))
+            # 64 bytes of a part of a row take a cycle of a link; the port that it enters takes one for all of it.
+            part = math.ceil(edge.part / (source.columns * len(source.steps)))
+            assert edge.arrival == round(sum(farthest) / len(farthest)) + math.ceil(part / 64) + 1
+            seen += 1
+    assert seen >= 3
+    for stage in stages:
+        tables[stage] = tables[stage].copy()
+    tables[stages[1]][0, core] = -1
+    assert placed(nodes, tables.__getitem__, ctx.arch) == nodes
 
 
 def test_changed_nodes_are_as_if_they_had_been_there(digits: Path) -> None:

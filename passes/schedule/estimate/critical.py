@@ -65,6 +65,6 @@ def _last_arrival(
         of_row = len(source.steps) - 1 if edge.gather is not None else edge.pieces(source, node)[piece]
         sent = done[edge.source].sent
         at = int(sent[: last * len(source.steps) + of_row + 1].argmax())
-        there = int(sent[at]) + edge.delay // (source.columns * len(source.steps))
+        there = int(sent[at]) + edge.after(source)
         found = max(found, _Arrival(there, edge.source, at, edge.side), key=lambda arrival: arrival.cycle)
     return found

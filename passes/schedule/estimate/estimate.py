@@ -50,11 +50,11 @@ def estimate(nodes: Sequence[Timing], table: Callable[[StageOp], Any], cores: in
             continue
         link, entering = arriving(node, nodes)
         terms["arrivals"] = max(terms["arrivals"], link)
-        placed = table(node.op)[:, COLUMNS.index("core")]
+        lying = table(node.op)[:, COLUMNS.index("core")]
         turns = -(-node.rows // node.copies)
-        placed = placed[placed >= 0]
-        np.add.at(vector, placed, turns * node.vector)
-        np.add.at(port, placed, turns * node.port + entering)
+        lying = lying[lying >= 0]
+        np.add.at(vector, lying, turns * node.vector)
+        np.add.at(port, lying, turns * node.port + entering)
     paced = max(terms["stages"], terms["chip"])
     terms |= {"digital_units": int(vector.max(initial=0)), "memories": int(port.max(initial=0))}
     # What several contexts share is not in the recurrence: an image passes the busiest core no quicker than that works.

@@ -211,8 +211,7 @@ def _edge(edge: Edge, source: Timing, at: int) -> tuple[int, ...]:
     gather = -1 if edge.gather is None else edge.gather
     geometry = source.rows, pieces, edge.kernel, edge.stride, edge.pad
     # Rows of an earlier phase are sent again, whole, when this one begins.
-    delay = edge.delay // (source.columns * pieces)
-    return at, *geometry, gather, edge.side, delay, edge.delay, source.row, 0
+    return at, *geometry, gather, edge.side, edge.after(source), edge.delay, source.row, 0
 
 
 def _steps(node: Timing, sends: int, most: int) -> list[tuple[int, int]]:

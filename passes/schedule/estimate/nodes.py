@@ -35,15 +35,25 @@ class Edge:
     side: bool = False
     """Whether the row enters behind the products of its turn."""
     delay: int = 0
-    """From the source's send to the row in this node's ring."""
+    """From the source's send to the row in this node's ring; the blocks in which it comes share it."""
+    arrival: int | None = None
+    """From the send of a piece to its being in the rings; ``None`` as long as cores are not decided."""
     across: Across | None = None
     """Columns of a window; ``None`` where every position takes whole rows."""
     lanes: int = 1
     """Blocks of a part's channels that go to contexts of their own."""
     size: int = 0
     """Bytes of a row."""
+    part: int = 0
+    """Those that one of its senders sends."""
     senders: int = 1
     """Contexts that send the channels of a block of the row to a context."""
+
+    def after(self, source: Timing) -> int:
+        """Cycles from the source's send of a piece to its being in the rings."""
+        if self.arrival is not None:
+            return self.arrival
+        return self.delay // (source.columns * len(source.steps))
 
     def parts(self, source: Timing, node: Timing) -> int:
         """Multicasts in which the source sends a piece of a row to the contexts of ``node``."""

@@ -129,6 +129,7 @@ class _Reader:
                     across=across,
                     lanes=lanes,
                     size=size * channels,
+                    part=widest,
                     senders=senders,
                 )
             )
