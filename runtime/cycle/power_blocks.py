@@ -6,9 +6,10 @@ and gives it back. Nothing blocks on another context between the two, so every b
 whatever the count, as long as the largest block fits (the verifier runs it: P080, P084). Results do not change: waits
 order instructions only.
 
-A block gives back when its last sum is there, not when its last read was issued: in front of the signal stands a copy
-of one sum to itself, which an in-order context issues when that sum is ready. The digital functions and sends behind
-it hold nothing, so nobody waits for them with power in hand.
+A block gives back when its last sum is there, not when its last read was issued: the signal stands behind the first
+digital function of the sums where that follows at once, else behind a copy of one sum to itself. An in-order context
+issues either when the sums are ready, and neither waits for another context. What comes behind holds nothing, so
+nobody waits for a row or for room with power in hand.
 
 ``tilt`` makes blocks take more than they draw, the first stages most (below 0: the last ones). An image that enters
 then leaves less to those before it, while the last rows of an image that is alone find the whole limit: one limit does
@@ -129,16 +130,18 @@ def _first_parameter(program: Program) -> Ints:
 
 @dataclass(frozen=True)
 class _Block:
-    """Rows of one block: its first and last, the read in it, and the loops around the block."""
+    """Rows of one block: its first and last, the read in it, the loops around the block, and whether its last row is
+    a digital function of its sums."""
 
     first: int
     last: int
     read: int
     depth: int
+    used: bool
 
 
 class _Writer:
-    """Writes the instructions anew, with three more for every block of reads."""
+    """Writes the instructions anew, with two or three more for every block of reads."""
 
     def __init__(self, program: Program):
         self._program = program
@@ -165,7 +168,8 @@ class _Writer:
                     self._event(Opcode.WAIT, body, begins[row])
                 self._source.append(row)
                 if row in ends:
-                    self._copy(ends[row])
+                    if not ends[row].used:
+                        self._copy(ends[row])
                     self._event(Opcode.SIGNAL, body, ends[row])
         columns = {name: values[self._source].copy() for name, values in self._rows.items()}
         for at, values in self._values:
@@ -183,7 +187,7 @@ class _Writer:
         return replace(self._program, tables={**self._program.tables, **tables})
 
     def _blocks(self, first: int, count: int) -> list[_Block]:
-        """The blocks of a body: a read, the loop around it alone, and the ``free`` behind it."""
+        """The blocks of a body: a read, the loop around it alone, the ``free`` and the digital function behind it."""
         found: list[_Block] = []
         depth = 0
         for row in range(first, first + count):
@@ -193,9 +197,17 @@ class _Writer:
                 continue
             looped = self._opcodes[row - 1] == Opcode.LOOP and self._opcodes[row + 1] == Opcode.END
             last = row + looped
-            freed = self._opcodes[last + 1] == Opcode.FREE
-            found.append(_Block(row - looped, last + freed, row, depth - looped))
+            last += self._opcodes[last + 1] == Opcode.FREE
+            used = self._takes_sums(last + 1, row)
+            found.append(_Block(row - looped, last + used, row, depth - looped, used))
         return found
+
+    def _takes_sums(self, row: int, read: int) -> bool:
+        """Whether an instruction is a digital function of the row of sums that ``read`` writes."""
+        rows, steps = self._rows, self._strides["row"]
+        same = all(rows[f"a{part}"][row] == rows[f"dst{part}"][read] for part in ("", "_row"))
+        moves = steps[int(rows["a_st"][row])] == steps[int(rows["dst_st"][read])]
+        return self._opcodes[row] == Opcode.ALU and same and moves
 
     def _event(self, opcode: Opcode, body: int, block: _Block) -> None:
         place = int(self._first_parameter[body])

@@ -27,8 +27,9 @@ TILTS = (0.0, 0.25, 0.5, 0.75, -0.1)
 FITS = 3
 """Limits that keep the time of the run, from the lowest on, before the search ends: peaks do not grow evenly."""
 
-FINE_STEP, FINE_STEPS = 0.995, 5
-"""Limits that are tried around the best of these, up and down to the next."""
+FINE_STEP, FINE_STEPS, FINE_FITS = 0.9975, 10, 8
+"""Limits that are tried around the best of these, up and down to the next; those that keep the time of the run, from
+the lowest on, before that search ends."""
 
 
 @dataclass(frozen=True)
@@ -137,16 +138,16 @@ class _Search:
 
     def coarse(self) -> list[_Trial]:
         """Limits from the peak downwards."""
-        return self._among([self._present * STEP**step for step in range(1, STEPS)])
+        return self._among([self._present * STEP**step for step in range(1, STEPS)], FITS)
 
     def fine(self, limit_mw: float) -> list[_Trial]:
         """Limits around one."""
         steps = range(1, FINE_STEPS + 1)
         above = [limit_mw / FINE_STEP**step for step in reversed(steps)]
-        return self._among([*above, *(limit_mw * FINE_STEP**step for step in steps)])
+        return self._among([*above, *(limit_mw * FINE_STEP**step for step in steps)], FINE_FITS)
 
-    def _among(self, limits_mw: list[float]) -> list[_Trial]:
-        """What fits of limits that fall."""
+    def _among(self, limits_mw: list[float], fits: int) -> list[_Trial]:
+        """What fits of limits that fall, the lowest ``fits``."""
         left: list[float] = []
         misses = 0
         for limit_mw in limits_mw:
@@ -160,7 +161,7 @@ class _Search:
                 misses += 1
         found: list[_Trial] = []
         for limit_mw in reversed(left):
-            if len(found) == FITS:
+            if len(found) == fits:
                 break
             cycles, peak_mw = self._run.run(self._blocks.counts(limit_mw))
             if cycles <= (1 + self._slack) * self._before.cycles and peak_mw < self._present:
