@@ -46,23 +46,33 @@ def test_blocks_alone_change_no_power(digits: cimc.Artifact):
 
 
 # Power is given back behind an instruction that takes the block's sums: a digital function where one follows the block
-# at once, then nothing is added but the wait and the signal; else a copy of a sum to itself.
-def test_signals_stand_behind_what_takes_the_sums(digits: cimc.Artifact):
-    given, made = digits.program["instructions"], with_blocks(digits.program).program["instructions"]
+# at once, then nothing is added but the wait and the signal; else a copy of a sum to itself, as in contexts that send
+# their sums to others. With the least limit the program still ends, with the same integers.
+def test_signals_stand_behind_what_takes_the_sums(tmp_path: Path):
+    puma = resolve_backend("puma").architecture()
+    small = puma.model_copy(update={"core": puma.core.model_copy(update={"crossbars": 2})})
+    artifact = cimc.compile(models.export_onnx("digits", tmp_path / "network.onnx"), small)
+    blocks = with_blocks(artifact.program)
+    given, made = artifact.program["instructions"], blocks.program["instructions"]
     opcodes = made["opcode"].tolist()
-    reads = [row for row, opcode in enumerate(opcodes) if opcode == Opcode.READ_XB]
+    reads = [row for row, opcode in enumerate(opcodes) if opcode in READS]
     behind: list[int] = []
     for read in reads:
         signal = opcodes.index(Opcode.SIGNAL, read)
         behind.append(opcodes[signal - 1])
         for part in ("", "_row"):
             assert made[f"a{part}"][signal - 1] == made[f"dst{part}"][read]
-        between = set(opcodes[read + 1 : signal - 1])
-        assert between <= {Opcode.END, Opcode.FREE}
+        assert set(opcodes[read + 1 : signal - 1]) <= {Opcode.END, Opcode.FREE}
     copied = opcodes.count(Opcode.COPY) - given["opcode"].tolist().count(Opcode.COPY)
-    assert behind.count(Opcode.COPY) == copied
+    assert behind.count(Opcode.COPY) == copied > 0
     assert behind.count(Opcode.ALU) == len(reads) - copied > 0
     assert len(opcodes) == len(given["opcode"]) + 2 * len(reads) + copied
+    limited = blocks.limited(blocks.least_mw)
+    assert not verify_program(limited)
+    x = {"x": models.images(1, models.network("digits").shape, seed=5)}
+    plain = run_program(artifact.program, artifact.weights, x)
+    for output, codes in run_program(limited, artifact.weights, x).outputs.items():
+        np.testing.assert_array_equal(codes, plain.outputs[output])
 
 
 # What arrays draw at once, summed over the slices of their reads, never exceeds the limit.
