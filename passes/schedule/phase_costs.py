@@ -147,7 +147,7 @@ def phase_cycles(work: Work, members: Sequence[Member], given: Handoff | None) -
         if member.load != node.load and node.arrays is not None:
             partial = True
             share = member.load / node.load
-            arrays = replace(node.arrays, tiles=max(1, round(node.arrays.tiles * share)))
+            arrays = node.arrays.share(share)
             staying = round(node.staying * share)
             nodes[member.node] = replace(node, load=member.load, staying=staying, arrays=arrays)
     if not partial:

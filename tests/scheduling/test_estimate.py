@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +132,7 @@ def test_phases_follow_each_other_as_one_by_one() -> None:
     """All phases at once give the rows of phase after phase, each behind what the one before leaves, on random models
     whose nodes share edges."""
     units = Units(resolve_backend("jia").architecture())
-    arrays = Arrays(units, 6, 1, 1, 1, 9, 0, 3, (), 0, 0, 0, 1)
+    arrays = Arrays(units, 6, 1, 1, 1, 9, 0, 3, 2, (), 0, 0, 0, 1)
     rng = np.random.default_rng(4)
     leads: set[int] = set()
     for _ in range(40):
@@ -160,6 +161,22 @@ def test_phases_follow_each_other_as_one_by_one() -> None:
             begin += BARRIER + max(cycles, sum(nodes[n].load for n in here) - lead + moved)
             leads.add(lead)
     assert len(leads) > 10
+
+
+def test_a_context_that_fills_the_chip_is_written_when_the_one_before_is_done() -> None:
+    """Phases of one context with all crossbars: from phase to phase its weights leave the buffer, cross the link and
+    are written row by row, then its row is computed; nothing of that is beside the phase before. What comes from the
+    host waits behind the weights of the first phase."""
+    units = Units(resolve_backend("jain").architecture())
+    arrays = Arrays(units, 1, 1, 1, 1, 9, 0, units.crossbars, 1, (), 0, 0, 0, 1)
+    nodes = [replace(node(1, 4), row=2, parts=1)]
+    for phase in range(5):
+        one = replace(node(1, 20, Edge(phase, 1), tail=3), arrays=arrays, load=1024, write=1280)
+        nodes.append(replace(one, row=2, parts=1).in_phase(phase))
+    sent = [int(rows.sent[-1]) for rows in pipeline(nodes)]
+    assert sent[0] == 1024 + 4
+    assert sent[1] == 1024 + 1280 + 23
+    assert [after - before for before, after in pairwise(sent[1:])] == [1024 + 1280 + 23] * 4
 
 
 def test_distances_are_those_between_contexts(digits: Path) -> None:

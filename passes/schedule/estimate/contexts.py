@@ -35,6 +35,8 @@ class Part(NamedTuple):
     """Contexts at most that share the weights' rows: their sums are added."""
     crossbars: int
     """Of the contexts of a block of positions."""
+    contexts: int
+    """Those."""
     largest: int
     """Crossbars of the largest of those."""
     staying: int
@@ -45,6 +47,8 @@ class Part(NamedTuple):
     """Cycles in which the weights of all contexts leave the global buffer, but for those that stay."""
     kept_load: int
     """It would take those."""
+    carried: int
+    """Cycles of link and memory for the weights that a context writes, at most."""
     written: int
     """Rows of weights at most that a context writes, but for those whose weights stay."""
     kept_written: int
@@ -90,7 +94,8 @@ def parts_of(
         wide = int(values.max()) + 1
         return np.bincount(np.unique(part[one] * wide + values[one]) // wide, minlength=len(begins)).tolist()
 
-    load = units.buffers(-(-k * n * np.repeat(bits, [len(table) for table in tables])[order] // 8))
+    sizes = -(-k * n * np.repeat(bits, [len(table) for table in tables])[order] // 8)
+    load = units.buffers(sizes)
     cores = int(core.max()) + 2
     fullest = np.bincount(part * cores + core + 1, minlength=len(begins) * cores).reshape(-1, cores)[:, 1:]
     high, wide = int(k.max()) + 1, int(n.max()) + 1
@@ -103,11 +108,13 @@ def parts_of(
         distinct(n0 // np.array(spans)[stage]),
         [chunks + 1 for chunks in most(chunk, one)],
         total(xbars, first),
+        total(np.ones_like(k), first),
         most(xbars, first),
         total(xbars, kept),
         fullest.max(axis=1, initial=0).tolist(),
         total(load, ~kept),
         total(load, kept),
+        [units.link(size) + units.port(size) if size else 0 for size in most(sizes, ~kept)],
         most(k, ~kept),
         most(k, kept),
         _cut(list(pairs), shapes // (high * wide), len(begins)),

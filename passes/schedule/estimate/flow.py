@@ -110,15 +110,17 @@ class Flow:
         ``moved``: cycles of the port for rows of other phases. ``staying``: crossbars of all nodes whose weights stay.
         """
         lead = lead_of(self._table, *before) if before is not None else 0
-        sent, _, first = self._run(lead, rewrites=True)
+        sent, _, first = self._run(lead, rewrites=True, opens=before is None)
         last = sent[first[1:] - 1]
         supply = chip_crossbars(self._nodes)
         left = left_by(self._table, last, 0, lead, moved, supply, staying)
         return int(last.max()), lead, Handoff(*left)
 
-    def _run(self, lead: int, *, rewrites: bool) -> tuple[Cycles, Cycles, Cycles]:
+    def _run(self, lead: int, *, rewrites: bool, opens: bool = False) -> tuple[Cycles, Cycles, Cycles]:
         """The rows of all nodes behind each other, and where each node's begin."""
-        return phase_through(self._table, self._edges, self._last, self._steps, 0, lead, rewrites, ISSUE)
+        return phase_through(
+            self._table, self._edges, self._last, self._steps, 0, lead, rewrites, opens, ISSUE
+        )
 
     def _padded(self, number: int, sends: int) -> list[tuple[int, int]]:
         return _steps(self._nodes[number], sends, self._most)

@@ -211,6 +211,8 @@ class Arrays(_Stage):
     """Cycles of the last conversion."""
     tiles: int
     """Crossbars of a copy."""
+    contexts: int
+    """That share them."""
     functions: tuple[tuple[str, int], ...]
     """Digital functions of a row, with their elements a window."""
     fixed: int
@@ -221,6 +223,10 @@ class Arrays(_Stage):
     """Bytes that enter and leave a context with a row of the result."""
     sharing: int
     """Contexts of the stage that a core holds; as many as have crossbars there, where their cores are not known yet."""
+
+    def share(self, of: float) -> Arrays:
+        """A part of the contexts, those of a phase."""
+        return replace(self, tiles=max(1, round(self.tiles * of)), contexts=max(1, round(self.contexts * of)))
 
     def turn(self, dealing: Dealing, pieces: int = 1) -> list[Turn]:
         """Cycles of the pieces of a block of a row."""
@@ -344,11 +350,12 @@ class Timing:
     def figures(self) -> tuple[int, ...]:
         """Columns of the compiled recurrence (``recurrence.NODE``); one object for nodes that are equal but for their
         phase."""
-        rewritten = 0
+        rewritten, contexts = 0, 0
         if self.arrays is not None:
             rewritten = max(0, self.arrays.tiles * self.copies * self.columns - self.staying)
+            contexts = round(rewritten * self.arrays.contexts / max(1, self.arrays.tiles))
         rows = self.rows, len(self.steps), self.copies, self.between, self.wait
-        return (*rows, self.load, self.write, rewritten, self.turn)
+        return (*rows, self.load, self.write, rewritten, contexts, self.turn)
 
     def interval(self, sent: int = 0) -> int:
         """Cycles between images that the node's contexts allow; ``sent``: of a piece's send beyond the first."""

@@ -21,6 +21,7 @@ NODE = (
     "load",
     "write",
     "rewritten",
+    "contexts",
     "turn",
     "begin",
     "edge",
@@ -28,8 +29,8 @@ NODE = (
 )
 """Columns of a node: the first ones are ``nodes.Timing.figures``.
 
-``rewritten``: crossbars whose weights do not stay. ``begin``: when its weights are in its arrays. ``edge``: its first
-edge, of ``edges``; nodes may share them.
+``rewritten``: crossbars whose weights do not stay, of so many ``contexts``. ``begin``: when its weights are in its
+arrays. ``edge``: its first edge, of ``edges``; nodes may share them.
 """
 EDGE = (
     "source",
@@ -61,7 +62,15 @@ AHEAD = 3
 
 @numba.njit(cache=True)
 def phase_through(
-    nodes: Ints, edges: Ints, needs: Ints, steps: Ints, begin: int, lead: int, rewrites: bool, issue: int
+    nodes: Ints,
+    edges: Ints,
+    needs: Ints,
+    steps: Ints,
+    begin: int,
+    lead: int,
+    rewrites: bool,
+    opens: bool,
+    issue: int,
 ) -> tuple[Ints, Ints, Ints]:
     """Cycles at which every piece of every node of one phase is sent and its rows are there, and the first row of every
     node, with the number of all.
@@ -69,10 +78,10 @@ def phase_through(
     ``needs``: of every edge the last piece of a source's row that each piece of the node's waits for. ``steps``: of
     every node the cycles of the products of a piece and those behind them; ``issue``: from a send to the next products.
     ``lead``: cycles before ``begin`` in which weights begin to leave the global buffer, where they are written
-    (``rewrites``).
+    (``rewrites``); ``opens``: whether no phase is before it.
     """
     first, sent, ready, room = _space(nodes, edges)
-    _load(nodes, 0, len(nodes), begin, lead, rewrites)
+    _load(nodes, 0, len(nodes), begin, lead, rewrites, opens)
     _phase(nodes, edges, needs, steps, 0, len(nodes), begin, issue, first, sent, ready, room)
     return sent, ready, first
 
@@ -101,7 +110,7 @@ def phases_through(
         low, high = bounds[p], bounds[p + 1]
         if p:
             lead = lead_of(nodes[low:high], port, ended, free)
-        _load(nodes, low, high, begin, lead, rewrites)
+        _load(nodes, low, high, begin, lead, rewrites, p == 0)
         _phase(nodes, edges, needs, steps, low, high, begin, issue, first, sent, ready, room)
         last = sent[first[low + 1 : high + 1] - 1]
         port, ended, free = left_by(nodes[low:high], last, begin, lead, moved[p], supply, staying)
@@ -125,7 +134,7 @@ def lead_of(nodes: Ints, port: int, ended: int, free: int) -> int:
     if beside < 1:
         wanted = max(wanted, (1 - beside) * load - ended)
         for n in range(len(nodes)):
-            wanted = max(wanted, nodes[n, 5] / max(1, nodes[n, 7]))
+            wanted = max(wanted, nodes[n, 5] / max(1, nodes[n, 8]))
     return max(0, round(load + BARRIER - wanted))
 
 
@@ -137,14 +146,14 @@ def left_by(
     end = first = last.max()
     loaded, used, writes = begin - lead, 0, False
     for n in range(len(nodes)):
-        rows, load, crossbars, turn = nodes[n, 0], nodes[n, 5], nodes[n, 7], nodes[n, 8]
+        rows, load, contexts, turn = nodes[n, 0], nodes[n, 5], nodes[n, 8], nodes[n, 9]
         loaded += load
-        used += crossbars
+        used += nodes[n, 7]
         if load == 0:
             continue
         writes = True
         # Contexts of a stage that are written one after the other end so, as far as their rings take rows ahead.
-        spread = load * (1 - 1 / max(1, crossbars))
+        spread = load * (1 - 1 / max(1, contexts))
         ahead = spread if rows <= AHEAD else float(AHEAD * turn)
         first = min(first, int(last[n] - min(spread, ahead)))
     port = max(0, end - max(loaded, begin) - moved)
@@ -163,14 +172,21 @@ def _space(nodes: Ints, edges: Ints) -> tuple[Ints, Ints, Ints, Ints]:
 
 
 @numba.njit(cache=True)
-def _load(nodes: Ints, low: int, high: int, begin: int, lead: int, rewrites: bool) -> None:
-    """Weights leave the global buffer node by node; each begins when its own are in the arrays."""
+def _load(nodes: Ints, low: int, high: int, begin: int, lead: int, rewrites: bool, opens: bool) -> None:
+    """Weights leave the global buffer node by node; each begins when its own are in the arrays.
+
+    In the phase that ``opens`` a program all writes wait for the port from the beginning, so that what comes from the
+    host gets it behind them.
+    """
     loaded = begin - lead
     for n in range(low, high):
-        nodes[n, 9] = begin
+        nodes[n, 10] = begin
         if rewrites and nodes[n, 5]:
             loaded += nodes[n, 5]
-            nodes[n, 9] = max(begin, loaded + nodes[n, 6])
+            nodes[n, 10] = max(begin, loaded + nodes[n, 6])
+    for n in range(low, high):
+        if opens and rewrites and nodes[n, 12] == 0:
+            nodes[n, 10] = loaded
 
 
 @numba.njit(cache=True)
@@ -191,9 +207,9 @@ def _phase(
     """The rows of the nodes of a phase, whose weights are there when their columns say so."""
     there, side = room[0], room[1]
     for n in range(low, high):
-        at, end, wait, start = first[n], first[n + 1], nodes[n, 4], max(nodes[n, 4], nodes[n, 9])
+        at, end, wait, start = first[n], first[n + 1], nodes[n, 4], max(nodes[n, 4], nodes[n, 10])
         side[: end - at] = 0
-        for e in range(nodes[n, 10], nodes[n, 10] + nodes[n, 11]):
+        for e in range(nodes[n, 11], nodes[n, 11] + nodes[n, 12]):
             if edges[e, 11] and max(edges[e - 1, 0], edges[e, 0]) < low:
                 continue  # rows of other phases come as those of the edge before
             _arrive(edges[e], sent, first, low, begin, there)

@@ -112,7 +112,7 @@ class StageCosts:
             load=part.load if arrays is not None else 0,
             kept_load=part.kept_load if arrays is not None else 0,
             staying=part.staying if arrays is not None else 0,
-            write=written * self._machine.write_cycles,
+            write=part.carried + written * self._machine.write_cycles if arrays is not None else 0,
             row=units.buffer(size * self.channels) + units.buffer_latency + ISSUE,
             parts=sum(units.buffer(size * width) for width in part.widths),
         )
@@ -164,6 +164,7 @@ class StageCosts:
             slowest,
             behind,
             part.crossbars,
+            part.contexts,
             functions,
             fixed,
             port,
