@@ -42,11 +42,14 @@ def estimate(nodes: Sequence[Timing], table: Callable[[StageOp], Any], cores: in
         return Estimate(alone, {"phases": alone})
     terms = {"stages": 0, "chip": 0, "arrivals": 0}
     vector, port = np.zeros(cores, np.int64), np.zeros(cores, np.int64)
-    sends = sending(nodes, range(len(nodes)))
+    sends, shared = sending(nodes, range(len(nodes))), 0
     for number, node in enumerate(nodes):
         kind = "stages" if isinstance(node.op, StageOp) else "chip"
         terms[kind] = max(terms[kind], node.interval(sends[number]))
         if not isinstance(node.op, StageOp):
+            # Rows of stages arrive at the global buffer; those of the chip's operations are in it.
+            given = [(edge.rows, nodes[edge.source]) for edge in node.edges]
+            shared += node.buffer + sum(rows * n.parts for rows, n in given if isinstance(n.op, StageOp))
             continue
         link, entering = arriving(node, nodes)
         terms["arrivals"] = max(terms["arrivals"], link)
@@ -57,5 +60,7 @@ def estimate(nodes: Sequence[Timing], table: Callable[[StageOp], Any], cores: in
         np.add.at(port, lying, turns * node.port + entering)
     paced = max(terms["stages"], terms["chip"])
     terms |= {"digital_units": int(vector.max(initial=0)), "memories": int(port.max(initial=0))}
-    # What several contexts share is not in the recurrence: an image passes the busiest core no quicker than that works.
-    return Estimate(alone + max(0, max(terms.values()) - paced), terms)
+    # What several contexts share is not in the recurrence: an image passes the busiest core no quicker than that works,
+    # and is not done before the global buffer is.
+    alone = max(alone + max(0, max(terms.values()) - paced), shared)
+    return Estimate(alone, terms | {"global_buffer": shared})

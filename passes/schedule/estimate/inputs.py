@@ -27,6 +27,8 @@ class InputRow:
     """To send them."""
     between: int
     """From a row to the next at the unit that all share."""
+    buffer: int
+    """Of the global buffer's port."""
 
     @staticmethod
     def of(op: InputOp, units: Units) -> InputRow:
@@ -37,7 +39,7 @@ class InputRow:
         link, store, out = units.host(given), units.buffer(given), units.buffer(size * width * depth)
         quantise = units.vector("quantise", width * depth, chip=True) if codes else 0
         head = link + units.host_latency + store + units.buffer_latency + quantise
-        return InputRow(rows, head, out, max(link, store + out, quantise))
+        return InputRow(rows, head, out, max(link, store + out, quantise), store + out)
 
     @property
     def steps(self) -> int:

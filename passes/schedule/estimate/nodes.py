@@ -340,6 +340,8 @@ class Timing:
     """Cycles of the global buffer for a row of the result that waits for a later phase."""
     parts: int = 0
     """The same of its port alone, the row in the blocks in which contexts send it."""
+    buffer: int = 0
+    """Cycles of that port for what an operation of the chip moves in an image."""
 
     @cached_property
     def turn(self) -> int:

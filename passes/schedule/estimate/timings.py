@@ -194,6 +194,7 @@ class _Reader:
             copies=row.steps,
             row=row.out + self.units.buffer_latency,
             parts=row.out,
+            buffer=row.rows * row.buffer,
         )
 
     def _output(self, op: OutputOp) -> Timing:
@@ -208,6 +209,7 @@ class _Reader:
             rows,
             (Step(ISSUE, tail),),
             between=max(u.buffer(size), u.host(size)),
+            buffer=rows * u.buffer(size),
             edges=tuple(edges),
             phase=max(self.nodes[edge.source].phase for edge in edges),
         )
@@ -217,7 +219,8 @@ class _Reader:
         result = op.results[0]
         rows, positions, channels = shape_of(result)
         size = element_of(result.type).size_bytes
-        out = self.units.buffer(size * positions * channels) + self.units.buffer_latency
+        port = self.units.buffer(size * positions * channels)
+        out, port = port + self.units.buffer_latency, rows * port
         edges: list[Edge] = []
         wait = 0
         head = out
@@ -228,12 +231,14 @@ class _Reader:
             edges += self._edges(operands[0], chip=True)
             operands = operands[1:]
         if isinstance(op, IndexMapOp):
-            head = cycles_of_moves(op, size, self.units, self.store) // rows
+            cycles, moved = cycles_of_moves(op, size, self.units, self.store)
+            head, port = cycles // rows, port + moved
         if isinstance(op, HostCallOp):
             wait = cycles_on_host(op, self.arch.host)
         for value in operands:
             given = shape_of(value)[1] * shape_of(value)[2] * element_of(value.type).size_bytes
             step = self.units.buffer(given) + self.units.buffer_latency + 2 * ISSUE
+            port += shape_of(value)[0] * self.units.buffer(given)
             edges += self._edges(value, gather=step, chip=True)
         return Timing(
             op.name.removeprefix("mem."),
@@ -246,4 +251,5 @@ class _Reader:
             phase=max(self.nodes[edge.source].phase for edge in edges),
             row=out + ISSUE,
             parts=out,
+            buffer=port,
         )

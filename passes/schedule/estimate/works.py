@@ -22,16 +22,18 @@ from cimc.passes.schedule.estimate.units import Units
 from cimc.runtime.program.builder import ProgramBuilder
 
 
-def cycles_of_moves(op: IndexMapOp, size: int, units: Units, store: Any) -> int:
-    """Cycles of all copies that make the rows of a frame, of elements of ``size`` bytes."""
+def cycles_of_moves(op: IndexMapOp, size: int, units: Units, store: Any) -> tuple[int, int]:
+    """Cycles of all copies that make the rows of a frame, of elements of ``size`` bytes, and those of them in which the
+    global buffer's port is taken."""
     rows, width, depth = shape_of(op.result)
     index = store.array(op.index.key.data).reshape(rows, width * depth)
     sizes = [prod(taken) for taken in op.taken]
-    cycles = 0
+    cycles = port = 0
     for loops in row_loops(index, np.cumsum([0, *sizes[:-1]])):
-        once = sum(units.buffer(c.outer * c.inner * size) + units.buffer_latency for c in loops.copies)
-        cycles += once * prod(loops.extents)
-    return cycles
+        once = sum(units.buffer(c.outer * c.inner * size) for c in loops.copies)
+        port += once * prod(loops.extents)
+        cycles += (once + len(loops.copies) * units.buffer_latency) * prod(loops.extents)
+    return cycles, port
 
 
 def cycles_on_host(op: HostCallOp, host: Any) -> int:
