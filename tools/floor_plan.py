@@ -1,4 +1,4 @@
-"""What the floor plan brings: bytes x links, network energy, latency and interval before (first fit) and after.
+"""What placement brings: bytes x links, network energy, latency and interval after first fit, floor plan and relief.
 
 python -m tools.floor_plan resnet-18 isaac
 python -m tools.floor_plan                  # ResNet-18 and ResNet-50 on isaac and puma
@@ -10,6 +10,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -17,6 +18,7 @@ import cimc
 from cimc import models
 from cimc.passes.place import place_contexts
 from cimc.passes.place.floor_plan import Mesh
+from cimc.passes.place.relief import relief
 from cimc.passes.place.traffic import Flow
 from cimc.runtime.cycle import Timing, simulate
 
@@ -52,9 +54,13 @@ def main(arguments: list[str]) -> int:
             path = Path(folder, f"{network}.onnx")
             if not path.exists():
                 models.export_onnx(network, path)
-            with patch.object(place_contexts, "plan", stay):
-                before = timed(path, machine)
-            for name, (price, timing) in (("first fit", before), ("planned", timed(path, machine))):
+            idle = patch.object(place_contexts, "relief", partial(relief, work=0))
+            with idle, patch.object(place_contexts, "plan", stay):
+                first = timed(path, machine)
+            with idle:
+                planned = timed(path, machine)
+            rows = (("first fit", first), ("planned", planned), ("relieved", timed(path, machine)))
+            for name, (price, timing) in rows:
                 print(
                     f"{network:12} {machine:8} {name:10} {price / 1e6:10.1f} "
                     f"{timing.energy_pj['network'] / IMAGES / 1e6:10.1f} {timing.latency_cycles:9} "

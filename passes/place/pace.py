@@ -70,9 +70,7 @@ def paced_slots(network: Network, arch: Any) -> npt.NDArray[np.int64]:
     """
     slots = np.array([ring.geometry.window for ring in network.rings], np.int64)
     streams = _streams(network, arch)
-    pace: dict[int, float] = {}
-    for (_, _, phase), s in streams.items():
-        pace[phase] = max(pace.get(phase, 1.0), s.turn * ceil(s.rows / s.copies))
+    pace = _paces(streams)
     sent: dict[Key, Times] = {
         key: np.arange(1, IMAGES * stream.rows + 1) * (pace[key[2]] / stream.rows)
         for key, stream in streams.items()
@@ -86,6 +84,19 @@ def paced_slots(network: Network, arch: Any) -> npt.NDArray[np.int64]:
         else:
             sent[key] = _turns(network, stream, sent, slots, arch)
     return slots
+
+
+def slowest_cycles(network: Network, arch: Any) -> float:
+    """Cycles of an image at the slowest stage, at least 1."""
+    return max(_paces(_streams(network, arch)).values(), default=1.0)
+
+
+def _paces(streams: dict[Key, _Stream]) -> dict[int, float]:
+    """Cycles of an image at the slowest stage of every phase."""
+    pace: dict[int, float] = {}
+    for (_, _, phase), s in streams.items():
+        pace[phase] = max(pace.get(phase, 1.0), s.turn * ceil(s.rows / s.copies))
+    return pace
 
 
 def _turns(

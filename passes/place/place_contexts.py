@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
@@ -25,8 +26,11 @@ from cimc.passes.place.deepen import SLACK, deepen
 from cimc.passes.place.depths import required_slots
 from cimc.passes.place.floor_plan import Mesh, plan
 from cimc.passes.place.network import CHIP, COLUMNS, ContextSpec, Network, Node, table_of
-from cimc.passes.place.pace import paced_slots
-from cimc.passes.place.traffic import flows
+from cimc.passes.place.pace import paced_slots, slowest_cycles
+from cimc.passes.place.relief import relief
+from cimc.passes.place.traffic import Flow, flows
+
+Ints = npt.NDArray[np.int64]
 
 SLOTS = "cim.ring_slots"
 """Attribute of ``@main`` that names the table of slots of every ring, in the network's order."""
@@ -40,7 +44,8 @@ class PlaceContextsPass(ModulePass):
     """First fit in network order, then a floor plan: crossbars, contexts and local memory of a core are the resources.
 
     Ring depths that cannot deadlock are computed first, so that memory needs are exact; what a core has left
-    deepens its rings. On a mesh the contents of cores change places so that few bytes cross few links.
+    deepens its rings. On a mesh the contents of cores change places so that few bytes cross few links; then
+    contexts do, so that no memory port and no link is much busier than the others.
 
     ```mlir
     %y = cim.stage "conv1" (%x) placement <"conv1.partition"> ...  // before
@@ -57,7 +62,11 @@ class PlaceContextsPass(ModulePass):
         network, slots, taken = _sized(list(main.body.block.ops), ctx, frames_of(op))
         spare = _spare_global_bytes(taken, ctx.arch)
         paced = np.maximum(slots, paced_slots(network, ctx.arch))
-        left = _arrange(network, _roomy_fit(network, slots, paced, ctx.arch), ctx.arch)
+        left, needs = _roomy_fit(network, slots, paced, ctx.arch)
+        left = _arranged(network, left, needs, ctx.arch)
+        for context, need in zip(network.contexts, needs.tolist(), strict=True):
+            if context.core != CHIP:
+                left[context.phase].memory[context.core] += need - context_bytes(network, context, slots)
         if not _staying(network):
             left = _opposite(network, left, ctx.arch)
         slots = deepen(network, slots, paced, left, spare)
@@ -74,7 +83,7 @@ def frames_of(module: ModuleOp) -> int:
     return max(1, batch.value.data) if isinstance(batch, IntegerAttr) else 1
 
 
-def _sized(ops: list[Operation], ctx: CimContext, frames: int) -> tuple[Network, npt.NDArray[np.int64], int]:
+def _sized(ops: list[Operation], ctx: CimContext, frames: int) -> tuple[Network, Ints, int]:
     """The network, slots of its rings and bytes of the global buffer, with digital stages cut until they fit.
 
     How many rows wait in a ring is known only now; a digital stage whose rings outgrow a core gets half as many
@@ -98,7 +107,7 @@ def _sized(ops: list[Operation], ctx: CimContext, frames: int) -> tuple[Network,
             return network, slots, taken
 
 
-def halved(network: Network, node: Node) -> npt.NDArray[np.int64] | None:
+def halved(network: Network, node: Node) -> Ints | None:
     """The table of a digital stage with twice as many blocks of channels; ``None`` where that cannot be."""
     stage = node.stage
     if stage is None or stage.read is not None or takes_whole_rows(stage):
@@ -114,7 +123,7 @@ def halved(network: Network, node: Node) -> npt.NDArray[np.int64] | None:
     return both[both[:, n0] < both[:, n1]]
 
 
-def context_bytes(network: Network, context: ContextSpec, slots: npt.NDArray[np.int64]) -> int:
+def context_bytes(network: Network, context: ContextSpec, slots: Ints) -> int:
     """Local memory of a context: its rings with ``slots``, and its other buffers."""
     rings = sum(int(slots[r]) * network.rings[r].slot_bytes for r in context.rings.values())
     return local_bytes(network, context) + rings
@@ -142,9 +151,7 @@ def local_bytes(network: Network, context: ContextSpec) -> int:
     return tail.bytes(*block)
 
 
-def _roomy_fit(
-    network: Network, slots: npt.NDArray[np.int64], paced: npt.NDArray[np.int64], arch: Any
-) -> dict[int, Cores]:
+def _roomy_fit(network: Network, slots: Ints, paced: Ints, arch: Any) -> tuple[dict[int, Cores], Ints]:
     """First fit with as few contexts a core as it can be, and with room for the deepest rings that all can have.
 
     Contexts of a core share its memory's port and its digital unit. Of every ring's way from ``slots`` to ``paced`` and
@@ -165,60 +172,61 @@ def _roomy_fit(
 
 
 def _first_fit(
-    network: Network, slots: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64], arch: Any, most: int
-) -> dict[int, Cores]:
-    """Assign cores and crossbars, up to ``most`` contexts a core; what the cores have left beside ``slots``, by phase.
+    network: Network, slots: Ints, wanted: Ints, arch: Any, most: int
+) -> tuple[dict[int, Cores], Ints]:
+    """Assign cores and crossbars, up to ``most`` contexts a core; what the cores have left, by phase, and what every
+    context takes of their memory.
 
     A context goes where there is memory for rings of ``wanted`` slots, as far as an empty core has it. Crossbars whose
     weights stay are taken first, from all phases; beside them, every other phase begins at the other end of chip and
     cores (:func:`_opposite`).
     """
-    spared: dict[tuple[int, int], int] = {}
-    size = arch.core.local_buffer_bytes
+    least, roomy = (
+        np.array([context_bytes(network, c, own) for c in network.contexts], np.int64)
+        for own in (slots, wanted)
+    )
+    needs = np.maximum(least, np.minimum(arch.core.local_buffer_bytes, roomy))
     # The largest first in a program of one phase: small ones fill what those leave. Phases were cut in order.
     single = network.phases == 1
-    contexts = sorted(network.contexts, key=lambda c: -c.xbars) if single else network.contexts
-    own = [c for c in contexts if network.nodes[c.node].stage is not None]
-    staying = _staying(network)
-    left = {context.phase: Cores.empty(arch, most) for context in own}
+    numbers = [n for n, c in enumerate(network.contexts) if network.nodes[c.node].stage is not None]
+    if single:
+        numbers.sort(key=lambda n: -network.contexts[n].xbars)
+    own = [(network.contexts[n], int(needs[n])) for n in numbers]
+    staying = [(context, need) for context, need in own if context.stays]
+    left = {context.phase: Cores.empty(arch, most) for context, _ in own}
     if staying:
         crossbars = np.full(arch.chip.cores, arch.core.crossbars, np.int64)
         left = {phase: replace(cores, crossbars=crossbars) for phase, cores in left.items()}
 
-    def put(context: ContextSpec, which: Which) -> int:
+    def put(context: ContextSpec, need: int, which: Which) -> int:
         """The context's core; its crossbars that were free."""
         cores = left[context.phase]
-        least = context_bytes(network, context, slots)
-        need = max(least, min(size, context_bytes(network, context, wanted)))
         free = cores.crossbars.copy()
         core = cores.take(context.xbars, need, which)
         if core is None:
             raise _no_core(network, context, need, cores, arch)
-        spared[context.phase, core] = spared.get((context.phase, core), 0) + need - least
         context.core = core
         return int(free[core])
 
-    for context in staying:
-        context.xbar = arch.core.crossbars - put(context, "first")
+    for context, need in staying:
+        context.xbar = arch.core.crossbars - put(context, need, "first")
     if staying:
-        kept = left[staying[0].phase].crossbars
+        kept = left[staying[0][0].phase].crossbars
         left = {phase: replace(cores, crossbars=kept.copy()) for phase, cores in left.items()}
     else:
         kept = np.full(arch.chip.cores, arch.core.crossbars, np.int64)
-    for context in own:
+    for context, need in own:
         if context.stays:
             continue
         turned = bool(staying) and context.phase % 2 == 1
         # Digital contexts come last in one phase: each goes where the fewest share its digital unit.
         alone = single and not context.xbars
-        free = put(context, "last" if turned else "emptiest" if alone else "first")
+        free = put(context, need, "last" if turned else "emptiest" if alone else "first")
         first = arch.core.crossbars - free
         if turned:
             first = arch.core.crossbars - int(kept[context.core]) + free - context.xbars
         context.xbar = first
-    for (phase, core), spare in spared.items():
-        left[phase].memory[core] += spare
-    return left
+    return left, needs
 
 
 def _staying(network: Network) -> list[ContextSpec]:
@@ -226,13 +234,24 @@ def _staying(network: Network) -> list[ContextSpec]:
     return [context for context in network.contexts if context.stays]
 
 
-def _arrange(network: Network, left: dict[int, Cores], arch: Any) -> dict[int, Cores]:
-    """Exchange the contents of cores by the floor plan, phase by phase, or in all phases together where weights stay in
-    their crossbars; what the cores have left, moved with them."""
+def _arranged(network: Network, left: dict[int, Cores], needs: Ints, arch: Any) -> dict[int, Cores]:
+    """Contexts and cores in the places that the floor plan gives them, in streams then those of ``relief.py``; what the
+    cores have left."""
     mesh = Mesh.of(arch)
     if mesh is None:
         return left
     carried = flows(network)
+    left = _exchanged(network, left, carried, mesh)
+    if network.phases == 1:
+        left = {0: relief(network, carried, needs, slowest_cycles(network, arch), mesh, arch)}
+    return left
+
+
+def _exchanged(
+    network: Network, left: dict[int, Cores], carried: Sequence[Flow], mesh: Mesh
+) -> dict[int, Cores]:
+    """Exchange the contents of cores by the floor plan, phase by phase, or in all phases together where weights stay in
+    their crossbars; what the cores have left, moved with them."""
     moved = dict(left)
     together = [list(left)] if _staying(network) else [[phase] for phase in left]
     for phases in together:

@@ -17,12 +17,18 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Flow:
-    """A multicast from one context to others: ``size_bytes`` of one image arrive at each of ``targets``."""
+    """Multicasts from one context to others, of one image; a context is named once for each of its rings."""
 
     source: int
     targets: tuple[int, ...]
-    size_bytes: int
+    sends: tuple[tuple[int, int], ...]
+    """Bytes of a part of a row, and how many of that size are sent."""
     phase: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all of them, which arrive at each of :attr:`targets`."""
+        return sum(size * count for size, count in self.sends)
 
 
 def flows(network: Network) -> list[Flow]:
@@ -31,7 +37,7 @@ def flows(network: Network) -> list[Flow]:
     geometry = np.array(
         [(g.first, g.last, g.period, g.advance) for g in (ring.geometry for ring in rings)], np.int64
     ).reshape(-1, 4)
-    found: dict[tuple[int, tuple[int, ...]], int] = {}
+    found: dict[tuple[int, tuple[int, ...]], Counter[int]] = {}
     patterns: dict[tuple[int, ...], list[tuple[tuple[int, ...], int]]] = {}
     for number, spec in enumerate(network.contexts):
         for result, targets in enumerate(spec.targets):
@@ -47,10 +53,12 @@ def flows(network: Network) -> list[Flow]:
                     patterns[key] = _wanted(rows, geometry[group], consumers)
                 size = positions * channels * rings[group[0]].element.size_bytes
                 for contexts, count in patterns[key]:
-                    edge = (number, contexts)
-                    found[edge] = found.get(edge, 0) + size * count
+                    found.setdefault((number, contexts), Counter())[size] += count
     contexts = network.contexts
-    return [Flow(source, to, size, contexts[source].phase) for (source, to), size in found.items()]
+    return [
+        Flow(source, to, tuple(sends.items()), contexts[source].phase)
+        for (source, to), sends in found.items()
+    ]
 
 
 def sent_rows(network: Network, spec: ContextSpec, result: int) -> range:

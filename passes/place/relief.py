@@ -1,0 +1,114 @@
+"""Contexts change places until no memory port and no link is much busier than others: a stream waits for the busiest.
+
+The floor plan makes ways short; it does not know that a port serves one part of a row a cycle, however small, and a
+link as many. A core that holds several contexts of a stage takes every part of a row for each of them at once, which
+delays a row's end, and over an image its port may be busier than any array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cimc.dialects.graph_types import shape_of
+from cimc.passes.place.cores import Cores
+from cimc.passes.place.floor_plan import Mesh
+from cimc.passes.place.network import CHIP, ContextSpec, Network
+from cimc.passes.place.relief_search import Casts, Contexts, relieve
+from cimc.passes.place.relief_search import Mesh as Compared
+from cimc.passes.place.traffic import Flow
+
+Ints = npt.NDArray[np.int64]
+
+WORK = 10_000_000
+"""Targets of multicasts that the search looks at: 0.3 to 1 s."""
+
+
+def relief(
+    network: Network,
+    carried: Sequence[Flow],
+    needs: Ints,
+    pace: float,
+    mesh: Mesh,
+    arch: Any,
+    *,
+    work: int = WORK,
+) -> Cores:
+    """Move contexts of a program of one phase; what the cores have left.
+
+    ``needs``: bytes of every context. ``pace``: cycles of an image at the slowest stage. Price of a port or a link with
+    a load of x paces: x^6 + 0.03 x, so that what is busy counts and ways of the others stay short; and of the contexts
+    of a stage on one core x^2, since they want its port at the same time.
+    """
+    numbers = [n for n, context in enumerate(network.contexts) if context.core != CHIP]
+    if not numbers:
+        return Cores.empty(arch)
+    casts, port_cycles = _loads(network, carried, numbers, arch)
+    specs = [network.contexts[n] for n in numbers]
+    own = Contexts(
+        np.array([*(c.core for c in specs), mesh.chip], np.int64),
+        np.array([c.xbar for c in specs], np.int64),
+        np.array([c.xbars for c in specs], np.int64),
+        needs[numbers],
+        port_cycles,
+        np.array([c.node for c in specs], np.int64),
+    )
+    left = arch.core.local_buffer_bytes - _summed(own.place[:-1], own.size_bytes, arch)
+    relieve(casts, own, Compared(mesh.columns, pace, left), work, 1)
+    for context, core, xbar in zip(specs, own.place.tolist(), own.slot.tolist(), strict=False):
+        context.core, context.xbar = core, xbar
+    place = own.place[:-1]
+    return Cores(
+        arch.core.crossbars - _summed(place, own.xbars, arch),
+        arch.core.contexts - _summed(place, np.ones_like(place), arch),
+        left,
+    )
+
+
+def _summed(place: Ints, values: Ints, arch: Any) -> Ints:
+    return np.bincount(place, values, arch.chip.cores).astype(np.int64)
+
+
+def _loads(
+    network: Network, carried: Sequence[Flow], numbers: Sequence[int], arch: Any
+) -> tuple[Casts, Ints]:
+    """Multicasts between the contexts ``numbers``, any other of the chip, and the cycles each keeps a port busy."""
+    index = {number: i for i, number in enumerate(numbers)}
+    chip = len(index)
+    width, link = arch.core.local_buffer_bytes_per_cycle, arch.network.link_bytes_per_cycle
+    port = np.array([*(_read_cycles(network, network.contexts[n], width) for n in numbers), 0], np.int64)
+    source: list[int] = []
+    target: list[int] = []
+    first, cycles = [0], list[int]()
+    for flow in carried:
+        sender = index.get(flow.source, chip)
+        takers = [index.get(t, chip) for t in flow.targets]
+        stored = sum(ceil(size / width) * count for size, count in flow.sends)
+        port[sender] += stored
+        np.add.at(port, takers, stored)
+        others = sorted(set(takers) - {sender})
+        if others:
+            source.append(sender)
+            target += others
+            first.append(len(target))
+            cycles.append(sum(ceil(size / link) * count for size, count in flow.sends))
+    begin = np.array(first, np.int64)
+    casts = np.arange(len(source), dtype=np.int64)
+    ends = np.array([*source, *target], np.int64)
+    touch = np.concatenate([casts, np.repeat(casts, np.diff(begin))])[np.argsort(ends, kind="stable")]
+    touch_first = np.concatenate([[0], np.cumsum(np.bincount(ends, minlength=chip + 1))]).astype(np.int64)
+    of = np.array(source, np.int64), begin, np.array(target, np.int64), np.array(cycles, np.int64)
+    return Casts(*of, touch_first, touch), port[:-1]
+
+
+def _read_cycles(network: Network, context: ContextSpec, width: float) -> int:
+    """Cycles of an image in which the arrays of a context take windows from the core's memory."""
+    stage = network.nodes[context.node].stage
+    if stage is None or stage.read is None:
+        return 0
+    rows = ceil(shape_of(stage.result)[0] / context.copies)
+    return rows * (context.p1 - context.p0) * ceil((context.k1 - context.k0) / width)
