@@ -10,8 +10,11 @@ import numpy as np
 
 from cimc.dialects.cim import StageOp
 from cimc.passes.place.network import COLUMNS
+from cimc.passes.place.source_rows import kernel_rows
 from cimc.passes.schedule.estimate.nodes import Timing, arriving, sending
 from cimc.passes.schedule.estimate.pipeline import latency
+
+_CORE, _K0, _K1 = map(COLUMNS.index, ("core", "k0", "k1"))
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,15 @@ def estimate(nodes: Sequence[Timing], table: Callable[[StageOp], Any], cores: in
             given = [(edge.rows, nodes[edge.source]) for edge in node.edges]
             shared += node.buffer + sum(rows * n.parts for rows, n in given if isinstance(n.op, StageOp))
             continue
-        link, entering = arriving(node, nodes)
-        terms["arrivals"] = max(terms["arrivals"], link)
-        lying = table(node.op)[:, COLUMNS.index("core")]
-        turns = -(-node.rows // node.copies)
-        lying = lying[lying >= 0]
+        terms["arrivals"] = max(terms["arrivals"], arriving(node, nodes)[0])
+        placed = table(node.op)
+        placed = placed[placed[:, _CORE] >= 0]
+        lying, turns = placed[:, _CORE], -(-node.rows // node.copies)
         np.add.at(vector, lying, turns * node.vector)
-        np.add.at(port, lying, turns * node.port + entering)
+        chunks, chunk = np.unique(placed[:, (_K0, _K1)], axis=0, return_inverse=True)
+        taken = [last - first for first, last in (kernel_rows(node.op, *k) for k in chunks.tolist())]
+        entering = np.array([arriving(node, nodes, rows)[1] for rows in taken], np.int64)
+        np.add.at(port, lying, turns * node.port + entering[chunk])
     paced = max(terms["stages"], terms["chip"])
     terms |= {"digital_units": int(vector.max(initial=0)), "memories": int(port.max(initial=0))}
     # What several contexts share is not in the recurrence: an image passes the busiest core no quicker than that works,

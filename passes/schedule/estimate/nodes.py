@@ -156,11 +156,12 @@ def sending(nodes: Sequence[Timing], members: Sequence[int]) -> dict[int, int]:
     }
 
 
-def arriving(node: Timing, nodes: Sequence[Timing]) -> tuple[int, int]:
+def arriving(node: Timing, nodes: Sequence[Timing], kernel_rows: int | None = None) -> tuple[int, int]:
     """Cycles of an image in which parts of rows enter a context of a node: over its core's link, where most do, and at
     its memory's port in the mean, since a core has contexts of many blocks.
 
     Every block of a row of the source is a part of its own; a context takes those under the windows of its block.
+    ``kernel_rows``: of its weights, where it has a chunk of their rows only.
     """
     own = node.arrays or node.digital
     if own is None:
@@ -169,8 +170,9 @@ def arriving(node: Timing, nodes: Sequence[Timing]) -> tuple[int, int]:
     for edge in node.edges:
         source = nodes[edge.source]
         rows = edge.rows
-        if node.copies > 1:
-            rows = -(-node.rows // node.copies) * min(edge.kernel, edge.stride * node.copies)
+        kernel = edge.kernel if kernel_rows is None else min(edge.kernel, kernel_rows)
+        if node.copies > 1 or kernel < min(edge.kernel, edge.stride):
+            rows = -(-node.rows // node.copies) * min(kernel, edge.stride * node.copies)
         blocks = source.columns * len(source.steps)
         most, mean = blocks, float(blocks)
         if edge.across is not None:
