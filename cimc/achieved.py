@@ -10,15 +10,21 @@ if TYPE_CHECKING:
 
 
 def steady_interval(timing: Timing) -> float:
-    """Mean distance of the ends of the first two thirds of the images, in cycles.
+    """Mean distance of the ends of the first two thirds of the images, in cycles, and no less than what the busiest unit
+    works for an image.
 
-    Towards the end of a run nothing comes behind the last images, which then leave faster than any steady state.
+    Towards the end of a run nothing comes behind the last images, which then leave faster than any steady state. So do
+    those that have queued up behind the first one, where a network is deep and the run short: in the long run its
+    busiest unit sets the pace. Units that write weights in front of the images work longer than for these.
     """
     ends = timing.image_end_cycles
     last = max(1, 2 * len(ends) // 3)
     if len(ends) < 2:
         return float(timing.interval_cycles)
-    return float(ends[last] - ends[0]) / last
+    distance = float(ends[last] - ends[0]) / last
+    if timing.setup_cycles:
+        return distance
+    return max(distance, max(timing.busiest_cycles.values()) / timing.images)
 
 
 def over_bounds(report: Mapping[str, Any], timing: Timing) -> dict[str, Any] | None:

@@ -81,6 +81,18 @@ def test_no_run_beats_its_bounds(compiled: Compile, machine: str, scheduler: str
     assert achieved["latency_over_bound"] >= 1
 
 
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_short_run_says_what_a_long_one_says(compiled: Compile, scheduler: str) -> None:
+    """Eight images, all under way before the first ends, have no shorter interval than the bound, and nearly that of
+    sixty."""
+    artifact = compiled("isaac", scheduler=scheduler)
+    short = over_bounds(artifact.report, artifact.simulate(images=8))
+    assert short is not None
+    assert short["interval_over_bound"] >= 1
+    long = steady_interval(artifact.simulate(images=60))
+    assert short["steady_interval_cycles"] == pytest.approx(long, rel=0.05)
+
+
 def test_bounds_do_not_depend_on_the_schedule(compiled: Compile) -> None:
     """Copies and placement are not read: all schedulers have the same bounds."""
     assert len({repr(compiled("isaac", scheduler=s).report["bounds"]) for s in SCHEDULERS}) == 1
