@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 
 def steady_interval(timing: Timing) -> float:
-    """Mean distance of the ends of the first two thirds of the images, in cycles, and no less than the busiest unit works
-    for an image.
+    """Mean distance of the ends of the first two thirds of the images, in cycles, and no less than the busiest unit
+    works for an image.
 
     Towards the end of a run nothing comes behind the last images, which then leave faster than any steady state. So do
     those that have queued up behind the first one, where a network is deep and the run short: in the long run its
