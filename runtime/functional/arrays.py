@@ -1,9 +1,8 @@
-"""The crossbars of the machine and what reads of an array set see of them.
+"""The crossbars of the machine and their cells.
 
-Cells change through ``write_*`` only, which turns the weight image, or rows of codes in local memory, into
-digits; a read multiplies by what
-the cells hold at that time. What is derived from cells (decoded weights, joined tiles) is kept until one
-of the crossbars is written again.
+Cells change through ``write_*`` only, which turns the weight image, or rows of codes in local memory, into digits; a
+read multiplies by what the cells hold at that time (``set_reader.py``). What is derived from cells (decoded weights,
+joined tiles) is kept until one of the crossbars is written again.
 """
 
 from __future__ import annotations
@@ -20,10 +19,8 @@ from cimc.diagnostics import UsageError
 from cimc.runtime.crossbar.cells import store
 from cimc.runtime.crossbar.coding import Coding
 from cimc.runtime.crossbar.product import ArrayProduct
-from cimc.runtime.crossbar.reference import check_codes, read_reference
 from cimc.runtime.crossbar.rows import group_bounds
 from cimc.runtime.crossbar.tile import CellArray, Stored, join
-from cimc.runtime.functional.converters import ConverterCount, count_conversions
 from cimc.runtime.functional.problems import BoundsError, ExecutionError, UnwrittenError
 from cimc.runtime.program.builder import Tile
 from cimc.runtime.program.tables import NONE, Program
@@ -32,7 +29,7 @@ Integers = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class _Block:
+class Block:
     """Cells with the same row segments: the rows of the window they see, the columns they make."""
 
     rows: slice | npt.NDArray[np.int64]
@@ -108,7 +105,7 @@ class Arrays:
         self._codings: dict[int, Coding] = {}
         self._first: dict[_Digits, _Write] = {}
         self._last: dict[tuple[int, int], _Write] = {}
-        self._blocks: dict[tuple[Any, ...], list[_Block]] = {}
+        self._blocks: dict[tuple[Any, ...], list[Block]] = {}
         self._tables = {
             name: {key: column.tolist() for key, column in program[name].items()}
             for name in ("array_sets", "tiles")
@@ -308,7 +305,7 @@ class Arrays:
         except UsageError as error:
             raise UnwrittenError(f"{place}: {error.message}") from error
 
-    def blocks(self, array_set: ArraySet, pieces: tuple[Piece, ...], *, keep: bool) -> list[_Block]:
+    def blocks(self, array_set: ArraySet, pieces: tuple[Piece, ...], *, keep: bool) -> list[Block]:
         """The products of the pieces as their cells are now; one object for cells with the same digits.
 
         ``keep``: with the cells themselves.
@@ -326,14 +323,14 @@ class Arrays:
             known = self._blocks[key] = self._join_columns(array_set, pieces, keep)
         return known
 
-    def _join_columns(self, array_set: ArraySet, pieces: tuple[Piece, ...], keep: bool) -> list[_Block]:
+    def _join_columns(self, array_set: ArraySet, pieces: tuple[Piece, ...], keep: bool) -> list[Block]:
         """Tile columns whose tiles cut the rows alike become one block: one product serves them all."""
         alike: dict[tuple[tuple[int, int, int], ...], list[tuple[int, int, Stored]]] = {}
-        for (first, last), column in _by_columns(pieces).items():
+        for (first, last), column in by_columns(pieces).items():
             segments = tuple((p.tile.k0 + p.first, p.last - p.first, p.first) for p in column)
             stored = join([self.stored(array_set, piece) for piece in column])
             alike.setdefault(segments, []).append((first, last, stored))
-        blocks: list[_Block] = []
+        blocks: list[Block] = []
         for segments, members in alike.items():
             bounds = members[0][2].bounds
             cells = np.concatenate([stored.cells for _, _, stored in members], axis=1)
@@ -341,7 +338,7 @@ class Arrays:
             rows = _index([(k, k + size) for k, size, _ in segments])
             columns = _index([(first, last) for first, last, _ in members])
             product = ArrayProduct(cells, flips, array_set.coding, bounds, array_set.steps)
-            blocks.append(_Block(rows, columns, product, Stored(cells, flips, bounds) if keep else None))
+            blocks.append(Block(rows, columns, product, Stored(cells, flips, bounds) if keep else None))
         return blocks
 
     def versions(self, array_set: ArraySet, pieces: tuple[Piece, ...]) -> list[tuple[int, int]]:
@@ -350,87 +347,13 @@ class Arrays:
         return [(id(array), array.version if array else 0) for array in arrays]
 
 
-class SetReader:
-    """One instruction's view of an array set: which wordlines, and what they were last seen to hold."""
-
-    def __init__(self, arrays: Arrays, array_set: ArraySet, pieces: tuple[Piece, ...], *, count: bool):
-        self._arrays = arrays
-        self._set = array_set
-        self._pieces = pieces
-        self._seen_writes = -1
-        self._seen: list[tuple[int, int]] = []
-        self._blocks: list[_Block] = []
-        self._count = count
-        self.converters = ConverterCount()
-        weights = sum((p.last - p.first) * (p.tile.n1 - p.tile.n0) for p in pieces) // array_set.groups
-        self.macs = weights if array_set.tensor != NONE else 0
-        """Multiply-accumulates by weights of the model in one window: rows used times columns used, of their own group
-        only."""
-
-    def current(self) -> list[_Block]:
-        """The products with the cells as they are now; one object for equal cells."""
-        self._refresh()
-        return self._blocks
-
-    def read(self, qx: Integers) -> npt.NDArray[np.int64]:
-        """Windows ``qx`` (M, K) times the cells: int64 (M, N) in units of 2^-F; columns not read are 0."""
-        self._check(qx)
-        self._refresh()
-        if self._count:
-            self._count_conversions(qx)
-        whole = self._blocks[0]
-        if isinstance(whole.columns, slice) and whole.product.columns == self._set.columns:
-            return whole.product.read(qx[:, whole.rows])
-        out = np.zeros((len(qx), self._set.columns), np.int64)
-        for block in self._blocks:
-            out[:, block.columns] += block.product.read(qx[:, block.rows])
-        return out
-
-    def walk(self, qx: Integers) -> npt.NDArray[np.int64]:
-        """The same by the definition: one tile column, group, digit and conversion at a time."""
-        self._check(qx)
-        out = np.zeros((len(qx), self._set.columns), np.int64)
-        for (first, last), pieces in _by_columns(self._pieces).items():
-            stored = join([self._arrays.stored(self._set, piece) for piece in pieces])
-            rows = np.concatenate([np.arange(p.tile.k0 + p.first, p.tile.k0 + p.last) for p in pieces])
-            out[:, first:last] += read_reference(
-                qx[:, rows], stored.cells, stored.flips, self._set.coding, stored.bounds, self._set.steps
-            )
-        return out
-
-    def _check(self, qx: Integers) -> None:
-        """ExecutionError for codes that the digits cannot carry."""
-        try:
-            check_codes(qx, self._set.rows, self._set.coding)
-        except ValueError as error:
-            raise ExecutionError(str(error)) from error
-
-    def _refresh(self) -> None:
-        if self._seen_writes == self._arrays.writes:
-            return
-        self._seen_writes = self._arrays.writes
-        versions = self._arrays.versions(self._set, self._pieces)
-        if self._blocks and versions == self._seen:
-            return
-        self._seen = versions
-        self._blocks = self._arrays.blocks(self._set, self._pieces, keep=self._count)
-
-    def _count_conversions(self, qx: Integers) -> None:
-        for block in self._blocks:
-            if block.stored is None:
-                continue
-            self.converters += count_conversions(
-                qx[:, block.rows], block.stored, self._set.coding, self._set.steps, block.product.lossless
-            )
-
-
 def _digits(array_set: ArraySet, piece: Piece) -> _Digits:
     s, tile = array_set, piece.tile
     block = (tile.k0, tile.k1, tile.n0, tile.n1, piece.first, piece.last)
     return (s.tensor, s.coding_row, s.k0, s.k1, s.n0, s.n1, *block)
 
 
-def _by_columns(pieces: tuple[Piece, ...]) -> dict[tuple[int, int], list[Piece]]:
+def by_columns(pieces: tuple[Piece, ...]) -> dict[tuple[int, int], list[Piece]]:
     """Pieces of each tile column in the order of their rows."""
     columns: dict[tuple[int, int], list[Piece]] = {}
     for piece in sorted(pieces, key=lambda p: p.tile.k0):

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cimc.runtime.functional.arrays import Arrays, ArraySet, Piece, SetReader
+from cimc.runtime.functional.arrays import Arrays, ArraySet, Piece
 from cimc.runtime.functional.fields import Frame, Operand
 from cimc.runtime.functional.gather import WindowShape, gather_windows, walk_window, window_shape
 from cimc.runtime.functional.problems import BoundsError, OverflowingError
+from cimc.runtime.functional.set_reader import SetReader
 from cimc.runtime.program.opcodes import BY_WORDLINE, Opcode
 from cimc.runtime.program.rows import Row
 from cimc.runtime.program.tables import AGAIN, NONE

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cimc.runtime.functional.arrays import Arrays, SetReader
+from cimc.runtime.functional.arrays import Arrays
+from cimc.runtime.functional.set_reader import SetReader
 from cimc.runtime.program.builder import Tile
 
 if TYPE_CHECKING:
