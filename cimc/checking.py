@@ -231,7 +231,7 @@ def _tiles(op: ProductOperation, arch: Architecture, weight_bits: int) -> _Tiles
     """Row tiles and column tiles of the weight matrix (K, N), or of each block of groups."""
     depth, width = _matrix_shape(op)
     rows, weights_a_row = arch.crossbar.rows, arch.crossbar.weight_columns(weight_bits)
-    diagonal = block_diagonal(op, rows, weights_a_row)
+    diagonal = block_diagonal(op, arch.crossbar, weights_a_row)
     blocks = 1
     if diagonal is not None:
         depth, blocks, width = depth * diagonal.groups, width // diagonal.columns, diagonal.columns

@@ -121,7 +121,7 @@ def build_product(op: graph.ProductOperation, label: str, ctx: CimContext) -> Ar
                 f"{ctx.arch.crossbar.columns}; use fewer weight bits",
             )
         )
-    diagonal = block_diagonal(op, ctx.arch.crossbar.rows, columns)
+    diagonal = block_diagonal(op, ctx.arch.crossbar, columns)
     source, layout, window, matrix = _window(op, weights, diagonal)
     k, n = matrix.shape
     width = diagonal.columns if diagonal is not None else n
@@ -170,14 +170,22 @@ def stored_weights(op: graph.ProductOperation, store: WeightStore) -> tuple[npt.
     return centred.astype(code_dtype(bits, signed=True)), bits
 
 
-def block_diagonal(op: graph.ProductOperation, rows: int, columns: int) -> Diagonal | None:
-    """How many groups of a convolution share a crossbar of ``rows`` x ``columns`` weights; ``None`` without groups."""
+def block_diagonal(op: graph.ProductOperation, crossbar: Any, columns: int) -> Diagonal | None:
+    """How the groups of a convolution share crossbars of ``columns`` weights a row; ``None`` without groups.
+
+    As many groups a block as a crossbar holds; twice as many on two, one above the other, where the columns suffice and
+    have a converter each. That takes as many crossbars and as much time, but half as many contexts send and take parts
+    of rows that are twice as large. Both crossbars convert every column, so that a group's conversions double.
+    """
     if not isinstance(op, graph.ConvOp) or op.group.value.data == 1:
         return None
     groups = op.group.value.data
     n, channels, *kernel = op.weight_shape()
     depth, width = channels * prod(kernel), n // groups
-    packed = groups_per_block(groups, depth, width, rows, columns)
+    packed = groups_per_block(groups, depth, width, crossbar.rows, columns)
+    one = packed * depth <= crossbar.rows and crossbar.adcs >= crossbar.columns
+    if one and 2 * packed * width <= columns and groups % (2 * packed) == 0:
+        packed *= 2
     return Diagonal(packed * channels, packed * width, packed)
 
 

@@ -20,10 +20,10 @@ from tests.convolutions.models_and_checks import MACHINES, Checked, chain, check
 
 @pytest.fixture(scope="module")
 def depthwise() -> Checked:
-    """24 channels of 3 x 3 taps: two blocks of 12 groups."""
+    """48 channels of 3 x 3 taps: two blocks of 24 groups, 12 on a crossbar."""
     rng = np.random.default_rng(2)
-    weight = normal(rng, 24, 1, 3, 3, fan_in=9)
-    model = chain((1, 24, 5, 5), node("Conv", weight, group=24))
+    weight = normal(rng, 48, 1, 3, 3, fan_in=9)
+    model = chain((1, 48, 5, 5), node("Conv", weight, group=48))
     return check(model, MACHINES["isaac"], frames=1, mapping=MappingOptions(scheduler="none"))
 
 
@@ -61,11 +61,11 @@ def test_a_context_sees_one_block(depthwise: Checked) -> None:
     assert isinstance(placement, WeightRefAttr)
     table = compiled.store.array(placement.key.data).copy()
     first = table[:1]
-    first[0, 5] = 24  # n1 of the first block
+    first[0, 5], first[0, 8] = 48, 6  # n1 of the first block, and crossbars for that many columns
     key = compiled.store.put(compiled.store.fresh("wide"), first)
     stage.properties["placement"] = WeightRefAttr.of(key)
-    x = {"x": np.zeros((1, 24, 5, 5), np.float32)}
-    with pytest.raises(MismatchError, match=r"columns 0 … 23 lie in several blocks of 12 columns"):
+    x = {"x": np.zeros((1, 48, 5, 5), np.float32)}
+    with pytest.raises(MismatchError, match=r"columns 0 … 47 lie in several blocks of 24 columns"):
         execute_mapped(module, compiled.store, x, arch=MACHINES["isaac"])
 
 
@@ -76,17 +76,17 @@ def test_the_verifier_checks_the_diagonal(depthwise: Checked) -> None:
     program = linked.program
     (name,) = program.weights
     weights = {name: depthwise.compiled.store.array(name)}
-    assert program["array_sets"]["groups"].tolist() == [12, 12]
+    assert program["array_sets"]["groups"].tolist() == [24, 24]
 
     def rules(groups: int, matrix: np.ndarray) -> set[str]:
         sets = {**program["array_sets"], "groups": np.full(2, groups, np.int32)}
         changed = replace(program, tables={**program.tables, "array_sets": sets})
         return {finding.rule for finding in verify_program(changed, weights={name: matrix})}
 
-    assert rules(12, weights[name]) == set()
+    assert rules(24, weights[name]) == set()
     assert rules(7, weights[name]) == {"P067"}
     assert rules(0, weights[name]) == {"P067"}
     beside = weights[name].copy()
     assert beside[0, 5] == 0
     beside[0, 5] = 3
-    assert rules(12, beside) == {"P067"}
+    assert rules(24, beside) == {"P067"}

@@ -75,20 +75,21 @@ def test_the_definition_walked() -> None:
 @pytest.mark.parametrize(
     ("form", "block", "crossbars"),
     [
-        # 128 rows hold 14 windows of 9 taps, the largest divisor of 24 below is 12: two arrays
-        ("depthwise", (12, 12, 12), 2),
+        # 128 rows hold 14 windows of 9 taps, the largest divisor of 24 below is 12: two arrays, one above the other,
+        # whose 216 rows take 9 steps on three and 14 on two
+        ("depthwise", (24, 24, 24), 3),
         ("depthwise, stride 2", (12, 12, 12), 1),
         # 6 rows and 2 columns a group
         ("two filters a channel", (6, 12, 6), 1),
         # 27 rows, 2 columns a group: all 4 groups
         ("dilated groups", (12, 8, 4), 1),
-        # 90 rows, 13 of 32 columns a group: a group an array
-        ("two groups larger than an array", (10, 13, 1), 2),
+        # 90 rows, 13 of 32 columns a group: a group an array, both above each other
+        ("two groups larger than an array", (20, 26, 2), 2),
         ("groups of one tap", (14, 21, 7), 1),
     ],
 )
 def test_groups_are_packed(form: str, block: tuple[int, int, int], crossbars: int) -> None:
-    """On arrays of 128 rows and 32 weights of 8 bits: as many groups as fit, no more arrays than blocks."""
+    """On arrays of 128 rows and 32 weights of 8 bits: as many groups as fit one, or twice as many on two or three."""
     checked = check(grouped(form), MACHINES["isaac"], mapping=MappingOptions(copies=1), frames=1)
     (stage,) = [s for s in checked.stages if s.read is not None and s.read.block is not None]
     assert stage.read is not None
@@ -117,3 +118,17 @@ def test_level_two_is_qlinear_conv(form: str) -> None:
     x = {"x": np.random.default_rng(4).normal(size=(1, 5, 7, 6)).astype(np.float32)}
     run = execute_quantised(module, store, x, taps=(before, after))
     assert product_error(op, run.taps[before], run.taps[after], store) == (0.0, "onnxruntime")
+
+
+@pytest.mark.parametrize(("adcs", "block"), [(128, (24, 24, 24)), (32, (12, 12, 12))])
+def test_blocks_lie_on_two_arrays_where_columns_have_converters(
+    adcs: int, block: tuple[int, int, int]
+) -> None:
+    """Converters that columns share would take twice as long for twice the columns: blocks stay on one array."""
+    arch = MACHINES["isaac"].model_copy(
+        update={"crossbar": MACHINES["isaac"].crossbar.model_copy(update={"adcs": adcs})}
+    )
+    checked = check(grouped("depthwise"), arch, mapping=MappingOptions(copies=1), frames=1)
+    (read,) = [s.read for s in checked.stages if s.read is not None and s.read.block is not None]
+    assert read.block is not None
+    assert read.block.data == block
