@@ -24,8 +24,8 @@ from cimc.passes.place.traffic import Flow
 
 Ints = npt.NDArray[np.int64]
 
-WORK = 10_000_000
-"""Targets of multicasts that the search looks at: 0.3 to 1 s."""
+WORK, WORK_EACH = 10_000_000, 5_000
+"""Targets of multicasts that the search looks at, at most (0.3 to 1 s), and for each that there is."""
 
 
 def relief(
@@ -58,7 +58,7 @@ def relief(
         np.array([c.node for c in specs], np.int64),
     )
     left = arch.core.local_buffer_bytes - _summed(own.place[:-1], own.size_bytes, arch)
-    relieve(casts, own, Compared(mesh.columns, pace, left), work, 1)
+    relieve(casts, own, Compared(mesh.columns, pace, left), min(work, WORK_EACH * len(casts.target)), 1)
     for context, core, xbar in zip(specs, own.place.tolist(), own.slot.tolist(), strict=False):
         context.core, context.xbar = core, xbar
     place = own.place[:-1]
