@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cimc.passes.place.mesh_search import anneal, costs_of
+from cimc.passes.place.multicasts import Multicasts
 from cimc.passes.place.traffic import Flow
 
 Ints = npt.NDArray[np.int64]
@@ -44,62 +45,34 @@ class Mesh:
         return Mesh(network.columns, arch.chip.cores, network.global_buffer_node)
 
 
-@dataclass(frozen=True)
-class Multicasts:
-    """Multicasts between blocks, in compressed rows; the last block is the chip."""
-
-    blocks: int
-    source: Ints
-    first: Ints
-    target: Ints
-    size: Ints
-
-    @staticmethod
-    def of(flows: Sequence[Flow], block_of: Mapping[int, int], blocks: int) -> Multicasts:
-        """Flows between contexts as multicasts between their blocks; contexts not in ``block_of`` are on the chip."""
-        merged: dict[tuple[int, tuple[int, ...]], int] = {}
-        for flow in flows:
-            source = block_of.get(flow.source, blocks)
-            targets = tuple(sorted({block_of.get(t, blocks) for t in flow.targets} - {source}))
-            if targets:
-                merged[source, targets] = merged.get((source, targets), 0) + flow.size_bytes
-        lengths = [len(targets) for _, targets in merged]
-        return Multicasts(
-            blocks + 1,
-            np.array([source for source, _ in merged], np.int64),
-            np.concatenate([[0], np.cumsum(np.array(lengths, np.int64))]).astype(np.int64),
-            np.array([t for _, targets in merged for t in targets], np.int64),
-            np.array(list(merged.values()), np.int64),
-        )
-
-    def hop_bytes(self, place: Ints, mesh: Mesh) -> int:
-        """Bytes x links of an image; ``place``: node of every block."""
-        if not len(self.source):
-            return 0
-        return int(costs_of(self.source, self.first, self.target, self.size, place, mesh.columns).sum())
-
-    def touching(self) -> tuple[Ints, Ints]:
-        """The multicasts of every block, in compressed rows."""
-        numbers = np.arange(len(self.source), dtype=np.int64)
-        block = np.concatenate([self.source, self.target])
-        cast = np.concatenate([numbers, np.repeat(numbers, np.diff(self.first))])
-        order = np.argsort(block, kind="stable")
-        counts = np.bincount(block, minlength=self.blocks)
-        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), cast[order]
+def between_blocks(flows: Sequence[Flow], block_of: Mapping[int, int], blocks: int) -> Multicasts:
+    """Flows between contexts as multicasts between their blocks, loads in bytes; contexts not in ``block_of`` are on
+    the chip."""
+    merged: dict[tuple[int, tuple[int, ...]], int] = {}
+    for flow in flows:
+        source = block_of.get(flow.source, blocks)
+        targets = tuple(sorted({block_of.get(t, blocks) for t in flow.targets} - {source}))
+        if targets:
+            merged[source, targets] = merged.get((source, targets), 0) + flow.size_bytes
+    return Multicasts.of(list(merged), list(merged.values()), blocks + 1)
 
 
-def arrange(casts: Multicasts, start: Ints, mesh: Mesh, *, work: int = WORK, seed: int = 1) -> Ints:
+def hop_bytes(casts: Multicasts, place: Ints, mesh: Mesh) -> int:
+    """Bytes x links of an image; ``place``: node of every block."""
+    return int(costs_of(casts, place, mesh.columns).sum())
+
+
+def arrange(casts: Multicasts, start: Ints, mesh: Mesh, *, work: int = WORK) -> Ints:
     """Nodes of the blocks: the best of ``start``, a partition of the blocks' graph, and a search from the better one.
 
-    ``start``: node of every block, the chip last. Never worse than ``start`` in :meth:`Multicasts.hop_bytes`. The same
+    ``start``: node of every block, the chip last. Never worse than ``start`` in :func:`hop_bytes`. The same
     input gives the same nodes; with pymetis installed the partition is METIS's, which may give others.
     """
     if not len(casts.source):
         return start
     candidates = [start, partitioned(casts, mesh)]
-    best = min(candidates, key=lambda place: casts.hop_bytes(place, mesh))
-    arrays = (casts.source, casts.first, casts.target, casts.size, *casts.touching())
-    return anneal(*arrays, best, mesh.cores, mesh.columns, work, seed)
+    best = min(candidates, key=lambda place: hop_bytes(casts, place, mesh))
+    return anneal(casts, best, mesh.cores, mesh.columns, work)
 
 
 def partitioned(casts: Multicasts, mesh: Mesh) -> Ints:
@@ -113,18 +86,18 @@ def partitioned(casts: Multicasts, mesh: Mesh) -> Ints:
         np.abs(nodes % mesh.columns - mesh.chip % mesh.columns),
         np.abs(nodes // mesh.columns - mesh.chip // mesh.columns),
     )
-    count = casts.blocks - 1
+    count = casts.ends - 1
     near = nodes[away <= np.partition(away, count - 1)[count - 1]] if count else nodes
-    place = np.full(casts.blocks, mesh.chip, np.int64)
+    place = np.full(casts.ends, mesh.chip, np.int64)
     _halve(list(range(count)), near, _pairs(casts), place, mesh)
     return place
 
 
 def _pairs(casts: Multicasts) -> dict[int, dict[int, int]]:
     """Bytes between every two blocks, each target of a multicast on its own."""
-    weights: dict[int, dict[int, int]] = {block: {} for block in range(casts.blocks)}
+    weights: dict[int, dict[int, int]] = {block: {} for block in range(casts.ends)}
     for f, source in enumerate(casts.source.tolist()):
-        size = int(casts.size[f])
+        size = int(casts.load[f])
         for target in casts.target[casts.first[f] : casts.first[f + 1]].tolist():
             weights[source][target] = weights[source].get(target, 0) + size
             weights[target][source] = weights[target].get(source, 0) + size
@@ -215,6 +188,6 @@ def plan(
     """
     cores = sorted(set(core_of.values()))
     number = {core: block for block, core in enumerate(cores)}
-    casts = Multicasts.of(flows, {c: number[core] for c, core in core_of.items()}, len(cores))
+    casts = between_blocks(flows, {c: number[core] for c, core in core_of.items()}, len(cores))
     place = arrange(casts, np.array([*cores, mesh.chip], np.int64), mesh, work=work)
     return dict(zip(cores, place.tolist(), strict=False))

@@ -1,7 +1,7 @@
 """Compiled search over placements of blocks on a mesh: bytes x links of XY multicast trees, exactly.
 
-Blocks are numbered from 0; the last one is the chip, whose node is fixed. ``place[block]`` is its node,
-``at[node]`` the block there or -1. Multicasts are rows ``first[f]:first[f + 1]`` of ``target``.
+Ends of multicasts are blocks; the last one is the chip, whose node is fixed. ``place[block]`` is its node, ``at[node]``
+the block there or -1.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 import numba
 import numpy as np
 import numpy.typing as npt
+
+from cimc.passes.place.multicasts import Multicasts
 
 Ints = npt.NDArray[np.int64]
 
@@ -43,38 +45,28 @@ def tree_links(
 
 
 @numba.njit(cache=True)
-def costs_of(source: Ints, first: Ints, target: Ints, size: Ints, place: Ints, columns: int) -> Ints:
-    """Bytes x links of every multicast."""
+def costs_of(casts: Multicasts, place: Ints, columns: int) -> Ints:
+    """Load x links of every multicast."""
+    source, first, target = casts.source, casts.first, casts.target
     up, down = np.zeros(columns, np.int64), np.zeros(columns, np.int64)
     seen = np.full(columns, -1, np.int64)
     cost = np.zeros(len(source), np.int64)
     for f in range(len(source)):
         links = tree_links(source[f], target[first[f] : first[f + 1]], place, columns, up, down, seen, f)
-        cost[f] = links * size[f]
+        cost[f] = links * casts.load[f]
     return cost
 
 
 @numba.njit(cache=True)
-def anneal(
-    source: Ints,
-    first: Ints,
-    target: Ints,
-    size: Ints,
-    touch_first: Ints,
-    touch: Ints,
-    start: Ints,
-    nodes: int,
-    columns: int,
-    work: int,
-    seed: int,
-) -> Ints:
+def anneal(casts: Multicasts, start: Ints, nodes: int, columns: int, work: int) -> Ints:
     """The best placement met by simulated annealing over swaps of the contents of two nodes.
 
-    ``touch[touch_first[b]:touch_first[b + 1]]`` are the multicasts of block b. A block goes near
-    another block of one of its multicasts, at a distance that shrinks from 4 to 1 as the search cools.
-    ``work``: targets looked at before it ends.
+    A block goes near another block of one of its multicasts, at a distance that shrinks from 4 to 1 as the search
+    cools. ``work``: targets looked at before it ends.
     """
-    np.random.seed(seed)
+    source, first, target, size = casts.source, casts.first, casts.target, casts.load
+    touch_first, touch = casts.touch_first, casts.touch
+    np.random.seed(1)  # the same input gives the same places
     blocks = len(start) - 1
     place, best = start.copy(), start.copy()
     at = np.full(nodes, -1, np.int64)
@@ -82,7 +74,7 @@ def anneal(
         at[place[block]] = block
     up, down = np.zeros(columns, np.int64), np.zeros(columns, np.int64)
     seen = np.full(columns, -1, np.int64)
-    cost = costs_of(source, first, target, size, place, columns)
+    cost = costs_of(casts, place, columns)
     total = cost.sum()
     least = total
     changed = np.zeros(len(source), np.int64)

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from cimc.dialects.graph_types import shape_of
 from cimc.passes.place.cores import Cores
 from cimc.passes.place.floor_plan import Mesh
+from cimc.passes.place.multicasts import Multicasts
 from cimc.passes.place.network import CHIP, ContextSpec, Network
-from cimc.passes.place.relief_search import Casts, Contexts, relieve
-from cimc.passes.place.relief_search import Mesh as Compared
+from cimc.passes.place.relief_search import Contexts, relieve
 from cimc.passes.place.traffic import Flow
 
 Ints = npt.NDArray[np.int64]
@@ -58,7 +58,7 @@ def relief(
         np.array([c.node for c in specs], np.int64),
     )
     left = arch.core.local_buffer_bytes - _summed(own.place[:-1], own.size_bytes, arch)
-    relieve(casts, own, Compared(mesh.columns, pace, left), min(work, WORK_EACH * len(casts.target)), 1)
+    relieve(casts, own, left, mesh.columns, pace, min(work, WORK_EACH * len(casts.target)))
     for context, core, xbar in zip(specs, own.place.tolist(), own.slot.tolist(), strict=False):
         context.core, context.xbar = core, xbar
     place = own.place[:-1]
@@ -75,15 +75,15 @@ def _summed(place: Ints, values: Ints, arch: Any) -> Ints:
 
 def _loads(
     network: Network, carried: Sequence[Flow], numbers: Sequence[int], arch: Any
-) -> tuple[Casts, Ints]:
-    """Multicasts between the contexts ``numbers``, any other of the chip, and the cycles each keeps a port busy."""
+) -> tuple[Multicasts, Ints]:
+    """Multicasts between the contexts ``numbers``, any other of the chip, with the cycles of an image that each keeps a
+    link busy; and those that each of these contexts keeps a port busy."""
     index = {number: i for i, number in enumerate(numbers)}
     chip = len(index)
     width, link = arch.core.local_buffer_bytes_per_cycle, arch.network.link_bytes_per_cycle
     port = np.array([*(_read_cycles(network, network.contexts[n], width) for n in numbers), 0], np.int64)
-    source: list[int] = []
-    target: list[int] = []
-    first, cycles = [0], list[int]()
+    ways: list[tuple[int, list[int]]] = []
+    cycles: list[int] = []
     for flow in carried:
         sender = index.get(flow.source, chip)
         takers = [index.get(t, chip) for t in flow.targets]
@@ -92,17 +92,9 @@ def _loads(
         np.add.at(port, takers, stored)
         others = sorted(set(takers) - {sender})
         if others:
-            source.append(sender)
-            target += others
-            first.append(len(target))
+            ways.append((sender, others))
             cycles.append(sum(ceil(size / link) * count for size, count in flow.sends))
-    begin = np.array(first, np.int64)
-    casts = np.arange(len(source), dtype=np.int64)
-    ends = np.array([*source, *target], np.int64)
-    touch = np.concatenate([casts, np.repeat(casts, np.diff(begin))])[np.argsort(ends, kind="stable")]
-    touch_first = np.concatenate([[0], np.cumsum(np.bincount(ends, minlength=chip + 1))]).astype(np.int64)
-    of = np.array(source, np.int64), begin, np.array(target, np.int64), np.array(cycles, np.int64)
-    return Casts(*of, touch_first, touch), port[:-1]
+    return Multicasts.of(ways, cycles, chip + 1), port[:-1]
 
 
 def _read_cycles(network: Network, context: ContextSpec, width: float) -> int:

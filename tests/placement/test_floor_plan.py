@@ -17,7 +17,7 @@ from cimc.backends.registry import resolve_backend
 from cimc.backends.schema import Architecture
 from cimc.passes.place import floor_plan
 from cimc.passes.place.cores import Cores
-from cimc.passes.place.floor_plan import Mesh, Multicasts, arrange, bisect, plan
+from cimc.passes.place.floor_plan import Mesh, arrange, between_blocks, bisect, hop_bytes, plan
 from cimc.passes.place.relief import relief
 from cimc.passes.place.traffic import Flow
 from cimc.runtime.cycle import simulate
@@ -65,7 +65,7 @@ def test_price_equals_walked_routes(seed: int, blocks: int):
         f.size_bytes * routed_links(int(place[f.source]), {int(place[t]) for t in f.targets}, mesh.columns)
         for f in given_flows
     )
-    assert Multicasts.of(given_flows, block_of, blocks).hop_bytes(place, mesh) == expected
+    assert hop_bytes(between_blocks(given_flows, block_of, blocks), place, mesh) == expected
 
 
 # On meshes small enough to try every placement, the search finds the cheapest one.
@@ -73,23 +73,23 @@ def test_price_equals_walked_routes(seed: int, blocks: int):
 def test_search_equals_exhaustive_search(seed: int):
     mesh = Mesh(columns=3, cores=6, chip=0)
     blocks = 4 + seed % 2
-    casts = Multicasts.of(random_flows(seed, blocks + 1), {c: c for c in range(blocks)}, blocks)
+    casts = between_blocks(random_flows(seed, blocks + 1), {c: c for c in range(blocks)}, blocks)
     start = np.array([*range(blocks), mesh.chip], np.int64)
     least = min(
-        casts.hop_bytes(np.array([*nodes, mesh.chip], np.int64), mesh)
+        hop_bytes(casts, np.array([*nodes, mesh.chip], np.int64), mesh)
         for nodes in permutations(range(mesh.cores), blocks)
     )
-    assert casts.hop_bytes(arrange(casts, start, mesh, work=100_000), mesh) == least
+    assert hop_bytes(casts, arrange(casts, start, mesh, work=100_000), mesh) == least
 
 
 # However little the search may look at, the plan costs no more than the placement it starts from.
 @pytest.mark.parametrize("work", [0, 10, 1000])
 def test_never_worse_than_its_start(work: int):
     mesh = Mesh(columns=8, cores=60, chip=9)
-    casts = Multicasts.of(random_flows(3, 41), {c: c for c in range(40)}, 40)
+    casts = between_blocks(random_flows(3, 41), {c: c for c in range(40)}, 40)
     for seed in range(5):
         start = np.array([*np.random.default_rng(seed).permutation(60)[:40], mesh.chip], np.int64)
-        assert casts.hop_bytes(arrange(casts, start, mesh, work=work), mesh) <= casts.hop_bytes(start, mesh)
+        assert hop_bytes(casts, arrange(casts, start, mesh, work=work), mesh) <= hop_bytes(casts, start, mesh)
 
 
 # Every core gets the contents of one core, and the same input gives the same plan.
@@ -164,8 +164,8 @@ def test_price_is_the_engines_and_below_first_fit(digits: Path, monkeypatch: pyt
         where = plan(given, core_of, mesh)
         for cores in (core_of, {c: where[core] for c, core in core_of.items()}):
             blocks = {core: i for i, core in enumerate(sorted(set(cores.values())))}
-            casts = Multicasts.of(given, {c: blocks[core] for c, core in cores.items()}, len(blocks))
-            prices.append(casts.hop_bytes(np.array([*blocks, mesh.chip], np.int64), mesh))
+            casts = between_blocks(given, {c: blocks[core] for c, core in cores.items()}, len(blocks))
+            prices.append(hop_bytes(casts, np.array([*blocks, mesh.chip], np.int64), mesh))
         return where
 
     def stay(given: list[Flow], core_of: dict[int, int], mesh: Mesh) -> dict[int, int]:

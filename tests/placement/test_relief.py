@@ -7,6 +7,7 @@ from itertools import permutations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,40 +15,38 @@ from hypothesis import strategies as st
 import cimc
 from cimc import models
 from cimc.passes.place import place_contexts
+from cimc.passes.place.multicasts import Multicasts
 from cimc.passes.place.relief import relief
-from cimc.passes.place.relief_search import Casts, Contexts, Mesh, relieve
+from cimc.passes.place.relief_search import Contexts, relieve
 from cimc.runtime.cycle import simulate
+
+Ints = npt.NDArray[np.int64]
 
 CORES, COLUMNS, MEMORY, PACE = 6, 3, 100, 50.0
 
 
-def a_case(seed: int) -> tuple[Casts, Contexts, Mesh]:
-    """Contexts of one to three crossbars on six cores of six, multicasts between them and from the chip at node 4."""
+def a_case(seed: int) -> tuple[Multicasts, Contexts, Ints]:
+    """Contexts of one to three crossbars on six cores of six, multicasts between them and from the chip at node 4, and
+    what the cores have left."""
     random = np.random.default_rng(seed)
     xbars = np.array([3, 2, 1] * CORES, np.int64)
     count = len(xbars)
     size = random.integers(5, 30, count)
     place = np.array([*np.repeat(np.arange(CORES), 3), 4], np.int64)
-    source, first, target, cycles = [], [0], [], []
+    ways: list[tuple[int, list[int]]] = []
+    cycles: list[int] = []
     for sender in [*range(count), count]:
         others = [c for c in range(count) if c != sender and random.random() < 0.15]
         if others:
-            source.append(sender)
-            target += others
-            first.append(len(target))
+            ways.append((sender, others))
             cycles.append(int(random.integers(1, 20)))
-    begin, casts = np.array(first, np.int64), np.arange(len(source))
-    ends = np.array([*source, *target], np.int64)
-    touch = np.concatenate([casts, np.repeat(casts, np.diff(begin))])[np.argsort(ends, kind="stable")]
-    touch_first = np.concatenate([[0], np.cumsum(np.bincount(ends, minlength=count + 1))]).astype(np.int64)
-    of = np.array(source, np.int64), begin, np.array(target, np.int64), np.array(cycles, np.int64)
     slot = np.tile(np.array([0, 3, 5], np.int64), CORES)
     own = Contexts(place, slot, xbars, size, random.integers(0, 40, count), random.integers(0, 4, count))
     left = MEMORY - np.bincount(place[:-1], size, CORES).astype(np.int64)
-    return Casts(*of, touch_first, touch), own, Mesh(COLUMNS, PACE, left)
+    return Multicasts.of(ways, cycles, count + 1), own, left
 
 
-def price(casts: Casts, own: Contexts) -> float:
+def price(casts: Multicasts, own: Contexts) -> float:
     """The price of a placement, every link of every route walked."""
     links: dict[tuple[int, int], int] = {}
     for f, sender in enumerate(casts.source.tolist()):
@@ -62,7 +61,7 @@ def price(casts: Casts, own: Contexts) -> float:
                 used.add((at, after))
                 at = after
         for link in used:
-            links[link] = links.get(link, 0) + int(casts.cycles[f])
+            links[link] = links.get(link, 0) + int(casts.load[f])
     place = own.place[:-1]
     ports = np.bincount(place, own.port_cycles, CORES)
     bursts = np.bincount(place * 4 + own.stage, own.port_cycles, 4 * CORES)
@@ -74,9 +73,9 @@ def price(casts: Casts, own: Contexts) -> float:
 @given(st.integers(0, 10**6), st.sampled_from([0, 500, 20_000]))
 @settings(max_examples=40)
 def test_price_equals_walked_routes(seed: int, work: int):
-    casts, own, mesh = a_case(seed)
+    casts, own, left = a_case(seed)
     first = price(casts, own)
-    before, after = relieve(casts, own, mesh, work, 1)
+    before, after = relieve(casts, own, left, COLUMNS, PACE, work)
     assert before == pytest.approx(first)
     assert after == pytest.approx(price(casts, own))
     assert after <= before
@@ -86,23 +85,21 @@ def test_price_equals_walked_routes(seed: int, work: int):
 @given(st.integers(0, 10**6))
 @settings(max_examples=40)
 def test_seats_stay_valid(seed: int):
-    casts, own, mesh = a_case(seed)
-    relieve(casts, own, mesh, 20_000, 1)
+    casts, own, left = a_case(seed)
+    relieve(casts, own, left, COLUMNS, PACE, 20_000)
     place = own.place[:-1]
     assert own.place[-1] == 4
     for core in range(CORES):
         here = np.flatnonzero(place == core)
         taken = sorted(x for c in here for x in range(own.slot[c], own.slot[c] + own.xbars[c]))
         assert taken == list(range(6))
-    assert (mesh.left_bytes == MEMORY - np.bincount(place, own.size_bytes, CORES)).all()
-    assert (mesh.left_bytes >= 0).all()
+    assert (left == MEMORY - np.bincount(place, own.size_bytes, CORES)).all()
+    assert (left >= 0).all()
 
 
 # Without multicasts, like contexts share the ports as well as the best of all ways to seat them.
 @pytest.mark.parametrize("seed", range(6))
 def test_ports_equal_exhaustive_search(seed: int):
-    nothing = np.zeros(0, np.int64)
-    casts = Casts(nothing, np.zeros(1, np.int64), nothing, nothing, np.zeros(8, np.int64), nothing)
     cycles = np.random.default_rng(seed).integers(1, 60, 6)
     place = np.array([0, 0, 1, 1, 2, 2, 0], np.int64)
     ones = np.ones(6, np.int64)
@@ -112,15 +109,15 @@ def test_ports_equal_exhaustive_search(seed: int):
         return float((0.03 * load + load**6 + load**2).sum())
 
     own = Contexts(place, np.tile(np.arange(2), 3), ones, ones, cycles, 0 * ones)
-    _, found = relieve(casts, own, Mesh(3, PACE, np.zeros(3, np.int64)), 50_000, 1)
+    _, found = relieve(Multicasts.of([], [], 7), own, np.zeros(3, np.int64), 3, PACE, 50_000)
     assert found == pytest.approx(min(seated(p) for p in set(permutations((0, 0, 1, 1, 2, 2)))))
 
 
 # The same input gives the same placement.
 def test_repeats():
     one, two = a_case(7), a_case(7)
-    for casts, own, mesh in (one, two):
-        relieve(casts, own, mesh, 20_000, 1)
+    for casts, own, left in (one, two):
+        relieve(casts, own, left, COLUMNS, PACE, 20_000)
     assert one[1].place.tolist() == two[1].place.tolist()
     assert one[1].slot.tolist() == two[1].slot.tolist()
 
