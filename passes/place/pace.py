@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -63,14 +63,25 @@ class _Stream:
         return self.work + self.tail
 
 
-def paced_slots(network: Network, arch: Any) -> npt.NDArray[np.int64]:
-    """Slots of every ring that let all stages of a phase run at the pace of the slowest.
+class Paced(NamedTuple):
+    """A schedule in which every phase runs at the pace of its slowest stage."""
+
+    slots: npt.NDArray[np.int64]
+    """Slots of every ring with which no stage waits for room."""
+    image_cycles: float
+    """Of an image at the slowest stage of all, at least 1."""
+
+
+def paced(network: Network, arch: Any) -> Paced:
+    """Slots of every ring that let all stages of a phase run at the pace of the slowest, and that pace.
 
     Rings of partial sums keep their windows: sums are taken in step with those they are added to.
     """
     slots = np.array([ring.geometry.window for ring in network.rings], np.int64)
     streams = _streams(network, arch)
-    pace = _paces(streams)
+    pace: dict[int, float] = {}
+    for (_, _, phase), s in streams.items():
+        pace[phase] = max(pace.get(phase, 1.0), s.turn * ceil(s.rows / s.copies))
     sent: dict[Key, Times] = {
         key: np.arange(1, IMAGES * stream.rows + 1) * (pace[key[2]] / stream.rows)
         for key, stream in streams.items()
@@ -83,20 +94,7 @@ def paced_slots(network: Network, arch: Any) -> npt.NDArray[np.int64]:
             sent[key] = _collected(network, stream, sent, pace[key[2]])
         else:
             sent[key] = _turns(network, stream, sent, slots, arch)
-    return slots
-
-
-def slowest_cycles(network: Network, arch: Any) -> float:
-    """Cycles of an image at the slowest stage, at least 1."""
-    return max(_paces(_streams(network, arch)).values(), default=1.0)
-
-
-def _paces(streams: dict[Key, _Stream]) -> dict[int, float]:
-    """Cycles of an image at the slowest stage of every phase."""
-    pace: dict[int, float] = {}
-    for (_, _, phase), s in streams.items():
-        pace[phase] = max(pace.get(phase, 1.0), s.turn * ceil(s.rows / s.copies))
-    return pace
+    return Paced(slots, max(pace.values(), default=1.0))
 
 
 def _turns(
