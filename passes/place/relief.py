@@ -20,7 +20,9 @@ from cimc.passes.place.floor_plan import Mesh
 from cimc.passes.place.multicasts import Multicasts
 from cimc.passes.place.network import CHIP, ContextSpec, Network
 from cimc.passes.place.relief_search import Contexts, relieve
+from cimc.passes.place.tail_plan import element_of
 from cimc.passes.place.traffic import Flow
+from cimc.passes.schedule.estimate.units import Units
 
 Ints = npt.NDArray[np.int64]
 
@@ -80,27 +82,28 @@ def _loads(
     link busy; and those that each of these contexts keeps a port busy."""
     index = {number: i for i, number in enumerate(numbers)}
     chip = len(index)
-    width, link = arch.core.local_buffer_bytes_per_cycle, arch.network.link_bytes_per_cycle
-    port = np.array([*(_read_cycles(network, network.contexts[n], width) for n in numbers), 0], np.int64)
+    units = Units(arch)
+    port = np.array([*(_read_cycles(network, network.contexts[n], units) for n in numbers), 0], np.int64)
     ways: list[tuple[int, list[int]]] = []
     cycles: list[int] = []
     for flow in carried:
         sender = index.get(flow.source, chip)
         takers = [index.get(t, chip) for t in flow.targets]
-        stored = sum(ceil(size / width) * count for size, count in flow.sends)
+        stored = sum(units.port(size) * count for size, count in flow.sends)
         port[sender] += stored
         np.add.at(port, takers, stored)
         others = sorted(set(takers) - {sender})
         if others:
             ways.append((sender, others))
-            cycles.append(sum(ceil(size / link) * count for size, count in flow.sends))
+            cycles.append(sum(units.link(size) * count for size, count in flow.sends))
     return Multicasts.of(ways, cycles, chip + 1), port[:-1]
 
 
-def _read_cycles(network: Network, context: ContextSpec, width: float) -> int:
+def _read_cycles(network: Network, context: ContextSpec, units: Units) -> int:
     """Cycles of an image in which the arrays of a context take windows from the core's memory."""
     stage = network.nodes[context.node].stage
     if stage is None or stage.read is None:
         return 0
     rows = ceil(shape_of(stage.result)[0] / context.copies)
-    return rows * (context.p1 - context.p0) * ceil((context.k1 - context.k0) / width)
+    window = (context.k1 - context.k0) * element_of(stage.sources[0].type).size_bytes
+    return rows * (context.p1 - context.p0) * units.port(window)

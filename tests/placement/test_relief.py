@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,11 @@ from hypothesis import strategies as st
 
 import cimc
 from cimc import models
+from cimc.backends.registry import resolve_backend
+from cimc.backends.schema import Architecture
+from cimc.mapping_options import MappingOptions
 from cimc.passes.place import place_contexts
+from cimc.passes.place import relief as relief_module
 from cimc.passes.place.multicasts import Multicasts
 from cimc.passes.place.relief import relief
 from cimc.passes.place.relief_search import Contexts, relieve
@@ -46,26 +51,31 @@ def a_case(seed: int) -> tuple[Multicasts, Contexts, Ints]:
     return Multicasts.of(ways, cycles, count + 1), own, left
 
 
-def price(casts: Multicasts, own: Contexts) -> float:
-    """The price of a placement, every link of every route walked."""
+def link_cycles(casts: Multicasts, place: Ints, columns: int) -> list[int]:
+    """Cycles of an image on every link that is used, every link of every route walked."""
     links: dict[tuple[int, int], int] = {}
     for f, sender in enumerate(casts.source.tolist()):
         used: set[tuple[int, int]] = set()
         for taker in casts.target[casts.first[f] : casts.first[f + 1]].tolist():
-            at, end = int(own.place[sender]), int(own.place[taker])
+            at, end = int(place[sender]), int(place[taker])
             while at != end:
-                x, to_x = at % COLUMNS, end % COLUMNS
+                x, to_x = at % columns, end % columns
                 after = (
-                    at + (1 if to_x > x else -1) if x != to_x else at + (COLUMNS if end > at else -COLUMNS)
+                    at + (1 if to_x > x else -1) if x != to_x else at + (columns if end > at else -columns)
                 )
                 used.add((at, after))
                 at = after
         for link in used:
             links[link] = links.get(link, 0) + int(casts.load[f])
+    return list(links.values())
+
+
+def price(casts: Multicasts, own: Contexts) -> float:
+    """The price of a placement, term by term."""
     place = own.place[:-1]
     ports = np.bincount(place, own.port_cycles, CORES)
     bursts = np.bincount(place * 4 + own.stage, own.port_cycles, 4 * CORES)
-    loads = np.array([*links.values(), *ports.tolist()]) / PACE
+    loads = np.array([*link_cycles(casts, own.place, COLUMNS), *ports.tolist()]) / PACE
     return float((0.03 * loads + loads**6).sum() + ((bursts / PACE) ** 2).sum())
 
 
@@ -120,6 +130,29 @@ def test_repeats():
         relieve(casts, own, left, COLUMNS, PACE, 20_000)
     assert one[1].place.tolist() == two[1].place.tolist()
     assert one[1].slot.tolist() == two[1].slot.tolist()
+
+
+# The loads of a placement are those that the cycle engine counts at the busiest port and link, whatever codes take: a
+# memory port as narrow as a byte is busy with windows, a wide one with parts of rows.
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("width", [1.0, 64.0])
+def test_loads_are_the_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int, width: float):
+    fields = resolve_backend("isaac").architecture().model_dump(mode="json")
+    fields["core"]["local_buffer_bytes_per_cycle"] = width
+    machine = Architecture.model_validate(fields)
+    seen: list[tuple[Multicasts, Contexts]] = []
+
+    def spy(casts: Multicasts, own: Contexts, *rest: Any) -> tuple[float, float]:
+        seen.append((casts, own))
+        return relieve(casts, own, *rest)
+
+    monkeypatch.setattr(relief_module, "relieve", spy)
+    path = models.export_onnx("digits", tmp_path / "digits.onnx")
+    program = cimc.compile(path, machine, mapping=MappingOptions(activation_bits=bits, copies=1)).program
+    ((casts, own),) = seen
+    busiest = simulate(program, images=1, resident_weights=True).busiest_cycles
+    assert np.bincount(own.place[:-1], own.port_cycles).max() == busiest["port"]
+    assert max(link_cycles(casts, own.place, machine.network.columns)) == busiest["network"]
 
 
 # On a compiled network the busiest link has less to carry with the search than without.
