@@ -12,7 +12,6 @@ from math import inf
 
 from cimc.passes.schedule.estimate.flow import Flow
 from cimc.passes.schedule.estimate.nodes import Timing, sending
-from cimc.passes.schedule.estimate.pipeline import span
 
 MOST = 16
 """Pieces of a row at most; a program has as many times the sends."""
@@ -86,7 +85,7 @@ def shorten(
                     flow.put(number, found[number])
                     break
                 found[number], current = fewer, reached
-    return found if current < span(whole, members, rewrites=False) else whole
+    return found if current < Flow(whole, members).span(rewrites=False) else whole
 
 
 def _hold(nodes: list[Timing], numbers: Mapping[int, int], members: Sequence[int], slowest: float) -> None:

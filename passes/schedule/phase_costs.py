@@ -13,9 +13,9 @@ import numpy.typing as npt
 from cimc.diagnostics import DoesNotFitError
 from cimc.dialects.cim import StageOp
 from cimc.passes.place.network import COLUMNS
-from cimc.passes.schedule.estimate.flow import Handoff
+from cimc.passes.schedule.estimate.flow import Flow, Handoff
 from cimc.passes.schedule.estimate.nodes import Timing
-from cimc.passes.schedule.estimate.pipeline import fetched, last_uses, left, phase_span
+from cimc.passes.schedule.estimate.pipeline import fetched, last_uses, left
 from cimc.passes.schedule.packing import Need, Room, Table, needs_of
 
 STAYS = COLUMNS.index("stays")
@@ -156,11 +156,10 @@ def phase_cycles(work: Work, members: Sequence[Member], given: Handoff | None) -
                 nodes[number] = nodes[number].dealt(copies)
     kept = [n for n in here if work.last_use[n] > max(here)]
     moved = work.frames * (fetched(nodes, here) + left(nodes, kept))
-    alone, lead, leaves = phase_span(nodes, here, given, moved, work.staying)
-    between = max((nodes[n].between * nodes[n].rows for n in here), default=0)
-    slowest = max((-(-nodes[n].rows // nodes[n].copies) * nodes[n].turn for n in here), default=0)
+    alone, lead, leaves = Flow(nodes, here).behind(given, moved, work.staying)
+    slowest = max((nodes[n].interval() for n in here), default=0)
     loads = sum(nodes[n].load for n in here)
-    return max(alone + (work.frames - 1) * max(between, slowest), loads - lead + moved), leaves
+    return max(alone + (work.frames - 1) * slowest, loads - lead + moved), leaves
 
 
 def copies_that_pay(work: Work, members: Sequence[int], crossbars: int | None = None) -> dict[int, int]:

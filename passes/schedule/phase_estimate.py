@@ -15,7 +15,6 @@ from cimc.passes.schedule.dealing import possible_copies
 from cimc.passes.schedule.estimate.critical import critical_turns
 from cimc.passes.schedule.estimate.flow import Flow
 from cimc.passes.schedule.estimate.nodes import Timing
-from cimc.passes.schedule.estimate.pipeline import span
 from cimc.passes.schedule.estimate.timings import cut_again
 from cimc.passes.schedule.packing import Table
 
@@ -116,8 +115,7 @@ class PhaseEstimate:
 
     def interval(self, stage: int, way: Way) -> int:
         """Cycles between images that the stage's contexts allow."""
-        node = self._node(stage, way)
-        return -(-node.rows // node.copies) * node.turn
+        return self._node(stage, way).interval()
 
     def critical_turns(self, ways: Ways) -> dict[int, float]:
         """Turns of each of the stages in ``ways`` on the way that decides the latency."""
@@ -134,7 +132,7 @@ class PhaseEstimate:
         pieces = [stage.pieces.value.data for stage in self._whole.stages]
         for i in most:
             pieces[i] = len(nodes[self._numbers[i]].steps)
-        return span(nodes, self._members, rewrites=self._rewrites), pieces
+        return Flow(nodes, self._members).span(rewrites=self._rewrites), pieces
 
     def _with(self, ways: Ways) -> list[Timing]:
         nodes = list(self._nodes)

@@ -26,15 +26,7 @@ from cimc.passes.place.pieces import cut
 from cimc.passes.schedule.estimate.distances import placed
 from cimc.passes.schedule.estimate.flow import Flow
 from cimc.passes.schedule.estimate.nodes import Across, Arrays, Edge, Step, Timing, last_pieces
-from cimc.passes.schedule.estimate.pipeline import (
-    fetched,
-    last_uses,
-    latency,
-    left,
-    phase_span,
-    pipeline,
-    span,
-)
+from cimc.passes.schedule.estimate.pipeline import fetched, last_uses, latency, left, pipeline
 from cimc.passes.schedule.estimate.recurrence import BARRIER
 from cimc.passes.schedule.estimate.timings import timings
 from cimc.passes.schedule.estimate.units import Units
@@ -157,11 +149,11 @@ def test_phases_follow_each_other_as_one_by_one() -> None:
         for phase in range(nodes[-1].phase + 1):
             here = [n for n, own in enumerate(nodes) if own.phase == phase]
             if nodes[-1].phase == 0:
-                assert latency(nodes) == span(nodes, here, rewrites=False)
+                assert latency(nodes) == Flow(nodes, here).span(rewrites=False)
                 break
             kept = [n for n in here if nodes[last[n]].phase > phase]
             moved = fetched(nodes, here) + left(nodes, kept)
-            cycles, lead, before = phase_span(nodes, here, before, moved, sum(own.staying for own in nodes))
+            cycles, lead, before = Flow(nodes, here).behind(before, moved, sum(own.staying for own in nodes))
             assert max(rows[n].sent[-1] for n in here) == begin + cycles
             begin += BARRIER + max(cycles, sum(nodes[n].load for n in here) - lead + moved)
             leads.add(lead)
@@ -243,7 +235,7 @@ def test_changed_nodes_are_as_if_they_had_been_there(digits: Path) -> None:
         )
         flow.put(number, nodes[number])
         seen.add(flow.span(rewrites=False))
-        assert flow.span(rewrites=False) == span(nodes, range(len(nodes)), rewrites=False)
+        assert flow.span(rewrites=False) == Flow(nodes, range(len(nodes))).span(rewrites=False)
     assert len(seen) > 10
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cimc.passes.schedule.estimate.flow import Rows
+from cimc.passes.schedule.estimate.flow import Flow, Rows
 from cimc.passes.schedule.estimate.nodes import Step, Timing, sending
-from cimc.passes.schedule.estimate.pipeline import rows_of
 
 
 def critical_turns(nodes: Sequence[Timing], members: Sequence[int]) -> dict[int, float]:
@@ -18,7 +17,7 @@ def critical_turns(nodes: Sequence[Timing], members: Sequence[int]) -> dict[int,
     Walked backwards from the last piece: a piece waits for its context's piece before it, or for the last one of its
     window.
     """
-    done, sends = rows_of(nodes, members), sending(nodes, members)
+    done, sends = Flow(nodes, members).rows(), sending(nodes, members)
     number = max(done, key=lambda n: int(done[n].sent[-1]))
     at, counts = len(done[number].sent) - 1, dict.fromkeys(done, 0.0)
     while True:

@@ -69,10 +69,8 @@ class Flow:
         ]
         self._table = np.array(table, np.int64)
         self._steps = np.array([self._padded(number, sends[number]) for number in members], np.int64)
-        edges, needs = (
-            [self._edge(edge) for edge, _ in self._given],
-            [self._needs(*one) for one in self._given],
-        )
+        edges = [self._edge(edge) for edge, _ in self._given]
+        needs = [self._needs(edge, number) for edge, number in self._given]
         self._edges = np.array(edges, np.int64).reshape(-1, len(EDGE))
         self._last = np.array(needs, np.int64).reshape(-1, self._most)
 
@@ -118,9 +116,7 @@ class Flow:
 
     def _run(self, lead: int, *, rewrites: bool, opens: bool = False) -> tuple[Cycles, Cycles, Cycles]:
         """The rows of all nodes behind each other, and where each node's begin."""
-        return phase_through(
-            self._table, self._edges, self._last, self._steps, 0, lead, rewrites, opens, ISSUE
-        )
+        return phase_through(self._table, self._edges, self._last, self._steps, lead, rewrites, opens, ISSUE)
 
     def _padded(self, number: int, sends: int) -> list[tuple[int, int]]:
         return _steps(self._nodes[number], sends, self._most)

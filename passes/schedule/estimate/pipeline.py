@@ -1,10 +1,13 @@
-"""When every row of one image is sent: the pipeline of all stages as a recurrence over rows."""
+"""When every row of one image is sent: the pipeline of all stages as a recurrence over rows, phase by phase.
+
+A phase alone is a :class:`~cimc.passes.schedule.estimate.flow.Flow`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cimc.passes.schedule.estimate.flow import Flow, Handoff, Rows, rows_in, through_phases
+from cimc.passes.schedule.estimate.flow import Rows, rows_in, through_phases
 from cimc.passes.schedule.estimate.nodes import Timing
 
 
@@ -69,24 +72,3 @@ def left(nodes: Sequence[Timing], kept: Sequence[int]) -> int:
     """Cycles of the port for rows of ``kept`` nodes that wait for later phases: they arrive, and are copied into the
     frame that waits."""
     return sum(2 * nodes[n].rows * nodes[n].parts for n in kept)
-
-
-def span(nodes: Sequence[Timing], members: Sequence[int], *, rewrites: bool) -> int:
-    """Cycles in which the nodes numbered ``members``, in order, make the rows of one image.
-
-    Rows of other nodes are there when they begin; ``rewrites``: their weights are written first.
-    """
-    return Flow(nodes, members).span(rewrites=rewrites)
-
-
-def rows_of(nodes: Sequence[Timing], members: Sequence[int]) -> dict[int, Rows]:
-    """Rows of one image of the nodes numbered ``members``, their weights in the arrays."""
-    return Flow(nodes, members).rows()
-
-
-def phase_span(
-    nodes: Sequence[Timing], members: Sequence[int], before: Handoff | None, moved: int, staying: int
-) -> tuple[int, int, Handoff]:
-    """Cycles of a phase of ``members`` behind one that leaves ``before``, the lead of its writes, what it leaves
-    (:meth:`Flow.behind`); ``moved``: of :func:`fetched` and :func:`left`."""
-    return Flow(nodes, members).behind(before, moved, staying)

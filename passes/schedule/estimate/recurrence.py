@@ -66,7 +66,6 @@ def phase_through(
     edges: Ints,
     needs: Ints,
     steps: Ints,
-    begin: int,
     lead: int,
     rewrites: bool,
     opens: bool,
@@ -77,12 +76,12 @@ def phase_through(
 
     ``needs``: of every edge the last piece of a source's row that each piece of the node's waits for. ``steps``: of
     every node the cycles of the products of a piece and those behind them; ``issue``: from a send to the next products.
-    ``lead``: cycles before ``begin`` in which weights begin to leave the global buffer, where they are written
+    ``lead``: cycles before the phase begins in which weights begin to leave the global buffer, where they are written
     (``rewrites``); ``opens``: whether no phase is before it.
     """
     first, sent, ready, room = _space(nodes, edges)
-    _load(nodes, 0, len(nodes), begin, lead, rewrites, opens)
-    _phase(nodes, edges, needs, steps, 0, len(nodes), begin, issue, first, sent, ready, room)
+    _load(nodes, 0, len(nodes), 0, lead, rewrites, opens)
+    _phase(nodes, edges, needs, steps, 0, len(nodes), 0, issue, first, sent, ready, room)
     return sent, ready, first
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -89,7 +88,7 @@ class StageCosts:
 
     def _timing(self, part: Part, edges: tuple[Edge, ...]) -> Timing:
         stage, units = self.stage, self._units
-        arrays = self._shared(part) if self._coding is not None else None
+        arrays = self.arrays(part) if self._coding is not None else None
         digital = self._digital(part.channels) if arrays is None else None
         own = arrays or digital
         assert own is not None
@@ -117,11 +116,6 @@ class StageCosts:
             parts=sum(units.buffer(size * width) for width in part.widths),
         )
 
-    def _shared(self, part: Part) -> Arrays:
-        """The arrays of contexts whose cores are known, or not."""
-        own = self.arrays(part)
-        return replace(own, sharing=part.sharing) if part.sharing else own
-
     @cached_property
     def _height(self) -> int:
         """Rows of weights of a crossbar at most."""
@@ -129,7 +123,7 @@ class StageCosts:
         return stage_tile_height(self._write, self._machine.arch, self._coding)
 
     def arrays(self, part: Part) -> Arrays:
-        """The slowest of a copy's contexts; as many share a core as have crossbars there."""
+        """The slowest of a copy's contexts; as many share a core as have crossbars there, where cores are not known."""
         coding, diagonal, read = self._coding, self._diagonal, self.read
         units, arch = self._units, self._machine.arch
         assert coding is not None
@@ -169,7 +163,7 @@ class StageCosts:
             fixed,
             port,
             moved + width * part.channels * self._size,
-            max(1, arch.core.crossbars // max(1, part.largest)),
+            part.sharing or max(1, arch.core.crossbars // max(1, part.largest)),
         )
 
     def _functions(self, channels: int) -> tuple[tuple[str, int], ...]:

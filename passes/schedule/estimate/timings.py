@@ -113,7 +113,8 @@ class _Reader:
             widths = self.blocks[maker]
             widest = max(widths) * size
             out = self._port(widest, from_chip)
-            delay = out + self._distance() + self._port(widest, chip)
+            # Neighbours in the network: first fit puts them near to each other.
+            delay = out + self.units.hops(1) + self._port(widest, chip)
             if not (chip and from_chip):
                 delay += self.units.link(widest)
             lanes = ceil(blocks * max(widths) / channels)
@@ -135,10 +136,6 @@ class _Reader:
             )
         return found
 
-    def _distance(self) -> int:
-        """The head of a row between neighbours in the network, which first fit puts near to each other."""
-        return self.units.hops(1)
-
     def _port(self, size: int, chip: bool) -> int:
         return self.units.buffer(size) + self.units.buffer_latency if chip else self.units.port(size)
 
@@ -156,7 +153,7 @@ class _Reader:
             edges = self._edges(first, window=rows, across=across, blocks=blocks)
         elif is_global_pool(stage):
             _, positions, channels = shape_of(first)
-            step = self._function("sum_positions", positions * channels) + 2 * ISSUE
+            step = self.units.vector("sum_positions", positions * channels) + 2 * ISSUE
             edges = self._edges(first, gather=step)
         else:
             edges = self._edges(first, across=self._same(first, positions), blocks=blocks)
@@ -177,9 +174,6 @@ class _Reader:
     def _same(self, source: SSAValue, positions: int) -> Across | None:
         """The columns of a stage that works position by position."""
         return Across(positions, positions) if shape_of(source)[1] == positions else None
-
-    def _function(self, name: str, elements: int) -> int:
-        return self.units.vector(name, elements)
 
     # -- the chip ----------------------------------------------------------------------------
 
