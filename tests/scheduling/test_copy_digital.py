@@ -22,7 +22,8 @@ from cimc.dialects.graph_types import shape_of
 from cimc.mapping_options import MappingOptions
 from cimc.passes.schedule.copies.stage_costs import stages_of
 from cimc.passes.schedule.dealing import Dealing
-from cimc.passes.schedule.estimate.nodes import Across, Digital, Edge, Step, Timing, arriving
+from cimc.passes.schedule.estimate.across import Across
+from cimc.passes.schedule.estimate.nodes import Digital, Edge, Step, Timing, arriving
 from cimc.passes.schedule.estimate.units import Units
 
 POOL = "/features/features.6/MaxPool"

@@ -23,9 +23,10 @@ from cimc.estimation import estimate_artifact
 from cimc.mapping_options import MappingOptions
 from cimc.passes.place.network import COLUMNS
 from cimc.passes.place.pieces import cut
+from cimc.passes.schedule.estimate.across import Across, last_pieces
 from cimc.passes.schedule.estimate.distances import placed
 from cimc.passes.schedule.estimate.flow import Flow
-from cimc.passes.schedule.estimate.nodes import Across, Arrays, Edge, Step, Timing, last_pieces
+from cimc.passes.schedule.estimate.nodes import Arrays, Edge, Step, Timing
 from cimc.passes.schedule.estimate.pipeline import fetched, last_uses, latency, left, pipeline
 from cimc.passes.schedule.estimate.recurrence import BARRIER
 from cimc.passes.schedule.estimate.timings import timings

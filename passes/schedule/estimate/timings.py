@@ -17,9 +17,10 @@ from cimc.dialects.mem_real import IndexMapOp, MatmulOp
 from cimc.passes.place.source_rows import head_window, is_global_pool
 from cimc.passes.place.tail_plan import element_of
 from cimc.passes.schedule.array_frames import write_cycles
+from cimc.passes.schedule.estimate.across import Across
 from cimc.passes.schedule.estimate.contexts import Part, parts_of
 from cimc.passes.schedule.estimate.inputs import InputRow
-from cimc.passes.schedule.estimate.nodes import ISSUE, Across, Edge, Step, Timing
+from cimc.passes.schedule.estimate.nodes import ISSUE, Edge, Step, Timing
 from cimc.passes.schedule.estimate.stages import Machine, StageCosts
 from cimc.passes.schedule.estimate.works import cycles_of_moves, cycles_on_host
 
