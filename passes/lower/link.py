@@ -30,7 +30,7 @@ from cimc.passes.lower.chip_bodies import (
 )
 from cimc.passes.lower.emit import body_rows
 from cimc.passes.lower.memory_map import MemoryMap
-from cimc.passes.lower.phase_bodies import BARRIER_PARAMS, barrier_ops, ordered, spill_ops
+from cimc.passes.lower.phase_bodies import add_barriers, ordered, spill_ops
 from cimc.passes.lower.real_bodies import index_map_body, matmul_body
 from cimc.passes.lower.stage_scalars import StageScalars
 from cimc.passes.lower.write_order import Order, write_order
@@ -105,7 +105,9 @@ class _Linker:
                 stream=self.orders[number].stream,
             )
         self._rings()
-        self._order_phases()
+        if self.phases > 1:
+            contexts = self.network.contexts
+            self.bodies.append(add_barriers(contexts, self.orders, self.values, self.builder))
         for number, spec in enumerate(self.network.contexts):
             self._routes(number, spec)
             self.builder.set_params(number, [self.values[number][p] for p in self.used[number]])
@@ -118,40 +120,6 @@ class _Linker:
             tuple(self.host_models),
             self.memory.end(CHIP),
         )
-
-    def _order_phases(self) -> None:
-        """Between two phases a chip context waits for all contexts of the first and lets those of the second go, and
-        those of the third that write beside the second."""
-        phases = self.phases
-        if phases == 1:
-            return
-        counts = np.bincount([c.phase for c in self.network.contexts], minlength=phases)
-        going = counts.copy()
-        done = [self.builder.add_event() for _ in range(phases - 1)]
-        go = [self.builder.add_event() for _ in range(phases - 1)]
-        turns: dict[tuple[int, int], int] = {}
-        for number, (spec, order) in enumerate(zip(self.network.contexts, self.orders, strict=True)):
-            values = self.values[number]
-            if spec.phase < phases - 1:
-                values["done"] = done[spec.phase]
-            if spec.phase > 0:
-                values["go"] = go[spec.phase - 1]
-            if order.waits:
-                values["before"] = go[spec.phase - 2]
-                going[spec.phase - 1] += 1
-            if order.turn is not None:
-                for name, turn in (("turn", order.turn), ("next", order.turn + 1)):
-                    if (name == "turn" and turn == 0) or (name == "next" and order.last):
-                        continue
-                    if (spec.phase, turn) not in turns:
-                        turns[spec.phase, turn] = self.builder.add_event()
-                    values[name] = turns[spec.phase, turn]
-        body = BodyOp("phases", "phases", list(BARRIER_PARAMS), barrier_ops())
-        self.bodies.append(body)
-        code = self.builder.add_body("phases", body_rows(body, self.builder))
-        for phase in range(phases - 1):
-            params = [done[phase], int(counts[phase]), go[phase], int(going[phase + 1])]
-            self.builder.add_context(CHIP, code, params, node=self.builder.name("phases"), phase=phase)
 
     def _machine(self) -> dict[str, Any]:
         assert self.ctx.arch is not None

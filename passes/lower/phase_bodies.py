@@ -2,20 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 from xdsl.ir import Operation
 
-from cimc.dialects.isa import Address, CopyOp, FreeOp, LoopOp, RecvOp, SendOp, SignalOp, WaitOp
+from cimc.dialects.isa import Address, BodyOp, CopyOp, FreeOp, LoopOp, RecvOp, SendOp, SignalOp, WaitOp
+from cimc.passes.lower.emit import body_rows
 from cimc.passes.lower.write_order import Order
-from cimc.passes.place.network import RELOAD, Spill
+from cimc.passes.place.network import CHIP, RELOAD, ContextSpec, Spill
 from cimc.runtime.program.builder import ProgramBuilder
 
 BARRIER_PARAMS = ("done", "waiting", "go", "starting")
 """Parameters of the barrier: the events of two phases, and how many contexts each phase has."""
 
 
-def barrier_ops() -> list[Operation]:
-    """Wait until every context of a phase is done, then let every context of the next one go."""
-    return [WaitOp("done", "waiting"), SignalOp("go", "starting")]
+def add_barriers(
+    contexts: Sequence[ContextSpec],
+    orders: Sequence[Order],
+    values: Mapping[int, dict[str, int]],
+    builder: ProgramBuilder,
+) -> BodyOp:
+    """Between two phases a chip context waits for all ``contexts`` of the first and lets those of the second go, and
+    those of the third that write beside the second.
+
+    Adds events to the ``values`` of the contexts' parameters (:func:`ordered`), and a context behind theirs for every
+    border of two phases; the body of these.
+    """
+    counts = np.bincount([c.phase for c in contexts])
+    going, borders = counts.copy(), len(counts) - 1
+    done = [builder.add_event() for _ in range(borders)]
+    go = [builder.add_event() for _ in range(borders)]
+    turns: dict[tuple[int, int], int] = {}
+    for number, (spec, order) in enumerate(zip(contexts, orders, strict=True)):
+        own = values[number]
+        if spec.phase < borders:
+            own["done"] = done[spec.phase]
+        if spec.phase > 0:
+            own["go"] = go[spec.phase - 1]
+        if order.waits:
+            own["before"] = go[spec.phase - 2]
+            going[spec.phase - 1] += 1
+        if order.turn is not None:
+            for name, turn in (("turn", order.turn), ("next", order.turn + 1)):
+                if (name == "turn" and turn == 0) or (name == "next" and order.last):
+                    continue
+                if (spec.phase, turn) not in turns:
+                    turns[spec.phase, turn] = builder.add_event()
+                own[name] = turns[spec.phase, turn]
+    body = BodyOp(
+        "phases", "phases", list(BARRIER_PARAMS), [WaitOp("done", "waiting"), SignalOp("go", "starting")]
+    )
+    code = builder.add_body("phases", body_rows(body, builder))
+    for phase in range(borders):
+        params = [done[phase], int(counts[phase]), go[phase], int(going[phase + 1])]
+        builder.add_context(CHIP, code, params, node=builder.name("phases"), phase=phase)
+    return body
 
 
 def ordered(ops: list[Operation], order: Order, *, waits: bool, signals: bool) -> list[Operation]:
