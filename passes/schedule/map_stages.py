@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 from xdsl.context import Context
-from xdsl.dialects.builtin import ArrayAttr, FunctionType, ModuleOp, StringAttr, TensorType
+from xdsl.dialects.builtin import ArrayAttr, FunctionType, ModuleOp, StringAttr
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Block, Operation, OpResult, Region, SSAValue
 from xdsl.passes import ModulePass
@@ -22,7 +22,7 @@ from cimc.dialects.graph import main_function, main_names, main_return, names, t
 from cimc.dialects.graph_types import shape_of
 from cimc.dialects.locations import describe, short_name
 from cimc.dialects.mem import HostCallOp, InputOp, OutputOp, RelayoutOp
-from cimc.dialects.mem_real import IndexMapOp, MatmulOp
+from cimc.dialects.mem_real import MatmulOp
 from cimc.dialects.row_layout import (
     RowLayout,
     columns_layout,
@@ -43,7 +43,8 @@ from cimc.passes.schedule.heads import (
     waiting_sources,
 )
 from cimc.passes.schedule.image_takers import wants_image
-from cimc.passes.schedule.moves import identity, joined, row_index, used_channels
+from cimc.passes.schedule.mapped_rows import MappedRows, row_type
+from cimc.passes.schedule.moves import identity, joined, row_index
 from cimc.passes.schedule.stages import CONVERSIONS, ELEMENTWISE, HEADS, Group, absorbed_borders, group_stages
 from cimc.passes.schedule.tails import add_tail, head_layout
 
@@ -99,11 +100,8 @@ class _Mapper:
         self.absorbed = absorbed_borders(self.ops)
         self.products = products_on_cores(self.ops, ctx.arch)
         self.groups = group_stages(self.ops, absorbed=self.absorbed, products=self.products)
-        self.block = Block()
-        self.values: dict[SSAValue, SSAValue] = {}
-        self.layouts: dict[SSAValue, RowLayout] = {}
+        self.mapped = MappedRows(ctx.store)
         self.labels: set[str] = set()
-        self.frames: dict[SSAValue, int] = {}
 
     def run(self) -> Block:
         """The mapped body of ``@main``."""
@@ -121,24 +119,9 @@ class _Mapper:
             # Codes leave with their scale in the I/O table, whether or not the model uses the reals as well.
             coded = isinstance(value, OpResult) and isinstance(value.op, graph.DequantizeOp)
             source = value.op.operands[0] if isinstance(value, OpResult) and coded else value
-            self._add(OutputOp(name, frame_shape(shape_of(value)), self._rows(source)))
-        self.block.add_op(ReturnOp())
-        return self.block
-
-    def _add(self, op: Operation, like: Operation | None = None) -> Operation:
-        if like is not None:
-            op.location = like.location
-        self.block.add_op(op)
-        return op
-
-    def _type(self, value: SSAValue, layout: RowLayout) -> TensorType[Any]:
-        assert isinstance(value.type, TensorType)
-        return TensorType(value.type.get_element_type(), layout.shape)
-
-    def _record(self, value: SSAValue, mapped: SSAValue, layout: RowLayout) -> None:
-        self.values[value] = mapped
-        self.layouts[value] = layout
-        frames_before(mapped, self.frames)
+            self.mapped.add(OutputOp(name, frame_shape(shape_of(value)), self.mapped.rows(source)))
+        self.mapped.block.add_op(ReturnOp())
+        return self.mapped.block
 
     def _input(self, name: str, argument: SSAValue) -> None:
         """One frame of an input, quantised as it comes in when a quantiser is its only user."""
@@ -147,28 +130,11 @@ class _Mapper:
         frame = frame_shape(shape_of(argument))
         layout = row_layout(frame)
         tensors = names([name])
-        op = InputOp(name, frame, self._type(value, layout), tensors)
-        self._add(op, first if value is not argument else None)
-        self._record(value, op.result, layout)
+        op = InputOp(name, frame, row_type(value, layout), tensors)
+        self.mapped.add(op, first if value is not argument else None)
+        self.mapped.record(value, op.result, layout)
         if value is not argument and isinstance(first, graph.QuantizeOp):
             self.labels.add(name)
-
-    def _rows(self, value: SSAValue, layout: RowLayout | None = None) -> SSAValue:
-        """The mapped rows of a level-2 value, re-laid when another layout is wanted."""
-        frame = frame_shape(shape_of(value))
-        wanted = layout or row_layout(frame)
-        mapped, given = self.values[value], self.layouts[value]
-        if given.same_order(wanted):
-            return mapped
-        if not {given, wanted} <= {row_layout(frame), token_layout(frame)}:
-            moved = self._moved([mapped], [given], identity(frame), value, wanted)
-            self._add(moved, value.op if isinstance(value, OpResult) else None)
-            return moved.results[0]
-        source = (given.rows, given.channels) if given != row_layout(frame) else frame
-        target = (wanted.rows, wanted.channels) if wanted != row_layout(frame) else frame
-        op = RelayoutOp(mapped, source, target, self._type(value, wanted))
-        self._add(op, value.op if isinstance(value, OpResult) else None)
-        return op.result
 
     def _operation(self, op: Operation) -> None:
         if op in self.absorbed:
@@ -200,8 +166,8 @@ class _Mapper:
         ):
             return  # every user takes the image itself
         source, target = frame_shape(shape_of(op.input)), frame_shape(shape_of(op.result))
-        given = self.layouts[op.input]
-        mapped = self.values[op.input]
+        given = self.mapped.layouts[op.input]
+        mapped = self.mapped.values[op.input]
         if given not in (row_layout(source), token_layout(source)) or layouts_by_heads(
             op.result, self.products
         ):
@@ -211,10 +177,10 @@ class _Mapper:
         if not given.same_order(wanted):
             frame = (given.rows, given.channels) if given != row_layout(source) else source
             rows = target if wanted == row_layout(target) else (wanted.rows, wanted.channels)
-            relayout = RelayoutOp(mapped, frame, rows, self._type(op.result, wanted), op.tensors)
-            self._add(relayout, op)
+            relayout = RelayoutOp(mapped, frame, rows, row_type(op.result, wanted), op.tensors)
+            self.mapped.add(relayout, op)
             mapped = relayout.result
-        self._record(op.result, mapped, wanted)
+        self.mapped.record(op.result, mapped, wanted)
 
     def _concat(self, op: graph.ConcatOp) -> None:
         """Channels side by side are routes; along any other axis the elements move through the global buffer."""
@@ -225,16 +191,16 @@ class _Mapper:
         if axis != channel_axis:
             self._move(op, op.inputs, joined(op))
             return
-        concat = ConcatOp([self._rows(v) for v in op.inputs], self._type(op.result, layout), op.tensors)
-        self._add(concat, op)
-        self._record(op.result, concat.result, layout)
+        concat = ConcatOp([self.mapped.rows(v) for v in op.inputs], row_type(op.result, layout), op.tensors)
+        self.mapped.add(concat, op)
+        self.mapped.record(op.result, concat.result, layout)
 
     def _storage_cast(self, op: graph.StorageCastOp) -> None:
         """The same rows, wherever they lie, under another type."""
-        layout = self.layouts[op.input]
-        cast = StorageCastOp(self.values[op.input], self._type(op.result, layout))
-        self._add(cast, op)
-        self._record(op.result, cast.result, layout)
+        layout = self.mapped.layouts[op.input]
+        cast = StorageCastOp(self.mapped.values[op.input], row_type(op.result, layout))
+        self.mapped.add(cast, op)
+        self.mapped.record(op.result, cast.result, layout)
 
     def _move(
         self,
@@ -245,61 +211,35 @@ class _Mapper:
     ) -> None:
         """Elements by their number: cuts of the same rows where that is all, else through the global buffer."""
         (result,) = op.results
-        values, sources = [self.values[v] for v in operands], [self.layouts[v] for v in operands]
+        values = [self.mapped.values[v] for v in operands]
+        sources = [self.mapped.layouts[v] for v in operands]
         heads = layouts_by_heads(result, self.products)
         layouts = [*heads, self._preferred(result)]
         for layout in layouts if len(values) == 1 and constant is None else ():
             starts = row_starts(row_index(index, sources, layout), sources[0], layout)
             if starts is not None:
-                view = ViewOp(values[0], starts, self._type(result, layout))
-                self._add(view, op)
-                self._record(result, view.result, layout)
+                view = ViewOp(values[0], starts, row_type(result, layout))
+                self.mapped.add(view, op)
+                self.mapped.record(result, view.result, layout)
                 return
         tensors = None if heads else ArrayAttr([StringAttr(t) for t in tensor_names(op)])
-        moved = self._moved(values, sources, index, result, layouts[0], constant, tensors)
-        self._add(moved, op)
-        self._record(result, moved.results[0], layouts[0])
-
-    def _moved(
-        self,
-        values: Sequence[SSAValue],
-        sources: Sequence[RowLayout],
-        index: npt.NDArray[Any],
-        result: SSAValue,
-        layout: RowLayout,
-        constant: str | None = None,
-        tensors: ArrayAttr[StringAttr] | None = None,
-    ) -> IndexMapOp:
-        """The move that makes ``result`` in rows of ``layout``; operands come in whatever rows they have."""
-        rows, channels = used_channels(row_index(index, sources, layout), sources)
-        name = (
-            tensor_names(result.op)[0]
-            if isinstance(result, OpResult) and tensor_names(result.op)
-            else "moved"
-        )
-        return IndexMapOp(
-            values,
-            self._type(result, layout),
-            channels=channels,
-            index=self.ctx.store.put(self.ctx.store.fresh(f"{name}.rows"), rows),
-            constant=constant,
-            target=frame_shape(shape_of(result)),
-            tensors=tensors,
-        )
+        moved = self.mapped.moved(values, sources, index, result, layouts[0], constant, tensors)
+        self.mapped.add(moved, op)
+        self.mapped.record(result, moved.results[0], layouts[0])
 
     def _matmul(self, op: graph.MatmulOp) -> None:
         """A product of two activations on the chip's digital unit, both as tokens of their last axis."""
         lhs, rhs, result = (token_layout(frame_shape(shape_of(v))) for v in (op.lhs, op.rhs, op.result))
         product = MatmulOp(
-            self._rows(op.lhs, lhs),
-            self._rows(op.rhs, rhs),
-            self._type(op.result, result),
+            self.mapped.rows(op.lhs, lhs),
+            self.mapped.rows(op.rhs, rhs),
+            row_type(op.result, result),
             batch=lhs.rows // shape_of(op.lhs)[-2],
             target=frame_shape(shape_of(op.result)),
             tensors=op.tensors,
         )
-        self._add(product, op)
-        self._record(op.result, product.result, result)
+        self.mapped.add(product, op)
+        self.mapped.record(op.result, product.result, result)
 
     def _preferred(self, value: SSAValue) -> RowLayout:
         """Tokens, unless somebody who takes images comes first: then nothing is re-laid there."""
@@ -311,15 +251,15 @@ class _Mapper:
         call = HostCallOp(
             op.op_type.data,
             op.model,
-            [self._rows(v) for v in op.inputs],
+            [self.mapped.rows(v) for v in op.inputs],
             [shape_of(v) for v in op.inputs],
             [shape_of(v) for v in op.outputs],
-            [self._type(v, lay) for v, lay in zip(op.outputs, layouts, strict=True)],
+            [row_type(v, lay) for v, lay in zip(op.outputs, layouts, strict=True)],
             op.tensors,
         )
-        self._add(call, op)
+        self.mapped.add(call, op)
         for value, mapped, layout in zip(op.outputs, call.outs, layouts, strict=True):
-            self._record(value, mapped, layout)
+            self.mapped.record(value, mapped, layout)
 
     def _label(self, op: Operation) -> str:
         """A unique, readable name of a stage: that of its first operation's node."""
@@ -346,15 +286,15 @@ class _Mapper:
         stage = StageOp(
             label,
             sources,
-            self._type(result, layout),
+            row_type(result, layout),
             block,
             frame,
             ArrayAttr([StringAttr(t) for t in tensor_names(group.last)]),
             None if usual else (layout.row_stride, layout.pos_stride, layout.chan_stride),
-            waiting_sources(sources, self.frames, product=isinstance(head, graph.MatmulOp)),
+            waiting_sources(sources, self.mapped.frames, product=isinstance(head, graph.MatmulOp)),
         )
-        self._add(stage, head)
-        self._record(result, stage.result, layout)
+        self.mapped.add(stage, head)
+        self.mapped.record(result, stage.result, layout)
 
     def _layout(self, head: Operation, value: SSAValue) -> RowLayout:
         """The layout of ``value`` inside the stage of ``head``."""
@@ -363,10 +303,10 @@ class _Mapper:
             return scalar_layout(frame)
         if isinstance(head, graph.MatmulOp):
             columns = columns_layout(frame)
-            by_columns = value is head.rhs and self.layouts[value] == columns and not head.is_quantised
+            by_columns = value is head.rhs and self.mapped.layouts[value] == columns and not head.is_quantised
             return columns if by_columns else heads_layout(frame)
         if isinstance(head, ELEMENTWISE):  # as its first operand lies
-            first, given = frame_shape(shape_of(head.operands[0])), self.layouts[head.operands[0]]
+            first, given = frame_shape(shape_of(head.operands[0])), self.mapped.layouts[head.operands[0]]
             if first == frame and given not in (row_layout(first), token_layout(first)):
                 return given
             tokens = given == token_layout(first) != row_layout(first)
@@ -382,14 +322,14 @@ class _Mapper:
         inside = {r for o in group.ops for r in o.results}
         outside = [(op, v) for op in group.ops for v in op.operands if v not in inside]
         found = [
-            self._rows(product.source, product.layout)
+            self.mapped.rows(product.source, product.layout)
             if op is head and product is not None
-            else self._rows(value, self._layout(head, value))
+            else self.mapped.rows(value, self._layout(head, value))
             for op, value in outside
         ]
-        latest = max(frames_before(rows, self.frames) for rows in found)
+        latest = max(frames_before(rows, self.mapped.frames) for rows in found)
         for number, (op, value) in enumerate(outside):
-            if op is not head and frames_before(found[number], self.frames) < latest:
+            if op is not head and frames_before(found[number], self.mapped.frames) < latest:
                 found[number] = self._waiting(value, found[number], group, product)
         return found
 
@@ -407,7 +347,7 @@ class _Mapper:
         size = height * channels * element_of(rows.type).size_bytes
         if arch is None or 2 * size <= arch.core.local_buffer_bytes:
             return rows
-        layout = self.layouts[operand]
-        held = self._moved([rows], [layout], identity(frame_shape(shape_of(operand))), operand, layout)
-        self._add(held, operand.op if isinstance(operand, OpResult) else None)
+        layout = self.mapped.layouts[operand]
+        held = self.mapped.moved([rows], [layout], identity(frame_shape(shape_of(operand))), operand, layout)
+        self.mapped.add(held, operand.op if isinstance(operand, OpResult) else None)
         return held.result
