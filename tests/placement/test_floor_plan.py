@@ -22,6 +22,7 @@ from cimc.passes.place.relief import relief
 from cimc.passes.place.traffic import Flow
 from cimc.runtime.cycle import simulate
 from cimc.runtime.program import Program
+from tests.placement.routes import routed_links
 
 Blocks = st.integers(2, 5)
 
@@ -41,19 +42,6 @@ def random_flows(seed: int, contexts: int) -> list[Flow]:
     return found
 
 
-def routed_links(source: int, targets: set[int], columns: int) -> int:
-    """Links of a multicast whose routes go along the row first, walked link by link."""
-    links: set[tuple[int, int]] = set()
-    for target in targets:
-        at = source
-        while at != target:
-            x, to_x = at % columns, target % columns
-            after = at + (1 if to_x > x else -1) if x != to_x else at + (columns if target > at else -columns)
-            links.add((at, after))
-            at = after
-    return len(links)
-
-
 # Bytes x links of a placement are the links of the walked routes, on any mesh.
 @given(st.integers(0, 10**6), Blocks)
 def test_price_equals_walked_routes(seed: int, blocks: int):
@@ -62,7 +50,7 @@ def test_price_equals_walked_routes(seed: int, blocks: int):
     block_of = {c: c for c in range(blocks)}
     place = np.array([*np.random.default_rng(seed).permutation(mesh.cores)[:blocks], mesh.chip], np.int64)
     expected = sum(
-        f.size_bytes * routed_links(int(place[f.source]), {int(place[t]) for t in f.targets}, mesh.columns)
+        f.size_bytes * len(routed_links(int(place[f.source]), place[[*f.targets]].tolist(), mesh.columns))
         for f in given_flows
     )
     assert hop_bytes(between_blocks(given_flows, block_of, blocks), place, mesh) == expected

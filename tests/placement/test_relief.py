@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from itertools import permutations
 from pathlib import Path
@@ -24,6 +25,7 @@ from cimc.passes.place.multicasts import Multicasts
 from cimc.passes.place.relief import relief
 from cimc.passes.place.relief_search import Contexts, relieve
 from cimc.runtime.cycle import simulate
+from tests.placement.routes import routed_links
 
 Ints = npt.NDArray[np.int64]
 
@@ -52,22 +54,13 @@ def a_case(seed: int) -> tuple[Multicasts, Contexts, Ints]:
 
 
 def link_cycles(casts: Multicasts, place: Ints, columns: int) -> list[int]:
-    """Cycles of an image on every link that is used, every link of every route walked."""
-    links: dict[tuple[int, int], int] = {}
+    """Cycles of an image on every link that is used."""
+    found: Counter[tuple[int, int]] = Counter()
     for f, sender in enumerate(casts.source.tolist()):
-        used: set[tuple[int, int]] = set()
-        for taker in casts.target[casts.first[f] : casts.first[f + 1]].tolist():
-            at, end = int(place[sender]), int(place[taker])
-            while at != end:
-                x, to_x = at % columns, end % columns
-                after = (
-                    at + (1 if to_x > x else -1) if x != to_x else at + (columns if end > at else -columns)
-                )
-                used.add((at, after))
-                at = after
-        for link in used:
-            links[link] = links.get(link, 0) + int(casts.load[f])
-    return list(links.values())
+        takers = casts.target[casts.first[f] : casts.first[f + 1]]
+        for link in routed_links(int(place[sender]), place[takers].tolist(), columns):
+            found[link] += int(casts.load[f])
+    return list(found.values())
 
 
 def price(casts: Multicasts, own: Contexts) -> float:
