@@ -183,9 +183,10 @@ def block_diagonal(op: graph.ProductOperation, crossbar: Any, columns: int) -> D
     n, channels, *kernel = op.weight_shape()
     depth, width = channels * prod(kernel), n // groups
     packed = groups_per_block(groups, depth, width, crossbar.rows, columns)
-    one = packed * depth <= crossbar.rows and crossbar.adcs >= crossbar.columns
-    if one and 2 * packed * width <= columns and groups % (2 * packed) == 0:
-        packed *= 2
+    twice = 2 * packed
+    fits = packed * depth <= crossbar.rows and twice * width <= columns and groups % twice == 0
+    if fits and crossbar.adcs >= crossbar.columns:
+        packed = twice
     return Diagonal(packed * channels, packed * width, packed)
 
 
