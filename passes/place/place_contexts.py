@@ -40,7 +40,7 @@ BATCH = "cim.batch"
 
 @dataclass(frozen=True)
 class PlaceContextsPass(ModulePass):
-    """First fit in network order, then a floor plan: crossbars, contexts and local memory of a core are the resources.
+    """First fit, then a floor plan: crossbars, contexts and local memory of a core are the resources.
 
     Ring depths that cannot deadlock are computed first, so that memory needs are exact; what a core has left
     deepens its rings. On a mesh the contents of cores change places so that few bytes cross few links; then
