@@ -21,8 +21,8 @@ from cimc.passes.place.traffic import Flow
 
 Ints = npt.NDArray[np.int64]
 
-WORK = 10_000_000
-"""Targets of multicasts that one search looks at: about a third of a second."""
+WORK, WORK_EACH = 10_000_000, 50_000
+"""Targets of multicasts that one search looks at, at most (a tenth to a third of a second), and for each there is."""
 
 LEAF = 8
 """Blocks that are no longer halved but put down in their order; the search behind it sees to them."""
@@ -72,7 +72,7 @@ def arrange(casts: Multicasts, start: Ints, mesh: Mesh, *, work: int = WORK) -> 
         return start
     candidates = [start, partitioned(casts, mesh)]
     best = min(candidates, key=lambda place: hop_bytes(casts, place, mesh))
-    return anneal(casts, best, mesh.cores, mesh.columns, work)
+    return anneal(casts, best, mesh.cores, mesh.columns, min(work, WORK_EACH * len(casts.target)))
 
 
 def partitioned(casts: Multicasts, mesh: Mesh) -> Ints:

@@ -12,7 +12,6 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from cimc.backends.registry import resolve_backend
 from cimc.backends.schema import Architecture
 from cimc.compiler import Compiled, CompileOptions, build
 from cimc.dialects.cim import StageOp
@@ -24,6 +23,7 @@ from cimc.mapping_options import MappingOptions
 from cimc.passes.place.network import COLUMNS
 from cimc.runtime.functional import FunctionalResult, run_program
 from cimc.runtime.verifier import verify_program
+from tests.fewer_cores import with_fewer_cores
 
 Array = npt.NDArray[Any]
 
@@ -73,7 +73,7 @@ def normal(rng: np.random.Generator, *shape: int, fan_in: int = 1) -> npt.NDArra
 
 def machine(base: str = "isaac", *, crossbars: int = 3, **crossbar: Any) -> Architecture:
     """``base`` with odd arrays, few of them a core."""
-    arch = resolve_backend(base).architecture()
+    arch = with_fewer_cores(base)
     return arch.model_copy(
         update={
             "crossbar": arch.crossbar.model_copy(update=crossbar),
@@ -83,8 +83,8 @@ def machine(base: str = "isaac", *, crossbars: int = 3, **crossbar: Any) -> Arch
 
 
 MACHINES: dict[str, Architecture] = {
-    "isaac": resolve_backend("isaac").architecture(),
-    "puma": resolve_backend("puma").architecture(),
+    "isaac": with_fewer_cores("isaac"),
+    "puma": with_fewer_cores("puma"),
     "odd": machine(rows=21, columns=45, parallel_rows=5, adcs=45),
     "odd flip": machine("puma", rows=37, columns=52, parallel_rows=37, adcs=52),
     "lossy": machine("puma", rows=41, columns=52, parallel_rows=41, adc_bits=4, adcs=52),

@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from cimc.backends.registry import resolve_backend
 from cimc.backends.schema import Architecture
+from tests.fewer_cores import with_fewer_cores
 
 
 class Builder:
@@ -88,7 +88,7 @@ def small_network(seed: int = 0) -> onnx.ModelProto:
 
 def machine(base: str, rows: int, columns: int, **crossbar: Any) -> Architecture:
     """``base`` with small arrays, two a core, so that stages take several cores."""
-    arch = resolve_backend(base).architecture()
+    arch = with_fewer_cores(base)
     update = {"rows": rows, "columns": columns, "adcs": columns, **crossbar}
     return arch.model_copy(
         update={
