@@ -15,11 +15,15 @@ import numpy.typing as npt
 import pytest
 
 import cimc
+from cimc.backends.loader import resolved_yaml
 from cimc.diagnostics import UsageError
 from cimc.runtime.artifact_files import ArtifactWriter
+from tests.fewer_cores import with_fewer_cores
 
 Images = Callable[[str, int, int], npt.NDArray[np.float32]]
-COMPILE = "import sys, cimc; cimc.compile(sys.argv[1], 'isaac', calibration=sys.argv[2], output=sys.argv[3])"
+COMPILE = (
+    "import sys, cimc; cimc.compile(sys.argv[1], sys.argv[2], calibration=sys.argv[3], output=sys.argv[4])"
+)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -35,6 +39,14 @@ def digits(onnx_file: Callable[[str], Path], images: Images, tmp_path: Path) -> 
     return onnx_file("digits"), data
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A machine of few cores for tests that compile many times."""
+    path = tmp_path_factory.mktemp("machine") / "small.yaml"
+    path.write_text(resolved_yaml(with_fewer_cores("isaac")))
+    return str(path)
+
+
 def test_two_compiles_give_the_same_bytes(digits: tuple[Path, Path], tmp_path: Path) -> None:
     """Two processes with different hash seeds write identical artifacts."""
     model, data = digits
@@ -42,7 +54,7 @@ def test_two_compiles_give_the_same_bytes(digits: tuple[Path, Path], tmp_path: P
     for seed in ("1", "2"):
         folder = tmp_path / f"build{seed}"
         environment = {**os.environ, "PYTHONHASHSEED": seed}
-        command = [sys.executable, "-c", COMPILE, str(model), str(data), str(folder)]
+        command = [sys.executable, "-c", COMPILE, str(model), "isaac", str(data), str(folder)]
         subprocess.run(command, check=True, env=environment, timeout=300)
         found.append(bytes_of(folder))
     assert found[0].keys() == found[1].keys()
@@ -61,12 +73,12 @@ def test_no_machine_detail_is_in_the_artifact(digits: tuple[Path, Path], tmp_pat
 
 @pytest.fixture(scope="module")
 def whole_compile_s(
-    onnx_file: Callable[[str], Path], images: Images, tmp_path_factory: pytest.TempPathFactory
+    onnx_file: Callable[[str], Path], images: Images, small: str, tmp_path_factory: pytest.TempPathFactory
 ) -> float:
     """How long a process takes that compiles the digits network, on this machine and under its load."""
     folder = tmp_path_factory.mktemp("whole")
     np.savez(folder / "calibration.npz", x=images("digits", 8, 1))
-    command = [sys.executable, "-W", "ignore", "-c", COMPILE, str(onnx_file("digits"))]
+    command = [sys.executable, "-W", "ignore", "-c", COMPILE, str(onnx_file("digits")), small]
     started = time.monotonic()
     subprocess.run(
         [*command, str(folder / "calibration.npz"), str(folder / "build")], check=True, timeout=300
@@ -76,12 +88,12 @@ def whole_compile_s(
 
 @pytest.mark.parametrize("share", [0.3, 0.55, 0.7, 0.8, 0.9, 0.97])
 def test_a_killed_compile_leaves_no_artifact_that_loads(
-    digits: tuple[Path, Path], tmp_path: Path, whole_compile_s: float, share: float
+    digits: tuple[Path, Path], small: str, tmp_path: Path, whole_compile_s: float, share: float
 ) -> None:
     """Killed after a share of its time: either the artifact is complete and loads, or loading fails clearly."""
     model, data = digits
     target = tmp_path / "build"
-    command = [sys.executable, "-W", "ignore", "-c", COMPILE, str(model), str(data), str(target)]
+    command = [sys.executable, "-W", "ignore", "-c", COMPILE, str(model), small, str(data), str(target)]
     process = subprocess.Popen(command)
     time.sleep(share * whole_compile_s)
     process.send_signal(signal.SIGKILL)
@@ -93,7 +105,7 @@ def test_a_killed_compile_leaves_no_artifact_that_loads(
     else:
         assert made.program.count("instructions") > 0
     # The next compile into the same folder is not hindered by what was left.
-    assert cimc.compile(model, "isaac", calibration=data, output=target).path == target
+    assert cimc.compile(model, small, calibration=data, output=target).path == target
 
 
 def test_interrupt_leaves_nothing(digits: tuple[Path, Path], tmp_path: Path) -> None:
@@ -121,18 +133,20 @@ def test_a_second_compile_into_the_same_folder_fails(digits: tuple[Path, Path], 
         cimc.compile(model, "isaac", calibration=data, output=target)
 
 
-def test_resume_from_every_dump_gives_the_same_program(digits: tuple[Path, Path], tmp_path: Path) -> None:
+def test_resume_from_every_dump_gives_the_same_program(
+    digits: tuple[Path, Path], small: str, tmp_path: Path
+) -> None:
     """Every dump up to the mapped level parses, and compiling from it ends in the same program."""
     model, data = digits
-    whole = cimc.compile(model, "isaac", calibration=data, dump_ir=tmp_path / "ir")
+    whole = cimc.compile(model, small, calibration=data, dump_ir=tmp_path / "ir")
     dumps = sorted((tmp_path / "ir").glob("*.mlir"))
     assert len(dumps) >= 14
     for dump in dumps:
         if "_isa_" in dump.name:
             with pytest.raises(UsageError, match="mapped"):
-                cimc.compile(dump, "isaac", calibration=data, resume=True)
+                cimc.compile(dump, small, calibration=data, resume=True)
             continue
-        again = cimc.compile(dump, "isaac", calibration=data, resume=True)
+        again = cimc.compile(dump, small, calibration=data, resume=True)
         for table, columns in whole.program.tables.items():
             for column, values in columns.items():
                 np.testing.assert_array_equal(

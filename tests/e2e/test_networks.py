@@ -15,21 +15,31 @@ import cimc
 TEST = 8
 """Frames of a comparison."""
 
+STREAMED = 3
+"""Those of them that go through the stream too; by the third, frames have followed each other through all rings."""
+
 Images = Callable[[str, int, int], npt.NDArray[np.float32]]
 
-NETWORKS = ("resnet-cifar-20", "squeezenet", "resnet-18", "resnet-50", "mobilenet-v2")
-STREAMED = {"resnet-50": 2, "mobilenet-v2": 3}
-"""Frames through the stream where 8 would take too long; level 2 sees all of them."""
+QUICK = ("resnet-cifar-20", "squeezenet", "resnet-18", "resnet-50@64", "mobilenet-v2@64")
+"""``@64``: all layers and weights of the network, for images of 64 x 64: half of the time or less."""
+CASES = [
+    *QUICK,
+    pytest.param("resnet-50", marks=pytest.mark.slow),
+    pytest.param("mobilenet-v2", marks=pytest.mark.slow),
+]
 
 WITHIN = {
     "resnet-cifar-20": 0.35,
     "squeezenet": 0.15,
     "resnet-18": 0.15,
     "resnet-50": 0.2,
+    "resnet-50@64": 0.25,
     "mobilenet-v2": 0.2,
+    "mobilenet-v2@64": 0.25,
 }
 """Relative error (2-norm) of 8-bit level 2 against float; calibration on 8 images clips the small network's
-outputs on others. onnxruntime's own static quantiser, calibrated alike, is at 0.34, 0.09, 0.09 and 0.13."""
+outputs on others. onnxruntime's own static quantiser, calibrated alike, is at 0.34, 0.09, 0.09 and 0.13
+for images of full size; the average behind the last of 64 x 64 is over 4 positions instead of 49: measured 0.19."""
 
 
 def float_outputs(model: Path, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -43,7 +53,7 @@ def float_outputs(model: Path, x: npt.NDArray[np.float32]) -> npt.NDArray[np.flo
 
 
 @pytest.mark.parametrize("machine", ["isaac", "puma"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", CASES)
 def test_stream_equals_level_two(
     name: str,
     machine: str,
@@ -55,14 +65,13 @@ def test_stream_equals_level_two(
     """Every output integer of the stream equals level 2; all products are done by reads; outputs vary."""
     made = artifact(name, machine)
     x = images(name, TEST, 1)
-    streamed = STREAMED.get(name, TEST)
     reference = made.run({"x": x}, engine="quantised")
-    stream = made.run({"x": x[:streamed]}, engine="program")
+    stream = made.run({"x": x[:STREAMED]}, engine="program")
     for output, codes in reference.integer_outputs.items():
-        np.testing.assert_array_equal(stream.integer_outputs[output], codes[:streamed])
+        np.testing.assert_array_equal(stream.integer_outputs[output], codes[:STREAMED])
         assert len(np.unique(codes)) >= 16
         assert len(np.unique(codes.argmax(axis=1))) >= 2
-    assert stream.array_macs == stream.total_macs == made.report["total_macs"] * streamed
+    assert stream.array_macs == stream.total_macs == made.report["total_macs"] * STREAMED
     assert made.report["host_operators"] == []
 
     real = float_outputs(onnx_file(name), x)
@@ -76,7 +85,7 @@ def test_stream_equals_level_two(
 
 def test_depthwise_convolutions_share_arrays(artifact: Callable[[str, str], cimc.Artifact]) -> None:
     """Several groups to an array: MobileNetV2 needs fewer than half of the 7,579 arrays of a dense mapping."""
-    stages = artifact("mobilenet-v2", "isaac").report["stages"]
+    stages = artifact("mobilenet-v2@64", "isaac").report["stages"]
     one_copy = sum(stage["crossbars"] // stage["copies"] for stage in stages)
     assert 0 < one_copy < 7579 / 2
 

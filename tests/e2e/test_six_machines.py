@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from onnx import ModelProto
 from ruamel.yaml import YAML
 
 import cimc
@@ -17,6 +18,8 @@ from cimc import models
 from cimc.backends.loader import load_architecture
 from cimc.cli import main
 from cimc.diagnostics import DoesNotFitError
+from cimc.interpreters.quantised import execute_quantised
+from tests.convolutions.models_and_checks import chain, check, node, normal
 
 MACHINES = ("isaac", "isaac-ce", "jain", "jia", "pimcomp", "puma")
 NETWORKS = ("digits", "resnet-cifar-20", "squeezenet", "resnet-18")
@@ -27,15 +30,11 @@ WITHIN = 0.1
 """Relative error of a lossy machine against level 2; measured 0.014 for ResNet-18, 0 for the others."""
 
 Images = Callable[[str, int, int], npt.NDArray[np.float32]]
-QUICK = {("resnet-18", "jia"), ("resnet-18", "pimcomp")}
-"""Of the large network; `jain` takes a minute, the others run it in tests/e2e/test_networks.py as well."""
+SLOW = ("resnet-18",)
+"""`jain` takes a minute; test_networks.py runs it on two machines, and :func:`filled_rows` loses on `jia`."""
 
 CASES = [
-    pytest.param(
-        name,
-        machine,
-        marks=[pytest.mark.slow] if name == "resnet-18" and (name, machine) not in QUICK else [],
-    )
+    pytest.param(name, machine, marks=[pytest.mark.slow] if name in SLOW else [])
     for name in NETWORKS
     for machine in MACHINES
 ]
@@ -94,6 +93,36 @@ def test_one_copy_takes_the_crossbars_of_its_shapes(
     assert made.report["crossbars"]["used"] == crossbars_by_shape(made, machine)
 
 
+def filled_rows() -> ModelProto:
+    """A 3x3 convolution of 128 channels, whose kernel has as many taps as an array of `jia` rows: 1152. Its
+    inputs have both signs: half of the bits of their codes are set, half of those of the weights: 288 is above 255."""
+    rng = np.random.default_rng(3)
+    return chain(
+        (1, 3, 8, 8),
+        node("Conv", normal(rng, 128, 3, 3, 3, fan_in=27), pads=[1, 1, 1, 1]),
+        node("Conv", normal(rng, 32, 128, 3, 3, fan_in=1152), pads=[1, 1, 1, 1]),
+        node("Relu"),
+        node("GlobalAveragePool"),
+        node("Flatten"),
+        node("Gemm", normal(rng, 32, 10, fan_in=32)),
+    )
+
+
+def test_the_core_mode_machine_loses_where_rows_are_full() -> None:
+    """1152 rows of single bits leave 8 bits: the stream's codes are those of the mapped level and not of level 2, at a
+    distance below a tenth."""
+    checked = check(filled_rows(), load_architecture("jia"))
+    x = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    store = checked.compiled.store
+    runs = [
+        execute_quantised(checked.compiled.modules["quantised"], store, {"x": x[i : i + 1]}) for i in range(2)
+    ]
+    exact = np.concatenate([{**run.outputs, **run.integer_outputs}["y"] for run in runs]).astype(np.float64)
+    lost = np.linalg.norm(checked.run.outputs["y"] - exact) / np.linalg.norm(exact - exact.mean())
+    assert 0 < lost < WITHIN
+
+
+@pytest.mark.slow
 def test_the_core_mode_machine_loses_on_a_large_network(
     artifact: Callable[[str, str], cimc.Artifact], images: Images
 ) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 import cimc
-from cimc import models
 from cimc.diagnostics import DoesNotFitError
 
 FILE = Path(__file__).with_name("metrics.json")
@@ -26,11 +25,10 @@ IMAGES = 4
 SLOW = ("resnet-18",)
 
 
-def metrics(name: str, machine: str, file: Path) -> dict[str, Any]:
+def metrics(name: str, machine: str, artifact: Callable[[str, str], cimc.Artifact]) -> dict[str, Any]:
     """What is golden of one model on one machine; the resource that is short where it does not fit."""
-    x = models.images(4, models.network(name).shape, seed=1)
     try:
-        made = cimc.compile(file, machine, calibration={"x": x}, require_arrays=True)
+        made = artifact(name, machine)
     except DoesNotFitError as error:
         return {"does_not_fit": str(error)}
     timing = made.simulate(images=IMAGES)
@@ -47,18 +45,6 @@ def metrics(name: str, machine: str, file: Path) -> dict[str, Any]:
         "contexts": report["contexts"],
         "phases": report["utilisation"]["phases"],
     }
-
-
-@pytest.fixture(scope="session")
-def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The ONNX file of a network, exported once."""
-    folder = tmp_path_factory.mktemp("golden")
-
-    def get(name: str) -> Path:
-        path = folder / f"{name}.onnx"
-        return path if path.exists() else models.export_onnx(name, path)
-
-    return get
 
 
 @pytest.fixture(scope="session")
@@ -82,11 +68,11 @@ def test_metrics_are_the_reviewed_ones(
     name: str,
     machine: str,
     golden: dict[str, dict[str, Any]],
-    onnx_file: Callable[[str], Path],
+    artifact: Callable[[str, str], cimc.Artifact],
     request: pytest.FixtureRequest,
 ) -> None:
     """Every integer as reviewed; that the programs are right is what tests/e2e says."""
-    found = metrics(name, machine, onnx_file(name))
+    found = metrics(name, machine, artifact)
     if request.config.getoption("--update-golden"):
         golden.setdefault(name, {})[machine] = found
         return
