@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def run_onnx(path: Path, x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return np.asarray(session.run(["logits"], {"x": x})[0])
 
 
-SLOW = ("resnet-34", "resnet-101", "vgg-7")
+SLOW = ("resnet-34", "resnet-50", "resnet-101", "vgg-7")
 
 
 @pytest.fixture(
@@ -167,6 +168,26 @@ def test_the_network_is_the_published_one(exported: Exported) -> None:
     products = [n for n in inferred.graph.node if n.op_type in ("Conv", "Gemm")]
     macs = sum(int(np.prod(weights[n.input[1]])) * int(np.prod(shapes[n.output[0]][2:])) for n in products)
     assert (macs, len(products)) == MACS[exported.name]
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_the_module_is_the_published_network(name: str) -> None:
+    """The same two numbers of the networks whose tuning takes long, counted in torch on tensors without data."""
+    entry = models.network(name)
+    file, function = entry.source.split(":")
+    macs: list[int] = []
+
+    def count(layer: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        macs.append(layer.weight.numel() * output[0, 0].numel())
+
+    with torch.device("meta"):
+        module: nn.Module = getattr(import_module(file), function)().eval()
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.register_forward_hook(count)
+        module(torch.zeros(1, *entry.shape))
+    assert (sum(macs), len(macs)) == MACS[name]
 
 
 def test_nodes_keep_their_kind_and_scope(exported: Exported) -> None:
