@@ -20,13 +20,18 @@ def test_the_split_is_stratified_and_complete() -> None:
     assert np.abs(np.bincount(data.test_labels) - whole * 360 / 1797).max() < 1
 
 
-def test_training_reaches_the_stated_accuracy_twice_alike() -> None:
-    """Seed 0 gets at least 98.5 % of the test images right, and training is reproducible bit for bit."""
+def test_training_reaches_the_stated_accuracy() -> None:
+    """Seed 0 gets at least 98.5 % of the test images right."""
     data = digits_data()
-    first, second = train(), train()
+    first = train()
     with torch.no_grad():
         logits = first(torch.from_numpy(data.test_images))
     assert (logits.argmax(dim=1).numpy() == data.test_labels).mean() >= 0.985
+    assert not first.training
+
+
+def test_training_twice_gives_the_same_bits() -> None:
+    """Draws of weights and order of images come from the seed alone, from the first epoch on."""
+    first, second = train(epochs=2), train(epochs=2)
     states = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in states)
-    assert not first.training

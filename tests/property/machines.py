@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from cimc.backends.registry import resolve_backend
@@ -12,10 +13,16 @@ from tests.property.choices import Choices
 LEAST_CORES = 24
 
 
+@cache
+def _isaac() -> Architecture:
+    """Read once for all examples."""
+    return resolve_backend("isaac").architecture()
+
+
 def random_machine(choices: Choices) -> Architecture:
     """A legal machine; everything but sizes, modes and encodings is that of ``isaac``."""
     c = choices
-    fields: dict[str, Any] = resolve_backend("isaac").architecture().model_dump(mode="json")
+    fields: dict[str, Any] = _isaac().model_dump(mode="json")
     mode = c.one_of(("wordline", "wordline", "crossbar", "crossbar", "core"))
     wordline = mode == "wordline"
     sizes = (

@@ -25,7 +25,9 @@ from cimc.dialects.graph_types import quant_of
 from cimc.interpreters.quantised import execute_quantised
 from cimc.models.digits import digits_data
 from cimc.passes.quantise.values import value_names
+from tests.fewer_cores import with_fewer_cores
 from tests.quantised_models.conftest import BATCH, Form, session
+from tests.fewer_cores import with_fewer_cores
 from tests.quantised_models.oracle import Oracle
 
 Array = npt.NDArray[Any]
@@ -161,7 +163,7 @@ def test_the_stream_on_isaac_equals_level_2(form: Form) -> None:
     images = digits_data().test_images[: 2 * BATCH]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        artifact = cimc.compile(form.path, "isaac")
+        artifact = cimc.compile(form.path, with_fewer_cores("isaac"))
     run = artifact.run({"x": images})
     expected = np.concatenate(
         [

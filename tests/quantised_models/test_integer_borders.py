@@ -14,7 +14,6 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 
 import cimc
-from cimc.backends.registry import resolve_backend
 from cimc.calibration import CalibrationWarning, random_samples
 from cimc.cli import main
 from cimc.compiler import Compiled, CompileOptions, build
@@ -27,12 +26,13 @@ from cimc.passes.schedule.copies.bounds import bounds
 from cimc.passes.schedule.estimate.inputs import InputRow
 from cimc.passes.schedule.estimate.units import Units
 from cimc.runtime.program import Element
+from tests.fewer_cores import with_fewer_cores
 from tests.quantised_models.conftest import BATCH, Form, session
 from tests.quantised_models.test_operators import codes, model, node, scalars
 
 Array = npt.NDArray[Any]
 
-ISAAC = resolve_backend("isaac").architecture()
+ISAAC = with_fewer_cores("isaac")
 FRAMES = 2 * BATCH
 two_forms = pytest.mark.parametrize("form", ["qdq_s8_s8", "qoperator_u8_s8"], indirect=True)
 """Signed and unsigned integers, conversions and operators on codes."""
@@ -91,7 +91,7 @@ def border(form: Form, tmp_path_factory: pytest.TempPathFactory) -> Border:
     x = codes_of(digits_data().test_images[:FRAMES].reshape(-1, 1, 8, 8), form)
     reference = session(model)
     found = [np.asarray(reference.run(None, {given: batch})[0]) for batch in np.split(x, FRAMES // BATCH)]
-    artifact = cimc.compile(folder / "integers.onnx", "isaac", output=folder / "integers.cim")
+    artifact = cimc.compile(folder / "integers.onnx", ISAAC, output=folder / "integers.cim")
     return Border(folder / "integers.onnx", artifact, given, got, x, np.concatenate(found))
 
 
@@ -195,7 +195,7 @@ def test_readers_of_any_scales_share_the_input(scales: tuple[float, float], cast
     assert len([u for u in given.result.uses if u.operation.name == "cim.storage_cast"]) == casts
     reference = session(source, "ORT_DISABLE_ALL")
     names = [value.name for value in source.graph.output]
-    artifact = cimc.compile(source, "isaac")
+    artifact = cimc.compile(source, ISAAC)
     for frame in np.split(x, len(x)):
         wanted = reference.run(None, {"x": frame})
         for engine in ("graph", "quantised", "mapped", "program"):
@@ -220,7 +220,7 @@ def test_a_cast_between_stages_changes_no_bound() -> None:
     copies and pieces of the network whose scales agree."""
     other, same = two_layers(0.5), two_layers(0.25)
     x = codes(8, (2, 3, 12, 12), np.uint8)
-    run = cimc.compile(other, "isaac").run({"x": x})
+    run = cimc.compile(other, ISAAC).run({"x": x})
     reference = session(other, "ORT_DISABLE_ALL")
     wanted = np.concatenate([np.asarray(reference.run(None, {"x": frame})[0]) for frame in np.split(x, 2)])
     assert len(np.unique(wanted)) > 50
@@ -275,7 +275,7 @@ def test_integers_that_get_their_scale_later(
     assert len(np.unique(wanted)) > 50
     made = build(source, ISAAC, None, CompileOptions())
     assert not [op for op in made.modules["mapped"].walk() if isinstance(op, HostCallOp)]
-    artifact = cimc.compile(source, "isaac")
+    artifact = cimc.compile(source, ISAAC)
     for engine in ("mapped", "program"):
         np.testing.assert_array_equal(artifact.run({"x": x}, engine=engine).outputs["y"], wanted)
     for level in ("graph", "quantised"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -18,15 +19,14 @@ from cimc.runtime.verifier import verify_program
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> cimc.Artifact:
+def made(onnx_file: Callable[[str], Path]) -> cimc.Artifact:
     """ResNet-18 on PIMCOMP's machine with logical cells, one copy of each weight."""
     fields = load_architecture("pimcomp").model_dump(mode="json")
     fields["crossbar"]["logical_cells"] = True
     arch = Architecture.model_validate(fields | {"name": "pimcomp-logical"})
-    file = models.export_onnx("resnet-18", tmp_path_factory.mktemp("logical") / "resnet-18.onnx")
     x = models.images(2, models.network("resnet-18").shape, seed=1)
     one = MappingOptions(scheduler="none")
-    return cimc.compile(file, arch, calibration={"x": x}, mapping=one, require_arrays=True)
+    return cimc.compile(onnx_file("resnet-18"), arch, calibration={"x": x}, mapping=one, require_arrays=True)
 
 
 def test_activations_are_those_of_pimcomp(made: cimc.Artifact) -> None:
