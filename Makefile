@@ -24,7 +24,7 @@ types: $(READY)
 	$(BIN)/python tools/check_types.py
 
 # `slow` suites take minutes each: `make test-slow`.
-PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile tests
+PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal tests
 
 unit: $(READY)
 	$(PYTEST) -m "not slow"
