@@ -27,7 +27,6 @@ from cimc.models.digits import digits_data
 from cimc.passes.quantise.values import value_names
 from tests.fewer_cores import with_fewer_cores
 from tests.quantised_models.conftest import BATCH, Form, session
-from tests.fewer_cores import with_fewer_cores
 from tests.quantised_models.oracle import Oracle
 
 Array = npt.NDArray[Any]
