@@ -20,12 +20,22 @@ STREAMED = 3
 
 Images = Callable[[str, int, int], npt.NDArray[np.float32]]
 
-QUICK = ("resnet-cifar-20", "squeezenet", "resnet-18", "resnet-50@64", "mobilenet-v2@64")
+MACHINES = ("isaac", "puma")
+NETWORKS = (
+    "resnet-cifar-20",
+    "squeezenet",
+    "resnet-18",
+    "resnet-50@64",
+    "mobilenet-v2@64",
+    "resnet-50",
+    "mobilenet-v2",
+)
 """``@64``: all layers and weights of the network, for images of 64 x 64: half of the time or less."""
+SLOW = (("resnet-50@64", "puma"), *((name, m) for name in ("resnet-50", "mobilenet-v2") for m in MACHINES))
 CASES = [
-    *QUICK,
-    pytest.param("resnet-50", marks=pytest.mark.slow),
-    pytest.param("mobilenet-v2", marks=pytest.mark.slow),
+    pytest.param(name, machine, marks=[pytest.mark.slow] if (name, machine) in SLOW else [])
+    for name in NETWORKS
+    for machine in MACHINES
 ]
 
 WITHIN = {
@@ -52,8 +62,7 @@ def float_outputs(model: Path, x: npt.NDArray[np.float32]) -> npt.NDArray[np.flo
     return np.concatenate([np.asarray(session.run(None, {"x": frame[None]})[0]) for frame in x])
 
 
-@pytest.mark.parametrize("machine", ["isaac", "puma"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "machine"), CASES)
 def test_stream_equals_level_two(
     name: str,
     machine: str,
