@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from cimc.passes.schedule.estimate.nodes import ISSUE, Edge, Timing, sending
 from cimc.passes.schedule.estimate.recurrence import (
-    EDGE,
-    NODE,
+    EDGE_COLUMNS,
+    N_EDGES,
+    NODE_COLUMNS,
     lead_of,
     left_by,
     phase_through,
@@ -71,7 +72,7 @@ class Flow:
         self._steps = np.array([self._padded(number, sends[number]) for number in members], np.int64)
         edges = [self._edge(edge) for edge, _ in self._given]
         needs = [self._needs(edge, number) for edge, number in self._given]
-        self._edges = np.array(edges, np.int64).reshape(-1, len(EDGE))
+        self._edges = np.array(edges, np.int64).reshape(-1, EDGE_COLUMNS)
         self._last = np.array(needs, np.int64).reshape(-1, self._most)
 
     def put(self, number: int, node: Timing) -> None:
@@ -166,7 +167,7 @@ def through_phases(
             steps[place[number], : len(nodes[number].steps), 1] += sent
     return phases_through(
         np.array(table, np.int64)[of],
-        np.array(edges, np.int64).reshape(-1, len(EDGE)),
+        np.array(edges, np.int64).reshape(-1, EDGE_COLUMNS),
         np.array(needs, np.int64).reshape(-1, most),
         steps,
         np.cumsum([0, *map(len, phases)]),
@@ -180,13 +181,13 @@ def through_phases(
 def warm_up() -> None:
     """Compile the recurrence, or load it from numba's cache."""
     node, steps, none = (
-        np.ones((1, len(NODE)), np.int64),
+        np.ones((1, NODE_COLUMNS), np.int64),
         np.zeros((1, 1, 2), np.int64),
         np.zeros((0, 1), np.int64),
     )
-    node[:, NODE.index("edges")] = 0
+    node[:, N_EDGES] = 0
     phases_through(
-        node, none.reshape(0, len(EDGE)), none, steps, np.arange(2), np.zeros(1, np.int64), 0, 0, ISSUE
+        node, none.reshape(0, EDGE_COLUMNS), none, steps, np.arange(2), np.zeros(1, np.int64), 0, 0, ISSUE
     )
 
 
@@ -204,7 +205,7 @@ def _families(nodes: Iterable[Timing]) -> tuple[list[int], list[Timing]]:
 
 
 def _edge(edge: Edge, source: Timing, at: int) -> tuple[int, ...]:
-    """An edge of ``recurrence.EDGE``, whose source is number ``at`` in the table."""
+    """The columns of an edge (``recurrence.py``), whose source is number ``at`` in the table."""
     pieces = len(source.steps)
     gather = -1 if edge.gather is None else edge.gather
     geometry = source.rows, pieces, edge.kernel, edge.stride, edge.pad

@@ -291,7 +291,7 @@ class Timing:
 
     @cached_property
     def figures(self) -> tuple[int, ...]:
-        """Columns of the compiled recurrence (``recurrence.NODE``); one object for nodes that are equal but for their
+        """Columns of the compiled recurrence (``recurrence.py``); one object for nodes that are equal but for their
         phase."""
         rewritten, contexts = 0, 0
         if self.arrays is not None:

@@ -12,45 +12,47 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 
-NODE = (
-    "rows",
-    "pieces",
-    "copies",
-    "between",
-    "wait",
-    "load",
-    "write",
-    "rewritten",
-    "contexts",
-    "turn",
-    "begin",
-    "edge",
-    "edges",
-)
+(
+    N_ROWS,
+    N_PIECES,
+    N_COPIES,
+    N_BETWEEN,
+    N_WAIT,
+    N_LOAD,
+    N_WRITE,
+    N_REWRITTEN,
+    N_CONTEXTS,
+    N_TURN,
+    N_BEGIN,
+    N_EDGE,
+    N_EDGES,
+    NODE_COLUMNS,
+) = range(14)
 """Columns of a node: the first ones are ``nodes.Timing.figures``.
 
-``rewritten``: crossbars whose weights do not stay, of so many ``contexts``. ``begin``: when its weights are in its
-arrays. ``edge``: its first edge, of ``edges``; nodes may share them.
+``REWRITTEN``: crossbars whose weights do not stay, of so many ``CONTEXTS``. ``BEGIN``: when its weights are in its
+arrays. ``EDGE``: its first edge, of ``EDGES``; nodes may share them.
 """
-EDGE = (
-    "source",
-    "rows",
-    "pieces",
-    "kernel",
-    "stride",
-    "pad",
-    "gather",
-    "side",
-    "delay",
-    "late",
-    "again",
-    "same",
-)
+(
+    E_SOURCE,
+    E_ROWS,
+    E_PIECES,
+    E_KERNEL,
+    E_STRIDE,
+    E_PAD,
+    E_GATHER,
+    E_SIDE,
+    E_DELAY,
+    E_LATE,
+    E_AGAIN,
+    E_SAME,
+    EDGE_COLUMNS,
+) = range(13)
 """Columns of an edge.
 
-``source``: the node, or -1 for one that is not in the table; ``rows`` and ``pieces`` are the source's. Rows of another
-phase come ``again`` cycles after each other, and take ``late`` in place of ``delay``. ``gather`` is -1 where a node
-starts with its window. ``same``: whether the edge differs from the one before in its source only.
+``SOURCE``: the node, or -1 for one that is not in the table; ``ROWS`` and ``PIECES`` are the source's. Rows of another
+phase come ``AGAIN`` cycles after each other, and take ``LATE`` in place of ``DELAY``. ``GATHER`` is -1 where a node
+starts with its window. ``SAME``: whether the edge differs from the one before in its source only.
 """
 
 BARRIER = 3
@@ -113,7 +115,7 @@ def phases_through(
         _phase(nodes, edges, needs, steps, low, high, begin, issue, first, sent, ready, room)
         last = sent[first[low + 1 : high + 1] - 1]
         port, ended, free = left_by(nodes[low:high], last, begin, lead, moved[p], supply, staying)
-        begin = BARRIER + max(last.max(), begin - lead + nodes[low:high, 5].sum() + moved[p])
+        begin = BARRIER + max(last.max(), begin - lead + nodes[low:high, N_LOAD].sum() + moved[p])
     return sent, ready, first
 
 
@@ -121,11 +123,11 @@ def phases_through(
 def lead_of(nodes: Ints, port: int, ended: int, free: int) -> int:
     """Cycles before a phase of ``nodes`` begins in which its weights begin to leave the global buffer.
 
-    The others: what the phase before leaves (``pipeline.Handoff``). Weights for free crossbars follow those of the
+    The others: what the phase before leaves (``flow.Handoff``). Weights for free crossbars follow those of the
     phase before; the others as its contexts come to their end, the last one's behind the phase
     (``passes/lower/write_order.py``).
     """
-    used, load = nodes[:, 7].sum(), nodes[:, 5].sum()
+    used, load = nodes[:, N_REWRITTEN].sum(), nodes[:, N_LOAD].sum()
     if load == 0 or used == 0:
         return 0
     beside = min(1.0, free / used)
@@ -133,7 +135,7 @@ def lead_of(nodes: Ints, port: int, ended: int, free: int) -> int:
     if beside < 1:
         wanted = max(wanted, (1 - beside) * load - ended)
         for n in range(len(nodes)):
-            wanted = max(wanted, nodes[n, 5] / max(1, nodes[n, 8]))
+            wanted = max(wanted, nodes[n, N_LOAD] / max(1, nodes[n, N_CONTEXTS]))
     return max(0, round(load + BARRIER - wanted))
 
 
@@ -141,19 +143,19 @@ def lead_of(nodes: Ints, port: int, ended: int, free: int) -> int:
 def left_by(
     nodes: Ints, last: Ints, begin: int, lead: int, moved: int, supply: int, staying: int
 ) -> tuple[int, int, int]:
-    """What a phase of ``nodes`` leaves, whose last rows are sent at ``last``: the fields of ``pipeline.Handoff``."""
+    """What a phase of ``nodes`` leaves, whose last rows are sent at ``last``: the fields of ``flow.Handoff``."""
     end = first = last.max()
     loaded, used, writes = begin - lead, 0, False
     for n in range(len(nodes)):
-        rows, load, contexts, turn = nodes[n, 0], nodes[n, 5], nodes[n, 8], nodes[n, 9]
+        load = nodes[n, N_LOAD]
         loaded += load
-        used += nodes[n, 7]
+        used += nodes[n, N_REWRITTEN]
         if load == 0:
             continue
         writes = True
         # Contexts of a stage that are written one after the other end so, as far as their rings take rows ahead.
-        spread = load * (1 - 1 / max(1, contexts))
-        ahead = spread if rows <= AHEAD else float(AHEAD * turn)
+        spread = load * (1 - 1 / max(1, nodes[n, N_CONTEXTS]))
+        ahead = spread if nodes[n, N_ROWS] <= AHEAD else float(AHEAD * nodes[n, N_TURN])
         first = min(first, int(last[n] - min(spread, ahead)))
     port = max(0, end - max(loaded, begin) - moved)
     free = (supply if writes else 0) - staying - used if used else 0
@@ -164,8 +166,9 @@ def left_by(
 def _space(nodes: Ints, edges: Ints) -> tuple[Ints, Ints, Ints, Ints]:
     """The first row of every node; space for all rows, and for those of an edge and beside a node's."""
     first = np.zeros(len(nodes) + 1, np.int64)
-    first[1:] = np.cumsum(nodes[:, 0] * nodes[:, 1])
-    longest = max((nodes[:, 0] * nodes[:, 1]).max(), (edges[:, 1] * edges[:, 2]).max() if len(edges) else 0)
+    made = nodes[:, N_ROWS] * nodes[:, N_PIECES]
+    first[1:] = np.cumsum(made)
+    longest = max(made.max(), (edges[:, E_ROWS] * edges[:, E_PIECES]).max() if len(edges) else 0)
     sent, ready = np.zeros(first[-1], np.int64), np.zeros(first[-1], np.int64)
     return first, sent, ready, np.zeros((2, longest), np.int64)
 
@@ -179,13 +182,13 @@ def _load(nodes: Ints, low: int, high: int, begin: int, lead: int, rewrites: boo
     """
     loaded = begin - lead
     for n in range(low, high):
-        nodes[n, 10] = begin
-        if rewrites and nodes[n, 5]:
-            loaded += nodes[n, 5]
-            nodes[n, 10] = max(begin, loaded + nodes[n, 6])
+        nodes[n, N_BEGIN] = begin
+        if rewrites and nodes[n, N_LOAD]:
+            loaded += nodes[n, N_LOAD]
+            nodes[n, N_BEGIN] = max(begin, loaded + nodes[n, N_WRITE])
     for n in range(low, high):
-        if opens and rewrites and nodes[n, 12] == 0:
-            nodes[n, 10] = loaded
+        if opens and rewrites and nodes[n, N_EDGES] == 0:
+            nodes[n, N_BEGIN] = loaded
 
 
 @numba.njit(cache=True)
@@ -206,16 +209,17 @@ def _phase(
     """The rows of the nodes of a phase, whose weights are there when their columns say so."""
     there, side = room[0], room[1]
     for n in range(low, high):
-        at, end, wait, start = first[n], first[n + 1], nodes[n, 4], max(nodes[n, 4], nodes[n, 10])
+        at, end, wait = first[n], first[n + 1], nodes[n, N_WAIT]
+        start = max(wait, nodes[n, N_BEGIN])
         side[: end - at] = 0
-        for e in range(nodes[n, 11], nodes[n, 11] + nodes[n, 12]):
-            if edges[e, 11] and max(edges[e - 1, 0], edges[e, 0]) < low:
+        for e in range(nodes[n, N_EDGE], nodes[n, N_EDGE] + nodes[n, N_EDGES]):
+            if edges[e, E_SAME] and max(edges[e - 1, E_SOURCE], edges[e, E_SOURCE]) < low:
                 continue  # rows of other phases come as those of the edge before
             _arrive(edges[e], sent, first, low, begin, there)
-            if edges[e, 6] >= 0:
+            if edges[e, E_GATHER] >= 0:
                 start = max(start, _gathered(edges[e], there) + wait)
             else:
-                _wait(edges[e], needs[e], nodes[n], there, side if edges[e, 7] else ready[at:end])
+                _wait(edges[e], needs[e], nodes[n], there, side if edges[e, E_SIDE] else ready[at:end])
         ready[at:end] = np.maximum(ready[at:end], start)
         _send(nodes[n], steps[n], issue, ready[at:end], side, sent[at:end])
 
@@ -223,8 +227,9 @@ def _phase(
 @numba.njit(cache=True)
 def _arrive(edge: Ints, sent: Ints, first: Ints, low: int, begin: int, there: Ints) -> None:
     """When the pieces of an edge's source are there; phases before the one whose first node is ``low`` are over."""
-    source, rows, pieces, delay, late, again = edge[0], edge[1], edge[2], edge[8], edge[9], edge[10]
-    for i in range(rows * pieces):
+    source, pieces, delay = edge[E_SOURCE], edge[E_PIECES], edge[E_DELAY]
+    late, again = edge[E_LATE], edge[E_AGAIN]
+    for i in range(edge[E_ROWS] * pieces):
         if source >= low:
             there[i] = delay + sent[first[source] + i]
         else:
@@ -234,7 +239,7 @@ def _arrive(edge: Ints, sent: Ints, first: Ints, low: int, begin: int, there: In
 @numba.njit(cache=True)
 def _gathered(edge: Ints, there: Ints) -> int:
     """When the last of an edge's rows is collected, one after the other."""
-    rows, pieces, step = edge[1], edge[2], edge[6]
+    rows, pieces, step = edge[E_ROWS], edge[E_PIECES], edge[E_GATHER]
     done = there[pieces - 1]
     for row in range(1, rows):
         done = max(done + step, there[row * pieces + pieces - 1])
@@ -244,21 +249,21 @@ def _gathered(edge: Ints, there: Ints) -> int:
 @numba.njit(cache=True)
 def _wait(edge: Ints, needs: Ints, node: Ints, there: Ints, ready: Ints) -> None:
     """Let every piece wait for the last one of its window, or of the row beside it, and all before that."""
-    rows, pieces = edge[1], edge[2]
+    rows, pieces = edge[E_ROWS], edge[E_PIECES]
     for i in range(1, rows * pieces):
         there[i] = max(there[i], there[i - 1])
-    for row in range(node[0]):
-        last = row if edge[7] else row * edge[4] + edge[3] - 1 - edge[5]
+    for row in range(node[N_ROWS]):
+        last = row if edge[E_SIDE] else row * edge[E_STRIDE] + edge[E_KERNEL] - 1 - edge[E_PAD]
         last = min(max(last, 0), rows - 1)
-        for piece in range(node[1]):
-            i = row * node[1] + piece
+        for piece in range(node[N_PIECES]):
+            i = row * node[N_PIECES] + piece
             ready[i] = max(ready[i], there[last * pieces + needs[piece]])
 
 
 @numba.njit(cache=True)
 def _send(node: Ints, steps: Ints, issue: int, ready: Ints, side: Ints, sent: Ints) -> None:
     """A context takes its pieces in turn; what enters beside the products costs what is behind them only."""
-    rows, pieces, copies, between = node[0], node[1], node[2], node[3]
+    rows, pieces, copies, between = node[N_ROWS], node[N_PIECES], node[N_COPIES], node[N_BETWEEN]
     for row in range(rows):
         for piece in range(pieces):
             i, head, tail = row * pieces + piece, steps[piece, 0], steps[piece, 1]
