@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from dataclasses import replace
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,23 @@ def test_parts_of_rows_that_enter_a_core(
     size = ceil(width / blocks)
     mean = round(8 * sum(counts) / len(counts))
     assert arriving(node, [source, node]) == (8 * max(counts) * units.link(size), mean * units.port(size))
+
+
+@given(st.integers(1, 3), st.integers(1, 2), st.integers(1, 4), st.integers(5, 20), st.booleans())
+def test_rows_that_enter_a_core(kernel: int, stride: int, copies: int, rows: int, chunk: bool) -> None:
+    """As an enumeration of the rows under the windows of a copy counts: of all rows of the kernel, or of one where the
+    context has a chunk of the weights. What is gathered enters every copy whole."""
+    units = Units(resolve_backend("puma").architecture())
+    taken = 1 if chunk else kernel
+    given_rows = (rows - 1) * stride + kernel
+    source = Timing("source", ModuleOp([]), given_rows, (Step(1, 1),))
+    own = Digital(units, rows, 1, None, 1, (), 0)
+    edge = Edge(0, given_rows, kernel, stride, size=1)
+    node = Timing("node", ModuleOp([]), rows, (Step(1, 1),), copies=copies, digital=own, edges=(edge,))
+    seen = {row * stride + k for row in range(0, rows, copies) for k in range(taken)}
+    assert arriving(node, [source, node], taken) == (len(seen), len(seen))
+    gathered = replace(node, edges=(replace(edge, gather=1),))
+    assert arriving(gathered, [source, gathered], taken) == (given_rows, given_rows)
 
 
 def edges_of(width: int, blocks: int) -> list[int]:

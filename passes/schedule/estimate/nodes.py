@@ -109,9 +109,10 @@ def arriving(node: Timing, nodes: Sequence[Timing], kernel_rows: int | None = No
     for edge in node.edges:
         source = nodes[edge.source]
         rows = edge.rows
-        kernel = edge.kernel if kernel_rows is None else min(edge.kernel, kernel_rows)
-        if node.copies > 1 or kernel < min(edge.kernel, edge.stride):
-            rows = -(-node.rows // node.copies) * min(kernel, edge.stride * node.copies)
+        if edge.gather is None:  # else a context takes all of them
+            kernel = edge.kernel if kernel_rows is None else min(edge.kernel, kernel_rows)
+            turns = -(-node.rows // node.copies)
+            rows = min(rows, (turns - 1) * min(kernel, edge.stride * node.copies) + kernel)
         blocks = source.columns * len(source.steps)
         most, mean = blocks, float(blocks)
         if edge.across is not None:
