@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> cimc.Artifact:
 
 
 # With a limit that nobody feels, the program has a wait and a signal for every block of reads, and the same energy.
-def test_blocks_alone_change_no_power(digits: cimc.Artifact):
+def test_blocks_alone_change_no_energy(digits: cimc.Artifact):
     blocks = with_blocks(digits.program)
     before = simulate(digits.program, images=1, resident_weights=True)
     after = simulate(blocks.program, images=1, resident_weights=True)
@@ -73,6 +74,29 @@ def test_signals_stand_behind_what_takes_the_sums(tmp_path: Path):
     plain = run_program(artifact.program, artifact.weights, x)
     for output, codes in run_program(limited, artifact.weights, x).outputs.items():
         np.testing.assert_array_equal(codes, plain.outputs[output])
+
+
+# A digital function of another buffer, of another row, or of rows in another order takes none of the block's sums: the
+# copy stands in for it.
+@pytest.mark.parametrize("field", ["a", "a_row", "a_st"])
+def test_other_functions_take_no_sums(digits: cimc.Artifact, field: str):
+    program = digits.program
+    opcodes = program["instructions"]["opcode"].tolist()
+    read = next(row for row, opcode in enumerate(opcodes) if opcode in READS)
+    function = opcodes.index(Opcode.ALU, read)
+    rows, steps = program["instructions"][field].copy(), program["strides"]["row"].tolist()
+    if field == "a_st":
+        rows[function] = next(n for n, step in enumerate(steps) if step != steps[rows[function]])
+    else:
+        rows[function] += 1
+    changed = replace(
+        program, tables={**program.tables, "instructions": {**program["instructions"], field: rows}}
+    )
+    plain, copied = (
+        with_blocks(p).program["instructions"]["opcode"].tolist().count(Opcode.COPY)
+        for p in (program, changed)
+    )
+    assert copied == plain + 1
 
 
 # What arrays draw at once, summed over the slices of their reads, never exceeds the limit.

@@ -96,6 +96,15 @@ def test_a_short_run_says_what_a_long_one_says(compiled: Compile, scheduler: str
     assert short["steady_interval_cycles"] == pytest.approx(long, rel=0.05)
 
 
+def test_writes_in_front_of_the_images_are_no_interval(compiled: Compile) -> None:
+    """With the weights written first, images follow each other as they do when the weights are there: the global buffer
+    then works longer than for images, which says nothing of their pace."""
+    artifact = compiled("isaac")
+    written, there = (artifact.simulate(images=12, include_writes=writes) for writes in (True, False))
+    assert written.busiest_cycles["global_buffer"] / 12 > 2 * steady_interval(there)
+    assert steady_interval(written) == pytest.approx(steady_interval(there), rel=0.1)
+
+
 def test_bounds_do_not_depend_on_the_schedule(compiled: Compile) -> None:
     """Copies and placement are not read: all schedulers have the same bounds."""
     assert len({repr(compiled("isaac", scheduler=s).report["bounds"]) for s in SCHEDULERS}) == 1
