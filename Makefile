@@ -8,6 +8,8 @@ READY := .venv/.ready
 # One thread a process: pytest runs several processes, and on small machines torch with more threads is
 # 20 times slower when they compete (measured: digits training 245 s instead of 5 s).
 export OMP_NUM_THREADS := 1
+# Byte code is kept where the environment says otherwise: tests start dozens of processes that load the package.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-slow lint types unit
 
