@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,12 @@ from cimc.passes.place.network import COLUMNS
 from cimc.passes.place.pieces import divisible
 from cimc.passes.place.place_contexts import frames_of
 from cimc.passes.schedule.copies.bounds import arrays_interval, traffic
-from cimc.passes.schedule.copies.choose import Goal, Problem, choose
-from cimc.passes.schedule.copies.ours import ADDED_CONTEXTS, TIMES_CONTEXTS
+from cimc.passes.schedule.copies.choose import Goal, Problem, choose, shorten
+from cimc.passes.schedule.copies.ours import ADDED_CONTEXTS, SLACK, TIMES_CONTEXTS
 from cimc.passes.schedule.copies.stage_costs import StageCost, cuts_of, stage_cost, stages_of, stride_of
 from cimc.passes.schedule.copies.ways import Options, Way, Ways
 from cimc.passes.schedule.copy_digital import keep_pace
-from cimc.passes.schedule.deal_pieces import MOST, SLACK, STAGGERED
+from cimc.passes.schedule.deal_pieces import MOST, STAGGERED
 from cimc.passes.schedule.dealing import possible_copies
 from cimc.passes.schedule.estimate.nodes import Timing
 from cimc.passes.schedule.estimate.timings import timings
@@ -113,27 +114,22 @@ def _schedule(module: ModuleOp, stages: Sequence[StageOp], ctx: CimContext, shar
             # The search sees digital stages that will keep pace (pass ``copy-digital``), or they would be all it sees.
             least = arrays_interval([list(own.variants) for own in options if own], ctx.arch)
             nodes = keep_pace(nodes, max(floor, least), ctx.mapping, lambda: placements.fit_together(stages))
-        most = _most_pieces(stages, goal, ctx.mapping)
-        # Ways are chosen for whole rows, and for rows in pieces: the quicker ones are taken.
-        whole = WayNodes(nodes, stages, by_cut, ctx.arch)
-        phases = [
-            PhaseEstimate(whole, range(len(nodes)), rewrites=False, most=own)
-            for own in (({}, most) if most else ({},))
-        ]
+        known = PhaseEstimate(WayNodes(nodes, stages, by_cut, ctx.arch), range(len(nodes)), rewrites=False)
         strides = tuple(stride_of(stage) for stage in stages)
-        tried: list[tuple[int, list[int], Ways]] = []
-        slowest = 0.0
-        for known in phases:
-            problem = Problem(tuple(options), strides, pinned, floor, known)
-            ways = _choose(problem, goal, stages, ctx.arch, share, lambda: placements.fit_together(stages))
-            if most and not tried:
-                held = max(float(floor), *(known.interval(i, way) for i, way in ways.items()))
-                slowest = held * (1 + SLACK[goal.objective])
-            tried.append((*known.cut_rows(ways, most, slowest), ways))
-        _, pieces, ways = min(tried, key=lambda way: way[0])
-        _put(stages, ways, ctx.arch)
-        for stage, count in zip(stages, pieces, strict=True):
-            stage.pieces = IntegerAttr(count, i64)
+        problem = Problem(tuple(options), strides, pinned, floor, known)
+        room = partial(placements.fit_together, stages)
+        ways = _choose(problem, goal, stages, ctx.arch, share, room)
+        if goal.scheduler == "cimc" and goal.objective in SLACK:
+            most = _most_pieces(stages, ctx.mapping)
+
+            def fits(found: Ways) -> bool:
+                _put(stages, found, ctx.arch)
+                return room()
+
+            made = shorten(problem, goal, ways, most, ctx.arch, fits, share)
+            _put(stages, made.ways, ctx.arch)
+            for i, count in made.pieces.items():
+                stages[i].pieces = IntegerAttr(count, i64)
         return
     choices = {i: _choices(own.base) for i, own in enumerate(options) if own is not None and i not in pinned}
     frames = frames_of(module)
@@ -208,10 +204,8 @@ def _choose_by_phase(
             _choose(problem, goal, [stages[i] for i in members], arch, own, fits)
 
 
-def _most_pieces(stages: Sequence[StageOp], goal: Goal, mapping: Any) -> dict[int, int]:
-    """How many pieces stages may have whose rows ours cuts: those that can be cut, and that no option names."""
-    if goal.scheduler != "cimc" or goal.objective not in SLACK:
-        return {}
+def _most_pieces(stages: Sequence[StageOp], mapping: Any) -> dict[int, int]:
+    """How many pieces stages may have: those whose rows can be cut, and that no option names."""
     most = STAGGERED if mapping.staggers else MOST
     labels = {i: stage.label.data for i, stage in enumerate(stages) if divisible(stage)}
     return {i: most for i, name in labels.items() if mapping.for_node(name).pieces is None}

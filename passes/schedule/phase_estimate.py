@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from xdsl.dialects.builtin import IntegerAttr, i64
 
 from cimc.dialects.cim import StageOp
 from cimc.dialects.graph_types import IntsAttr
 from cimc.passes.schedule.copies.ways import Way, Ways
-from cimc.passes.schedule.deal_pieces import shorten, useful
+from cimc.passes.schedule.crowding import Crowding, Floats
+from cimc.passes.schedule.deal_pieces import in_pieces, useful
 from cimc.passes.schedule.dealing import possible_copies
-from cimc.passes.schedule.estimate.critical import critical_turns
 from cimc.passes.schedule.estimate.flow import Flow
 from cimc.passes.schedule.estimate.nodes import Timing
 from cimc.passes.schedule.estimate.timings import cut_again
@@ -55,6 +56,11 @@ class WayNodes:
             if stage.write is not None
         }
 
+    @property
+    def core_crossbars(self) -> int:
+        """Of a core."""
+        return self._arch.core.crossbars
+
     def node(self, i: int, way: Way) -> Timing:
         """The node of stage number ``i``."""
         key = i, way.key
@@ -78,71 +84,77 @@ class WayNodes:
 
 
 class PhaseEstimate:
-    """The estimate of a phase (``Estimator`` of ``copies/marginal.py``)."""
+    """The estimate of a phase, as searches ask for it (``copies/ours.py``, ``copies/anneal.py``)."""
 
-    def __init__(
-        self,
-        whole: WayNodes,
-        members: Sequence[int],
-        *,
-        rewrites: bool,
-        most: Mapping[int, int] | None = None,
-    ):
-        """``members``: numbers of the phase's nodes. ``most``: pieces of their rows that stages may choose; others have
-        what they are given."""
-        self._whole, self._members, self._rewrites = whole, members, rewrites
-        self._most = most or {}
-        self._nodes, self._numbers = list(whole.nodes), whole.numbers
-        for i, pieces in self._most.items():
-            self._nodes[self._numbers[i]] = useful(self._nodes[self._numbers[i]], pieces)
-        self._flow = Flow(self._nodes, members)
-        self._shown: list[Way | None] = [None] * len(self._numbers)
-        """The ways of the stages that the flow has now."""
-        self._known: dict[tuple[int, tuple[int, int]], Timing] = {}
+    def __init__(self, whole: WayNodes, members: Sequence[int], *, rewrites: bool):
+        """``members``: numbers of the phase's nodes."""
+        self._whole, self._rewrites = whole, rewrites
+        self._flow = Flow(whole.nodes, members)
+        self._known: dict[tuple[int, tuple[int, int] | None, int | None], Timing] = {}
+        place = {number: at for at, number in enumerate(members)}
+        self._places = np.array([place[number] for number in whole.numbers])
+        self._crowding = Crowding(len(whole.numbers), whole.core_crossbars)
+        self._judgement: tuple[int, Floats] | None = None
+        """Of the crowding, until something is put."""
 
     def latency(self, ways: Ways) -> int:
         """Cycles with ``ways`` of the stages named by their number."""
-        for i, number in enumerate(self._numbers):
-            way = ways.get(i)
-            if way is not self._shown[i]:
-                self._flow.put(number, self._nodes[number] if way is None else self._node(i, way))
-                self._shown[i] = way
+        for i in range(len(self._whole.numbers)):
+            self.put(i, ways.get(i), None)
         return self._flow.span(rewrites=self._rewrites)
-
-    def turn(self, stage: int, way: Way) -> int:
-        """Cycles of a context of the stage from one row to its next."""
-        return self._node(stage, way).turn
 
     def interval(self, stage: int, way: Way) -> int:
         """Cycles between images that the stage's contexts allow."""
-        return self._node(stage, way).interval()
+        return self._whole.node(stage, way).interval()
 
-    def critical_turns(self, ways: Ways) -> dict[int, float]:
-        """Turns of each of the stages in ``ways`` on the way that decides the latency."""
-        found = critical_turns(self._with(ways), self._members)
-        return {i: found[self._numbers[i]] for i in ways}
-
-    def cut_rows(self, ways: Ways, most: Mapping[int, int], floor: float) -> tuple[int, list[int]]:
-        """Cycles, and pieces of the rows of all stages: of those in ``most``, with how many they may have, as many as
-        shorten the latency while the interval stays at ``floor`` or as it is without them."""
-        nodes = self._with(ways)
-        if most:
-            open_to = {self._numbers[i]: pieces for i, pieces in most.items()}
-            nodes = shorten(nodes, open_to, self._members, floor)
-        pieces = [stage.pieces.value.data for stage in self._whole.stages]
-        for i in most:
-            pieces[i] = len(nodes[self._numbers[i]].steps)
-        return Flow(nodes, self._members).span(rewrites=self._rewrites), pieces
-
-    def _with(self, ways: Ways) -> list[Timing]:
-        nodes = list(self._nodes)
-        for i, way in ways.items():
-            nodes[self._numbers[i]] = self._node(i, way)
-        return nodes
-
-    def _node(self, i: int, way: Way) -> Timing:
-        key = i, way.key
+    def put(self, stage: int, way: Way | None, pieces: int | None) -> int:
+        """Give a stage a way and up to so many pieces of a row, ``None`` for what is not open; how many it has."""
+        key = stage, way and way.key, pieces
         if key not in self._known:
-            node = self._whole.node(i, way)
-            self._known[key] = useful(node, self._most[i]) if i in self._most else node
-        return self._known[key]
+            node = self._node(stage, way)
+            self._known[key] = node if pieces is None else in_pieces(node, pieces)
+        self._flow.put(self._whole.numbers[stage], self._known[key])
+        self._judgement = None
+        if way is not None:
+            self._crowding.put(stage, way.counts)
+        return len(self._known[key].steps)
+
+    def keep(self) -> None:
+        """Hold what is put now."""
+        self._flow.keep()
+        self._crowding.keep()
+
+    def back(self) -> None:
+        """What was held last."""
+        self._flow.back()
+        self._crowding.back()
+        self._judgement = None
+
+    def useful(self, stage: int, way: Way | None, most: int, slowest: float) -> int:
+        """Pieces of a row that cost little (``deal_pieces.useful``)."""
+        return len(useful(self._node(stage, way), most, slowest).steps)
+
+    def span(self) -> int:
+        """Cycles of an image, as it is put, with what contexts of a core wait for each other."""
+        waits = np.zeros(self._flow.count)
+        waits[self._places] = self._judged()[1]
+        return self._flow.span(rewrites=self._rewrites, waits=waits)
+
+    def slowest(self) -> int:
+        """Cycles between images, as it is put: of the slowest context, or of the busiest memory."""
+        return max(int(self._flow.intervals().max(initial=0)), self._judged()[0])
+
+    def _judged(self) -> tuple[int, Floats]:
+        if self._judgement is None:
+            ports, intervals = self._flow.ports(), self._flow.intervals()
+            self._judgement = self._crowding.judge(ports[self._places], intervals[self._places])
+        return self._judgement
+
+    @property
+    def size(self) -> int:
+        """Pieces of all rows."""
+        return self._flow.size
+
+    def _node(self, stage: int, way: Way | None) -> Timing:
+        whole = self._whole
+        return whole.nodes[whole.numbers[stage]] if way is None else whole.node(stage, way)

@@ -13,7 +13,8 @@ from cimc.dialects.cim import StageOp
 from cimc.dialects.graph import main_function
 from cimc.estimation import estimate_artifact
 from cimc.mapping_options import MappingOptions, Objective
-from cimc.passes.schedule.deal_pieces import MORE, SLACK, in_pieces, useful
+from cimc.passes.schedule.copies.ours import SLACK
+from cimc.passes.schedule.deal_pieces import MORE, in_pieces, useful
 from cimc.passes.schedule.estimate.nodes import Timing
 from cimc.passes.schedule.estimate.timings import timings
 

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from cimc.passes.schedule.closed_form import copies as closed_form
 from cimc.passes.schedule.closed_form.copies import Product
-from cimc.passes.schedule.copies.choose import Goal, Problem, choose
-from cimc.passes.schedule.copies.marginal import Menu, rebalance
+from cimc.passes.schedule.copies.anneal import Choice, Space, anneal
+from cimc.passes.schedule.copies.choose import Goal, Problem, choose, shorten
 from cimc.passes.schedule.copies.ours import ADDED_CONTEXTS, climb, even, fewest, least_energy, min_max
 from cimc.passes.schedule.copies.stage_costs import Source, StageCost
 from cimc.passes.schedule.copies.ways import Limits, Options, Way, Ways, power_mw
 from tests.mapping.small_machine import small_machine
+from tests.scheduling.sums import Sums
 
 SOURCE = Source(height=3, stride=1, width=3, step=1, columns=8, pixel_bytes=4)
 
@@ -32,29 +33,6 @@ def stage(
 def limits_of(crossbars: int, contexts: int = 10**6, static: float = 0.0, cap: float | None = None) -> Limits:
     """Limits of cores of one crossbar, so that packing is exact."""
     return Limits(crossbars, 1, contexts, static, cap)
-
-
-class Additive:
-    """A latency that is the sum of the stages' cycles; a turn is an image."""
-
-    def __init__(self, stages: Mapping[int, Options], rest: int = 0):
-        self.stages, self.rest = stages, rest
-
-    def latency(self, ways: Ways) -> int:
-        """Stages without a way have one copy."""
-        return self.rest + sum(ways.get(i, own.one).cycles for i, own in self.stages.items())
-
-    def turn(self, stage: int, way: Way) -> int:
-        """A turn is an image."""
-        return way.cycles
-
-    def interval(self, stage: int, way: Way) -> int:
-        """Nothing but the arrays takes time."""
-        return way.cycles
-
-    def critical_turns(self, ways: Ways) -> dict[int, int]:
-        """One of each stage."""
-        return dict.fromkeys(ways, 1)
 
 
 def copies_of(ways: Ways | None) -> dict[int, int]:
@@ -151,9 +129,9 @@ def test_min_max_chooses_among_cuts(stages: dict[int, Options], more: int) -> No
 @given(problems())
 @settings(max_examples=60, deadline=None)
 def test_moves_never_lengthen_and_stay_allowed(case: tuple[dict[int, Options], Limits]) -> None:
-    """Climb and programme end no later than they began, within the limits, with nothing slower than it may be."""
+    """Climb and annealing end no later than they began, within the limits, with nothing slower than it may be."""
     stages, limits = case
-    known = Additive(stages, 100)
+    known = Sums(stages, rest=100)
     start = min_max(stages, limits, Fraction(0))
     assert start is not None
     held = {i: way.cycles for i, way in start.items()}
@@ -164,7 +142,8 @@ def test_moves_never_lengthen_and_stay_allowed(case: tuple[dict[int, Options], L
     free = climb(stages, start, limits, known.latency, {i: own.one.cycles for i, own in stages.items()}, 5)
     assert limits.allow(free)
     assert known.latency(free) <= known.latency(start)
-    paced = rebalance(Menu(stages, known, float(slowest(start))), start, limits, known)
+    space = Space(stages, {}, limits, float(slowest(start)))
+    paced = anneal(space, Choice(start, {}), known, lambda _: True).ways
     assert limits.allow(paced)
     assert known.latency(paced) <= known.latency(start)
     assert slowest(paced) <= slowest(start)
@@ -187,12 +166,13 @@ def test_the_arrays_bound_is_below_the_optimum(case: tuple[dict[int, Options], L
 def test_a_move_is_paid_by_the_stage_that_loses_least() -> None:
     """Without spare crossbars a slow stage gets the copies of one whose cycles do not matter."""
     stages = {0: stage(8, 1, 100, 1), 1: stage(8, 1, 1, 1)}
-    known, full = Additive(stages), limits_of(8, 100)
+    known, full = Sums(stages), limits_of(8, 100)
     start = {0: stages[0].way(4), 1: stages[1].way(4)}
     best = min(known.latency(ways) for ways in all_ways(stages, full))
     found = climb(stages, start, full, known.latency, {0: 800, 1: 8}, 5)
     assert known.latency(found) == best
-    assert known.latency(rebalance(Menu(stages, known, 800), start, full, known)) == best
+    space = Space(stages, {}, full, 800)
+    assert known.latency(anneal(space, Choice(start, {}), known, lambda _: True).ways) == best
 
 
 def test_the_cap_bounds_what_works_together() -> None:
@@ -218,7 +198,7 @@ def test_energy_weighs_static_power_against_traffic(static_power_mw: float) -> N
         byte = arch.core.local_buffer_energy_pj_per_byte + arch.network.energy_pj_per_byte_hop
         return static_power_mw * float(slowest(ways)) / arch.clock_ghz + moved * byte
 
-    found = least_energy(stages, limits, Fraction(0), arch, Additive(stages))
+    found = least_energy(stages, limits, Fraction(0), arch, Sums(stages))
     assert found is not None
     quickest = min_max(stages, limits, Fraction(0))
     if static_power_mw == 0:
@@ -242,7 +222,7 @@ def test_a_share_at_a_time_until_it_fits() -> None:
     """The scheduler retries with fewer cores while ``fits`` refuses, and gives up below one copy each."""
     arch = small_machine(cores=25, crossbars=4)
     own = stage(64, 8, 10, 1)
-    problem = Problem((own, None), (1, 2), {}, Fraction(0), Additive({0: own}))
+    problem = Problem((own, None), (1, 2), {}, Fraction(0), Sums({0: own}))
     ours, baseline = Goal("cimc", "peak-power"), Goal("polyxb")
 
     def copies(goal: Goal, most: int) -> int:
@@ -264,15 +244,16 @@ def test_objectives_differ() -> None:
     """Peak power takes the fewest copies of the smallest interval, throughput adds moves, latency gives it up."""
     arch = small_machine(cores=25, crossbars=4)
     stages = (stage(16, 4, 50, 1), stage(16, 4, 10, 1), stage(1, 1, 400, 4))
-    known = Additive(dict(enumerate(stages)))
+    known = Sums(dict(enumerate(stages)))
     problem = Problem(stages, (1, 1, 1), {}, Fraction(0), known)
-    found = {
-        o: choose(problem, Goal("cimc", o), arch, lambda _: True)
+    found = [
+        {i: way for i, way in enumerate(choose(problem, Goal("cimc", o), arch, lambda _: True) or ()) if way}
         for o in ("peak-power", "throughput", "latency")
-    }
-    fewest_copies, held, quick = (
-        {i: way for i, way in enumerate(found[o] or ()) if way is not None}
-        for o in ("peak-power", "throughput", "latency")
+    ]
+    fewest_copies, *starts = found
+    held, quick = (
+        shorten(problem, Goal("cimc", o), ways, {}, arch, lambda _: True).ways
+        for o, ways in zip(("throughput", "latency"), starts, strict=True)
     )
     assert slowest(fewest_copies) == slowest(held)
     assert sum(copies_of(fewest_copies).values()) < sum(copies_of(held).values())
@@ -283,7 +264,7 @@ def test_one_stage_reaches_its_bound() -> None:
     """A single product whose windows deal evenly and whose copies fill the chip works at the bound of the arrays."""
     arch = small_machine(cores=4, crossbars=4)
     own = stage(16, 1, 10, 1)
-    problem = Problem((own,), (1,), {}, Fraction(0), Additive({0: own}))
+    problem = Problem((own,), (1,), {}, Fraction(0), Sums({0: own}))
     found = choose(problem, Goal("cimc"), arch, lambda _: True)
     assert copies_of(dict(enumerate(way for way in found or () if way is not None))) == {0: 16}
     assert Fraction(own.way(16).cycles) == Fraction(own.base.cycles * own.base.tiles, 16)
@@ -297,7 +278,7 @@ def test_copies_add_so_many_contexts(goal: Goal) -> None:
     than the limit, and the fastest dealing below it is taken by ours."""
     arch = small_machine(cores=40_000, crossbars=1, contexts=8)
     own = stage(50, 50, 100, 300, sizes=(1,) * 300)
-    problem = Problem((own,), (1,), {}, Fraction(0), Additive({0: own}))
+    problem = Problem((own,), (1,), {}, Fraction(0), Sums({0: own}))
     found = choose(problem, goal, arch, lambda _: True)
     assert found is not None
     assert found[0] is not None

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import inf
 from typing import Any, Literal
 
 from cimc.passes.schedule.closed_form.cim_mlc import Layer, assign_layers
 from cimc.passes.schedule.closed_form.copies import Product, polyxb
-from cimc.passes.schedule.copies.marginal import Estimator, Menu, rebalance
+from cimc.passes.schedule.copies.anneal import Choice, Space, anneal
+from cimc.passes.schedule.copies.estimator import Estimator
 from cimc.passes.schedule.copies.ours import (
     ADDED_CONTEXTS,
     ROUNDS,
+    SLACK,
     TIMES_CONTEXTS,
     Chosen,
     Objective,
@@ -106,6 +107,31 @@ def choose(
     return least if fits(least) else None
 
 
+def shorten(
+    problem: Problem,
+    goal: Goal,
+    ways: Ways,
+    most: Mapping[int, int],
+    arch: Any,
+    fits: Callable[[Ways], bool],
+    share: float = 1.0,
+) -> Choice:
+    """Ways and pieces of rows that shorten the latency, from what :func:`choose` found; an interval that the objective
+    holds stays within its slack. Where energy is the goal, pieces alone.
+
+    ``most``: pieces that stages may have. ``fits`` as of :func:`choose`, for the open ways.
+    """
+    known = problem.known
+    interval = max(float(problem.floor), *(known.interval(i, way) for i, way in ways.items()))
+    slowest = interval * (1 + SLACK[goal.objective])
+    free = {} if goal.objective == "energy" else problem.free
+    for i, way in ways.items():
+        known.put(i, way, None)
+    pieces = {i: known.useful(i, ways.get(i), own, slowest) for i, own in most.items()}
+    space = Space(free, most, _limits(problem, goal, share, arch), slowest)
+    return anneal(space, Choice({i: ways[i] for i in free}, pieces), known, fits)
+
+
 def _limits(problem: Problem, goal: Goal, share: float | Fraction, arch: Any) -> Limits:
     """What the named copies leave of contexts and power, on ``share`` of the cores."""
     named = tuple(problem.decided.values())
@@ -147,9 +173,12 @@ def _ours(problem: Problem, goal: Goal, limits: Limits, arch: Any) -> Chosen | N
     floor = max(problem.floor, *(Fraction(way.cycles) for way in problem.decided.values()), Fraction(0))
     if goal.objective == "energy":
         return least_energy(free, limits, floor, arch, problem.known)
-    chosen = min_max(free, limits, floor)
-    if chosen is None or goal.objective == "peak-power":
-        return chosen
+    if goal.objective == "peak-power":
+        return min_max(free, limits, floor)
+    # Below the floor, too: what is left is for the latency, which the moves behind this begin from.
+    chosen = min_max(free, limits, Fraction(0))
+    if chosen is None:
+        return None
     return even(free, keep_up(free, chosen, limits, floor, problem.known), limits)
 
 
@@ -162,25 +191,17 @@ def _quicker(
     fits: Callable[[Decided], bool],
 ) -> Decided:
     """``chosen`` with the moves that shorten the latency, where the goal asks for them and they fit."""
-    rounds = ROUNDS["latency"] if problem.paying is not None else ROUNDS.get(goal.objective, 0)
+    rounds = ROUNDS["paying"] if problem.paying is not None else ROUNDS.get(goal.objective, 0)
     start = problem.complete(chosen)
     if goal.scheduler != "cimc" or not chosen or not rounds:
         return start
     free, limits = problem.free, _limits(problem, goal, share, arch)
-    held = goal.objective != "latency" and problem.paying is None
-    known, filled = problem.known, limits.filled(chosen)
+    filled = limits.filled(chosen)
     spare = max(0, limits.cores - filled)
-    menus: list[Menu] = []
-    if problem.paying is None:
-        pace = max(float(problem.floor), *(known.interval(i, way) for i, way in chosen.items()))
-        menus = [Menu(free, known, slowest) for slowest in ((pace,) if held else (pace, inf))]
+    slowest = {i: (own.one if problem.paying is not None else chosen[i]).cycles for i, own in free.items()}
     for quarters in (4, 3, 2, 1):
         some = replace(limits, cores=filled + spare * quarters // 4)
-        begun = chosen
-        for menu in menus:
-            begun = rebalance(menu, begun, some, known)
-        slowest = {i: (begun[i] if held else own.one).cycles for i, own in free.items()}
-        ways = problem.complete(climb(free, begun, some, known.latency, slowest, rounds))
+        ways = problem.complete(climb(free, chosen, some, problem.known.latency, slowest, rounds))
         if goal.objective == "energy" and _energy_pj(problem, ways, arch) > _energy_pj(problem, start, arch):
             return start
         if ways == start or fits(ways):

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from math import inf
 from typing import Any, Literal
 
-from cimc.passes.schedule.copies.marginal import Estimator
+from cimc.passes.schedule.copies.estimator import Estimator
 from cimc.passes.schedule.copies.ways import UNFILLED, Limits, Options, Way, Ways
 
 Objective = Literal["balanced", "throughput", "latency", "energy", "peak-power"]
 Chosen = dict[int, Way]
 """A way by number of the stage."""
+
+SLACK = {"balanced": 0.1, "throughput": 0.0, "latency": inf, "energy": 0.0}
+"""Share of the smallest interval by which pieces may make it longer, by objective; others have whole rows. A tenth is
+what the pieces of a row may cost (``MORE``): all stages may have them, the slowest, too."""
 
 LEAST_GAIN = Fraction(1, 400)
 """Share of the latency that a move must save: smaller ones cost contexts, and the estimate is no better than that."""
@@ -21,7 +26,7 @@ TIMES_CONTEXTS = 2
 """Contexts that copies may add, with any scheduler: so many, or so many times those of one copy each. Placing and
 linking take about a ms a context."""
 
-ROUNDS = {"balanced": 12, "throughput": 3, "latency": 12, "energy": 3}
+ROUNDS = {"paying": 12, "energy": 3}
 """Rounds of moves, one of which tries every stage."""
 
 

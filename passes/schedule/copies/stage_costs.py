@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 
 from cimc.dialects.cim import StageOp
@@ -17,6 +16,7 @@ from cimc.dialects.graph_types import shape_of
 from cimc.passes.place.source_rows import head_window
 from cimc.passes.place.tail_plan import element_of
 from cimc.passes.schedule.array_product import coding_of
+from cimc.passes.schedule.copies.packing import Counts
 from cimc.passes.schedule.dealing import Dealing, deal, dealt, extents, finest_blocks, useful_copies
 from cimc.passes.schedule.row_tiles import tile_height, useful_row_tiles
 from cimc.runtime.crossbar.coding import Coding
@@ -71,13 +71,14 @@ class StageCost:
         return len(self.sizes) or 1
 
     @cached_property
-    def counts(self) -> Mapping[int, int]:
-        """Contexts of one copy by their crossbars."""
-        return Counter(self.sizes) if self.sizes else {1: self.tiles}
+    def by_crossbars(self) -> Counts:
+        """Contexts of one copy that have so many crossbars, by number of crossbars."""
+        return np.bincount(self.sizes).astype(np.int64) if self.sizes else np.array([0, self.tiles], np.int64)
 
     def unfilled(self, size: int) -> float:
         """Crossbars of cores of ``size`` beside a copy's contexts that no other context of the stage can use."""
-        return sum(n * (size / (size // taken) - taken) for taken, n in self.counts.items() if taken)
+        held = enumerate(self.by_crossbars.tolist())
+        return sum(n * (size / (size // taken) - taken) for taken, n in held if taken and n)
 
     @property
     def windows(self) -> int:

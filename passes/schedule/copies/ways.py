@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from cimc.passes.schedule.copies.packing import cores_needed
+import numpy as np
+
+from cimc.passes.schedule.copies.packing import Counts, cores_needed
 from cimc.passes.schedule.copies.stage_costs import StageCost
 from cimc.passes.schedule.dealing import Dealing
 
@@ -53,6 +55,11 @@ class Way:
     def power_mw(self) -> float:
         """Of all copies' arrays while they work."""
         return self.cost.power_mw * self.copies
+
+    @cached_property
+    def counts(self) -> Counts:
+        """Contexts of so many crossbars, by number of crossbars."""
+        return self.copies * self.cost.by_crossbars
 
     @cached_property
     def key(self) -> tuple[int, int]:
@@ -146,19 +153,25 @@ class Load(NamedTuple):
     """Beyond those of one copy each."""
     power_mw: float
     """Of all copies' arrays while they work."""
-    counts: Mapping[int, int]
-    """Contexts by their crossbars."""
+    counts: Counts
+    """Contexts of so many crossbars, by number of crossbars."""
+
+    def plus(self, other: Load, times: int = 1) -> Load:
+        """The sum of both, ``other`` so many times. Their counts are as long."""
+        return Load(
+            self.contexts + times * other.contexts,
+            self.power_mw + times * other.power_mw,
+            self.counts + times * other.counts,
+        )
 
 
-def load_of(ways: Iterable[Way]) -> Load:
-    """The sum over ways."""
-    contexts, power = 0, 0.0
-    counts = dict[int, int]()
+def load_of(ways: Iterable[Way], size: int) -> Load:
+    """The sum over ways on cores of ``size`` crossbars."""
+    contexts, power, counts = 0, 0.0, np.zeros(size + 1, np.int64)
     for way in ways:
         contexts += way.contexts
         power += way.power_mw
-        for size, n in way.cost.counts.items():
-            counts[size] = counts.get(size, 0) + n * way.copies
+        counts[: len(way.counts)] += way.counts
     return Load(contexts, power, counts)
 
 
@@ -177,7 +190,7 @@ class Limits:
 
     def allow(self, ways: Ways) -> bool:
         """Whether the ways stay below all limits; one copy each never has too many contexts."""
-        return self.allow_load(load_of(ways.values()))
+        return self.allow_load(load_of(ways.values(), self.size))
 
     def allow_load(self, load: Load) -> bool:
         """The same of what ways take together."""
@@ -189,17 +202,14 @@ class Limits:
 
     def filled(self, ways: Ways) -> int:
         """Cores that the ways fill, packed by size."""
-        return self._cores(load_of(ways.values()))
+        return self._cores(load_of(ways.values(), self.size))
 
     def _cores(self, load: Load) -> int:
-        counts = dict(load.counts)
-        for size, n in self._taken.items():
-            counts[size] = counts.get(size, 0) + n
-        return cores_needed(counts, self.size)
+        return cores_needed(load.counts + self._taken, self.size)
 
     @cached_property
-    def _taken(self) -> Mapping[int, int]:
-        return load_of(self.taken).counts
+    def _taken(self) -> Counts:
+        return load_of(self.taken, self.size).counts
 
 
 def power_mw(ways: Iterable[Way], static_mw: float) -> float:

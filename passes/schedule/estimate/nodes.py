@@ -73,31 +73,39 @@ class Edge:
 
 
 def sending(nodes: Sequence[Timing], members: Sequence[int]) -> dict[int, int]:
-    """Cycles beyond the first in which stages of a phase hand the multicasts of a piece to their core's port.
+    """Of every stage of a phase the cycles of :func:`extra_sends`."""
+    parts: dict[int, list[tuple[Edge, int]]] = {number: [] for number in members}
+    for number in members:
+        for edge in nodes[number].edges:
+            if edge.source in parts:
+                parts[edge.source].append((edge, edge.parts(nodes[edge.source], nodes[number])))
+    return {number: extra_sends(nodes[number], own) for number, own in parts.items()}
+
+
+def extra_sends(node: Timing, leaving: Sequence[tuple[Edge, int]]) -> int:
+    """Cycles beyond the first in which a stage hands the multicasts of a piece to its core's port; ``leaving``: edges
+    that take its rows, in so many parts.
 
     Consumers that take all channels of a piece share their multicasts.
     """
-    shared, apart = dict.fromkeys(members, 0), dict.fromkeys(members, 0)
-    for number in members:
-        for edge in nodes[number].edges:
-            if edge.source not in shared:
-                continue
-            parts = edge.parts(nodes[edge.source], nodes[number])
-            if edge.lanes > 1:
-                apart[edge.source] += parts
-            else:
-                shared[edge.source] = max(shared[edge.source], parts)
-    return {
-        n: max(1, shared[n] + apart[n]) - 1
-        if nodes[n].arrays is not None or nodes[n].digital is not None
-        else 0
-        for n in members
-    }
+    if node.arrays is None and node.digital is None:
+        return 0
+    shared = max((parts for edge, parts in leaving if edge.lanes == 1), default=0)
+    apart = sum(parts for edge, parts in leaving if edge.lanes > 1)
+    return max(1, shared + apart) - 1
 
 
 def arriving(node: Timing, nodes: Sequence[Timing], kernel_rows: int | None = None) -> tuple[int, int]:
-    """Cycles of an image in which parts of rows enter a context of a node: over its core's link, where most do, and at
-    its memory's port in the mean, since a core has contexts of many blocks.
+    """Cycles of an image in which parts of rows enter a context of a node (:func:`arriving_over` all its edges)."""
+    own = [arriving_over(edge, nodes[edge.source], node, kernel_rows) for edge in node.edges]
+    return sum(link for link, _ in own), sum(port for _, port in own)
+
+
+def arriving_over(
+    edge: Edge, source: Timing, node: Timing, kernel_rows: int | None = None
+) -> tuple[int, int]:
+    """Cycles of an image in which parts of rows of ``source`` enter a context of ``node``: over its core's link, where
+    most do, and at its memory's port in the mean, since a core has contexts of many blocks.
 
     Every block of a row of the source is a part of its own; a context takes those under the windows of its block.
     ``kernel_rows``: of its weights, where it has a chunk of their rows only.
@@ -105,24 +113,20 @@ def arriving(node: Timing, nodes: Sequence[Timing], kernel_rows: int | None = No
     own = node.arrays or node.digital
     if own is None:
         return 0, 0
-    link = port = 0
-    for edge in node.edges:
-        source = nodes[edge.source]
-        rows = edge.rows
-        if edge.gather is None:  # else a context takes all of them
-            kernel = edge.kernel if kernel_rows is None else min(edge.kernel, kernel_rows)
-            turns = -(-node.rows // node.copies)
-            rows = min(rows, (turns - 1) * min(kernel, edge.stride * node.copies) + kernel)
-        blocks = source.columns * len(source.steps)
-        most, mean = blocks, float(blocks)
-        if edge.across is not None:
-            rings = len(node.steps) if len(source.steps) > 1 else 1
-            most, mean = parts_seen(edge.across, blocks, node.columns * rings)
-            most, mean = most * rings, mean * rings
-        size = ceil(edge.size / (blocks * edge.senders * edge.lanes))
-        link += rows * most * edge.senders * own.units.link(size)
-        port += round(rows * mean * edge.senders) * own.units.port(size)
-    return link, port
+    rows = edge.rows
+    if edge.gather is None:  # else a context takes all of them
+        kernel = edge.kernel if kernel_rows is None else min(edge.kernel, kernel_rows)
+        turns = -(-node.rows // node.copies)
+        rows = min(rows, (turns - 1) * min(kernel, edge.stride * node.copies) + kernel)
+    blocks = source.columns * len(source.steps)
+    most, mean = blocks, float(blocks)
+    if edge.across is not None:
+        rings = len(node.steps) if len(source.steps) > 1 else 1
+        most, mean = parts_seen(edge.across, blocks, node.columns * rings)
+        most, mean = most * rings, mean * rings
+    size = ceil(edge.size / (blocks * edge.senders * edge.lanes))
+    link = rows * most * edge.senders * own.units.link(size)
+    return link, round(rows * mean * edge.senders) * own.units.port(size)
 
 
 @dataclass(frozen=True)

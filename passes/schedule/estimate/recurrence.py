@@ -163,6 +163,17 @@ def left_by(
 
 
 @numba.njit(cache=True)
+def intervals(nodes: Ints, steps: Ints, issue: int) -> Ints:
+    """Cycles between images that the contexts of every node allow."""
+    found = np.zeros(len(nodes), np.int64)
+    for n in range(len(nodes)):
+        rows, pieces = nodes[n, N_ROWS], nodes[n, N_PIECES]
+        turn = steps[n, :pieces].sum() + issue * pieces
+        found[n] = max(-(-rows // nodes[n, N_COPIES]) * turn, nodes[n, N_BETWEEN] * rows)
+    return found
+
+
+@numba.njit(cache=True)
 def _space(nodes: Ints, edges: Ints) -> tuple[Ints, Ints, Ints, Ints]:
     """The first row of every node; space for all rows, and for those of an edge and beside a node's."""
     first = np.zeros(len(nodes) + 1, np.int64)
