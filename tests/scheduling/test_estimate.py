@@ -26,7 +26,7 @@ from cimc.passes.place.pieces import cut
 from cimc.passes.schedule.estimate.across import Across, last_pieces
 from cimc.passes.schedule.estimate.distances import placed
 from cimc.passes.schedule.estimate.flow import Flow
-from cimc.passes.schedule.estimate.nodes import Arrays, Edge, Step, Timing
+from cimc.passes.schedule.estimate.nodes import Arrays, Edge, Step, Timing, arriving, sending
 from cimc.passes.schedule.estimate.pipeline import fetched, last_uses, latency, left, pipeline
 from cimc.passes.schedule.estimate.recurrence import BARRIER
 from cimc.passes.schedule.estimate.timings import timings
@@ -220,7 +220,8 @@ def test_distances_are_those_between_contexts(digits: Path) -> None:
 
 
 def test_changed_nodes_are_as_if_they_had_been_there(digits: Path) -> None:
-    """A flow whose nodes get other copies and pieces, one at a time, gives the cycles of a flow made of them."""
+    """A flow whose nodes get other copies and pieces, one at a time, gives the cycles of a flow made of them; so does
+    one whose nodes are those held before."""
     artifact = cimc.compile(digits, "isaac")
     module, ctx = artifact.level("mapped")
     stages = [op for op in module.walk() if isinstance(op, StageOp)]
@@ -229,6 +230,8 @@ def test_changed_nodes_are_as_if_they_had_been_there(digits: Path) -> None:
     nodes = timings(ops, ctx.arch, tables.__getitem__, ctx.store)
     open_to = [n for n, own in enumerate(nodes) if own.arrays is not None and own.rows > 1]
     flow, rng, seen = Flow(nodes, range(len(nodes))), np.random.default_rng(3), set[int]()
+    flow.keep()
+    kept = list(nodes)
     for _ in range(60):
         number = int(rng.choice(open_to))
         nodes[number] = nodes[number].dealt(
@@ -237,6 +240,19 @@ def test_changed_nodes_are_as_if_they_had_been_there(digits: Path) -> None:
         flow.put(number, nodes[number])
         seen.add(flow.span(rewrites=False))
         assert flow.span(rewrites=False) == Flow(nodes, range(len(nodes))).span(rewrites=False)
+        if rng.random() < 0.5:
+            flow.keep()
+            kept = list(nodes)
+        else:
+            flow.back()
+            nodes = list(kept)
+        sends = sending(nodes, range(len(nodes)))
+        assert flow.span(rewrites=False) == Flow(nodes, range(len(nodes))).span(rewrites=False)
+        assert flow.intervals().tolist() == [own.interval(sends[n]) for n, own in enumerate(nodes)]
+        products = [-(-own.rows // own.copies) * own.port for own in nodes]
+        assert flow.ports().tolist() == [
+            arriving(own, nodes)[1] + busy for own, busy in zip(nodes, products, strict=True)
+        ]
     assert len(seen) > 10
 
 
