@@ -37,11 +37,6 @@ class Way:
         return self.dealing.rows * self.dealing.columns
 
     @cached_property
-    def row_cycles(self) -> int:
-        """Cycles of the arrays for a block of a row; a context's turn is not shorter."""
-        return -(-self.cost.positions // self.dealing.columns) * self.cost.window_cycles
-
-    @cached_property
     def contexts(self) -> int:
         """Contexts beyond those of one copy."""
         return self.cost.contexts * (self.copies - 1)
@@ -134,10 +129,6 @@ class Options:
         ways = self.ways()
         first, last = (bisect_left(ways, -bar, key=lambda way: -way.cycles) for bar in (slowest, cycles))
         return ways[first:last]
-
-    def all_ways(self) -> list[Way]:
-        """Every way, the cheapest first, quick ones among equally cheap ones."""
-        return sorted(self._all, key=lambda way: (way.room(self.size, 1.0), way.cycles))
 
     def cheapest(self, cycles: float, share: float = 1.0) -> Way | None:
         """The way with the least room that takes no longer than ``cycles``; ``None`` where none is as quick."""
