@@ -217,7 +217,8 @@ def run_program(
     """Execute ``program`` on ``inputs``.
 
     ``weights``: the weight image, integer matrices (K, N) by name. ``inputs``: arrays (frames, *shape), as
-    many frames as you like. ``taps``: names of :attr:`Program.taps` to keep. ``walk``: one window, digit and
+    many frames as you like; a program of several phases, which spills them, takes up to ``program.frames`` in a call
+    (give the next call its ``arrays``). ``taps``: names of :attr:`Program.taps` to keep. ``walk``: one window, digit and
     conversion at a time by the definition of docs/crossbar.md instead of the fast path; same result.
     ``hosts``: gives the bytes of a host operator's model by name. ``count_converters``: also count how many
     conversions are clipped, which forms every partial sum that the fast path avoids. ``arrays``: the crossbars as an
@@ -231,6 +232,12 @@ def run_program(
     if missing:
         raise UsageError(f"the weight image lacks {', '.join(missing)}", where="weights")
     tensors, frames = host_tensors(program, inputs)
+    if program.phased and frames > program.frames:
+        raise UsageError(
+            f"{frames} frames, a call of this program of several phases takes {program.frames}; give them in several "
+            "calls, with the arrays of the first",
+            where="inputs",
+        )
     tapped = _tapped(program, taps, frames)
     given = (program, tensors, frames, tapped, hosts)
     cells = arrays if arrays is not None else Arrays(program, weights)

@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import cimc
 from cimc.backends.schema import Architecture
-from cimc.diagnostics import DoesNotFitError
+from cimc.diagnostics import DoesNotFitError, UsageError
 from cimc.mapping_options import MappingOptions
 from cimc.passes.place.network import COLUMNS
 from cimc.passes.schedule.packing import Table
@@ -117,6 +117,13 @@ def test_later_calls_read_what_the_first_one_wrote(artifact: cimc.Artifact, walk
     again = rewritten(artifact)
     assert written[0] == len(again)
     assert written[1] - written[0] == again.sum()
+
+
+def test_a_call_takes_the_frames_that_it_spills(artifact: cimc.Artifact) -> None:
+    """More frames than wait between phases are refused: the earlier ones would read what later ones left there."""
+    two = {"v0": np.zeros((artifact.program.frames + 1, ROWS, WIDTH), np.float32)}
+    with pytest.raises(UsageError, match=r"2 frames, a call of this program of several phases takes 1"):
+        run_program(artifact.program, artifact.weights, two)
 
 
 def test_energy_and_traffic_of_writes_are_those_of_what_is_rewritten(artifact: cimc.Artifact) -> None:
