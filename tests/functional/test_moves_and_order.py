@@ -215,7 +215,7 @@ def test_phases_rewrite_the_arrays(
     x = codes(rng, 3, 2, 3, 4)
     rows = {name: column.copy() for name, column in program["instructions"].items()}
     tables = {**program.tables, "contexts": contexts, "instructions": rows}
-    changed = replace(program, tables=tables)
+    changed = replace(program, tables=tables, frames=3)
     with pytest.raises(ExecutionError, match="keeps the weights of array set 0 in all calls"):
         run_program(changed, m.weights, {"x": np.moveaxis(x, -1, 1)})
     rows["func"][rows["opcode"] == Opcode.WRITE_XB] = AGAIN

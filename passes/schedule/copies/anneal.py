@@ -169,7 +169,7 @@ class _Walk:
     def _cost_of(self, load: Load, interval: int) -> float:
         """Cycles of an image, the rent of its crossbars, and what the interval is too long."""
         limits = self._space.limits
-        used = float(load.counts @ np.arange(len(load.counts))) / (limits.cores * limits.size)
+        used = float(load.counts @ np.arange(len(load.counts))) / max(1, limits.cores * limits.size)
         return self._known.span() * (1 + RENT * used) + max(0.0, interval - self._space.slowest)
 
     def _keeps(self, longer: float, heat: float) -> bool:
