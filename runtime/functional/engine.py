@@ -218,8 +218,8 @@ def run_program(
 
     ``weights``: the weight image, integer matrices (K, N) by name. ``inputs``: arrays (frames, *shape), as
     many frames as you like; a program of several phases, which spills them, takes up to ``program.frames`` in a call
-    (give the next call its ``arrays``). ``taps``: names of :attr:`Program.taps` to keep. ``walk``: one window, digit and
-    conversion at a time by the definition of docs/crossbar.md instead of the fast path; same result.
+    (give the next call its ``arrays``). ``taps``: names of :attr:`Program.taps` to keep. ``walk``: one window, digit
+    and conversion at a time by the definition of docs/crossbar.md instead of the fast path; same result.
     ``hosts``: gives the bytes of a host operator's model by name. ``count_converters``: also count how many
     conversions are clipped, which forms every partial sum that the fast path avoids. ``arrays``: the crossbars as an
     earlier call of the same program left them; absent, they are empty.

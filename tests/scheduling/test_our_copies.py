@@ -241,7 +241,7 @@ def test_a_share_at_a_time_until_it_fits() -> None:
 
 
 def test_objectives_differ() -> None:
-    """Peak power takes the fewest copies of the smallest interval, throughput adds moves, latency gives it up."""
+    """Peak power takes the fewest copies of the smallest interval, throughput adds moves, latency gives some of it."""
     arch = small_machine(cores=25, crossbars=4)
     stages = (stage(16, 4, 50, 1), stage(16, 4, 10, 1), stage(1, 1, 400, 4))
     known = Sums(dict(enumerate(stages)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from math import inf
 from typing import Any, Literal
 
 from cimc.passes.schedule.copies.estimator import Estimator
@@ -14,9 +13,10 @@ Objective = Literal["balanced", "throughput", "latency", "energy", "peak-power"]
 Chosen = dict[int, Way]
 """A way by number of the stage."""
 
-SLACK = {"balanced": 0.1, "throughput": 0.0, "latency": inf, "energy": 0.0}
-"""Share of the smallest interval by which pieces may make it longer, by objective; others have whole rows. A tenth is
-what the pieces of a row may cost (``MORE``): all stages may have them, the slowest, too."""
+SLACK = {"balanced": 0.1, "throughput": 0.0, "latency": 0.25, "energy": 0.0}
+"""Share of the smallest interval by which it may get longer for the sake of the latency, by objective; others have
+whole rows. A tenth is what the pieces of a row may cost (``deal_pieces.MORE``): all stages may have them, the slowest,
+too. With more than a quarter memories are so busy that the latency grows, too (docs/scheduling.md, Latency)."""
 
 LEAST_GAIN = Fraction(1, 400)
 """Share of the latency that a move must save: smaller ones cost contexts, and the estimate is no better than that."""
