@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_two_phases_share_a_crossbar_and_memory(two_phases: Program) -> None:
     weights = {f"w{i}": rng.integers(-128, 128, (K, N)).astype(np.int8) for i in range(2)}
     assert verify_program(two_phases, weights=weights) == []
     inputs = {f"x{i}": rng.integers(0, 256, (2, ROWS, K)).astype(np.uint8) for i in range(2)}
-    outputs = run_program(two_phases, weights, inputs).outputs
+    outputs = run_program(replace(two_phases, frames=2), weights, inputs).outputs
     for i in range(2):
         np.testing.assert_array_equal(outputs[f"y{i}"], inputs[f"x{i}"].astype(int) @ weights[f"w{i}"])
 
