@@ -95,7 +95,7 @@ class PhaseEstimate:
         self._places = np.array([place[number] for number in whole.numbers])
         self._crowding = Crowding(len(whole.numbers), whole.core_crossbars)
         self._judgement: tuple[int, Floats] | None = None
-        """Of the crowding, until something is put."""
+        """Of what is put, until something else is."""
 
     def latency(self, ways: Ways) -> int:
         """Cycles with ``ways`` of the stages named by their number."""
@@ -142,12 +142,14 @@ class PhaseEstimate:
 
     def slowest(self) -> int:
         """Cycles between images, as it is put: of the slowest context, or of the busiest memory."""
-        return max(int(self._flow.intervals().max(initial=0)), self._judged()[0])
+        return self._judged()[0]
 
     def _judged(self) -> tuple[int, Floats]:
+        """Cycles between images with what is put, and how long contexts of each stage wait for each other."""
         if self._judgement is None:
             ports, intervals = self._flow.ports(), self._flow.intervals()
-            self._judgement = self._crowding.judge(ports[self._places], intervals[self._places])
+            crowded, waits = self._crowding.judge(ports[self._places], intervals[self._places])
+            self._judgement = max(int(intervals.max(initial=0)), crowded), waits
         return self._judgement
 
     @property

@@ -88,8 +88,9 @@ def choose(
     """Ways of every stage; ``None`` when not even one copy each fits the chip.
 
     The scheduler gets ``share`` of the cores first, then less at a time, until ``fits`` says that a core is found
-    for every context: contexts need memory, too. All schedulers have the same limit of contexts. Ours gets its moves
-    for the latency behind that, with all that is left and less at a time.
+    for every context: contexts need memory, too. All schedulers have the same limit of contexts. Where weights are
+    written for every image, or energy is the goal, ours moves single stages behind that, with all that is left and less
+    at a time; else :func:`shorten` goes on from here.
     """
     tried: Decided | None = None
     for part in SHARES:

@@ -256,7 +256,7 @@ def through_phases(
         edges += own[:1]
         edges += ((*line[:-1], line[1:] == before[1:]) for before, line in pairwise(own))
         needs += [_needs(edge, nodes[edge.source], node, most) for edge in node.edges]
-    steps = np.array([_steps(node, 0, most) for node in lines], np.int64)[of]
+    steps = np.array([_steps(node, most) for node in lines], np.int64)[of]
     for phase in phases:
         for number, sent in sending(nodes, phase).items() if len(phase) > 1 else ():
             steps[place[number], : len(nodes[number].steps), 1] += sent
@@ -308,10 +308,9 @@ def _edge(edge: Edge, source: Timing, at: int) -> tuple[int, ...]:
     return at, *geometry, gather, edge.side, edge.after(source), edge.delay, source.row, 0
 
 
-def _steps(node: Timing, sends: int, most: int) -> list[tuple[int, int]]:
-    """The cycles of a node's pieces, ``sends`` of them for its multicasts beyond the first, in room for ``most``."""
-    steps = [(head, tail + sends) for head, tail in node.steps]
-    return steps + [(0, 0)] * (most - len(steps))
+def _steps(node: Timing, most: int) -> list[tuple[int, int]]:
+    """The cycles of a node's pieces, in room for ``most``."""
+    return [*node.steps, *[(0, 0)] * (most - len(node.steps))]
 
 
 def _needs(edge: Edge, source: Timing, node: Timing, most: int) -> tuple[int, ...]:
